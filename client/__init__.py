@@ -1,0 +1,1 @@
+"""The plant: agent, trainer, gateway, deployment."""

@@ -1,0 +1,128 @@
+"""Read a YAML file into a dataclass, or say which file, line and key is wrong."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from interplant.core.errors import UsageError
+from interplant.core.schema import Impossible
+
+
+class Checked(Protocol):
+    """A configuration dataclass that knows which of its values are impossible."""
+
+    def check(self) -> None:
+        """Raise `Impossible` for the first value that cannot be."""
+
+
+T = TypeVar("T", bound=Checked)
+
+
+def load(path: Path, schema: type[T], overrides: Iterable[str] = ()) -> T:
+    """Read ``path`` as ``schema``.
+
+    Args:
+        path: A YAML file.
+        schema: One of the dataclasses of `interplant.core.schema`.
+        overrides: Dotted changes, ``"training.steps=50"``.
+
+    Raises:
+        UsageError: The file is missing or not YAML; a key is unknown; a value has the wrong type or
+            is impossible. The sentence starts with file, line and key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"{path}: expected a file here, found none") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise UsageError(f"{path}{line}: not valid YAML: {problem}") from None
+    return parse(content, schema, str(path), overrides, tree)
+
+
+def parse(
+    content: Any,
+    schema: type[T],
+    origin: str,
+    overrides: Iterable[str] = (),
+    tree: yaml.Node | None = None,
+) -> T:
+    """Turn plain content (from YAML or from a message) into ``schema``; see `load`."""
+    if not isinstance(content, dict):
+        raise UsageError(f"{origin}: expected keys and values, found {type(content).__name__}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), content)
+        merged = OmegaConf.merge(merged, _from_words(overrides))
+        value: T = OmegaConf.to_object(merged)  # type: ignore[assignment]
+        value.check()
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or ""
+        raise UsageError(f"{_place(origin, tree, key)}: {_sentence(error)}") from None
+    except Impossible as error:
+        raise UsageError(f"{_place(origin, tree, error.key)}: {error}") from None
+    return value
+
+
+def dump(value: Any) -> dict[str, Any]:
+    """Turn a configuration dataclass into plain dicts, lists and scalars."""
+    content = OmegaConf.to_container(OmegaConf.structured(value))
+    assert isinstance(content, dict)
+    return {str(key): item for key, item in content.items()}
+
+
+def to_yaml(value: Any) -> str:
+    """Return a configuration dataclass as YAML, keys in the order of the dataclass."""
+    return yaml.safe_dump(dump(value), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _from_words(overrides: Iterable[str]) -> DictConfig:
+    words = list(overrides)
+    for word in words:
+        if "=" not in word:
+            raise UsageError(f"override {word!r}: expected key=value, such as training.steps=50")
+    return OmegaConf.from_dotlist(words)
+
+
+def _place(origin: str, tree: yaml.Node | None, key: str) -> str:
+    line = _line(tree, key.replace("[", ".").replace("]", "").split(".")) if tree and key else None
+    return ":".join(
+        part for part in (origin, str(line) if line else "", f" {key}" if key else "") if part
+    )
+
+
+def _line(node: yaml.Node, keys: list[str]) -> int | None:
+    """Line (from 1) of the deepest part of a dotted key that stands in the file."""
+    line: int | None = None
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((pair for pair in node.value if pair[0].value == key), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
+            node = node.value[int(key)]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _sentence(error: OmegaConfBaseException) -> str:
+    first = str(error.msg or error).splitlines()[0].rstrip(".")
+    key = getattr(error, "key", None)
+    if "not in" in first and key is not None:
+        return f"unknown key {str(key)!r}; remove it or correct its name"
+    if type(error).__name__ == "MissingMandatoryValue":
+        return "expected a value, found none"
+    return first

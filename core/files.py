@@ -1,0 +1,100 @@
+"""Files that are either whole or not there."""
+
+import errno
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from interplant.core.errors import InterplantError
+
+PIECE = 1 << 20
+"""Bytes read or sent at a time."""
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing right into one clear sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InterplantError(
+                f"{path}: the disk is full; free some space and start again (nothing was lost)"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InterplantError(
+                f"{path}: cannot be written; give this user the right to write there"
+            ) from error
+        raise
+
+
+def write_atomic(path: Path, content: bytes | str, mode: int = 0o644) -> None:
+    """Write a file durably: a reader sees the old content or the new, never a part.
+
+    Args:
+        path: Where to write; its folder is made if missing.
+        content: Bytes, or text stored as UTF-8.
+        mode: Permission bits of the new file.
+
+    Raises:
+        InterplantError: The disk is full or the folder cannot be written.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file as lower-case hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@contextmanager
+def only_one(path: Path, what: str) -> Iterator[None]:
+    """Hold an exclusive lock on ``path`` while the block runs.
+
+    Args:
+        path: Lock file, made if missing; it is left in place.
+        what: What is locked, for the error's sentence.
+
+    Raises:
+        InterplantError: Another process holds the lock.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InterplantError(
+                f"{what} is already running from {path.parent}; stop it first"
+            ) from None
+        yield

@@ -1,0 +1,39 @@
+"""The networks that ship with Interplant. None mixes samples or keeps statistics in buffers."""
+
+from torch import Tensor, nn
+
+
+class Cnn1d(nn.Module):
+    """A 1D convolutional network over a window of readings, about 30 000 parameters.
+
+    Two strided convolutions, each followed by GroupNorm, and two linear layers; after Li, Ding and
+    Sun, "Remaining useful life estimation in prognostics using deep convolution neural networks"
+    (2018), with strides in place of padding to full length.
+
+    Args:
+        channels: Input channels.
+        window: Readings in a window.
+        width: Channels of the convolutions.
+        hidden: Units of the linear layer.
+    """
+
+    def __init__(self, channels: int, window: int, width: int = 32, hidden: int = 64) -> None:
+        super().__init__()
+        length = -(-(-(-window // 2)) // 2)
+        self.net = nn.Sequential(
+            nn.Conv1d(channels, width, 5, stride=2, padding=2),
+            nn.GroupNorm(4, width),
+            nn.ReLU(),
+            nn.Conv1d(width, width, 5, stride=2, padding=2),
+            nn.GroupNorm(4, width),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(width * length, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, 1),
+        )
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Map windows (batch, channels, window) to predictions (batch, 1) in units of the cap."""
+        prediction: Tensor = self.net(windows)
+        return prediction

@@ -1,0 +1,403 @@
+"""The three configuration files as dataclasses: task.yaml, plant.yaml, federation.yaml.
+
+`interplant.core.config.load` reads a file into one of them and refuses unknown keys, wrong types and
+impossible values with file, line and key. Each ``check`` raises `Impossible` with a dotted key.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class Impossible(ValueError):
+    """A value that has the right type and cannot be.
+
+    Args:
+        key: Dotted key in the file.
+        expected: What would be possible, and what was found.
+    """
+
+    def __init__(self, key: str, expected: str) -> None:
+        self.key = key
+        super().__init__(expected)
+
+
+def _need(condition: bool, key: str, expected: str) -> None:
+    if not condition:
+        raise Impossible(key, expected)
+
+
+# --- task.yaml -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Column:
+    """One input column: its unit and the public range that also normalises it."""
+
+    unit: str = MISSING
+    low: float = MISSING
+    high: float = MISSING
+
+
+@dataclass
+class Condition:
+    """An operating condition: where its settings lie, and the public range of each sensor in it."""
+
+    name: str = MISSING
+    centre: dict[str, float] = field(default_factory=dict)
+    ranges: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass
+class Contract:
+    """What a valid reading is. Ranges are declared public; nothing here is computed from data."""
+
+    version: int = 1
+    machine: str = "machine"
+    time: str = "cycle"
+    label: str = "rul"
+    settings: dict[str, Column] = field(default_factory=dict)
+    sensors: dict[str, Column] = field(default_factory=dict)
+    conditions: list[Condition] = field(default_factory=list)
+
+
+@dataclass
+class Target:
+    """What is predicted: the contract's label, capped and divided by ``cap``."""
+
+    cap: float = 125.0
+
+
+@dataclass
+class Window:
+    """How readings become training windows."""
+
+    length: int = 30
+    stride: int = 1
+
+
+@dataclass
+class Model:
+    """A registered name or a dotted path to an installed ``nn.Module``, and its arguments."""
+
+    name: str = "cnn1d"
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Training:
+    """What a plant does in one round."""
+
+    steps: int = 100
+    batch: int = 128
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    loss: str = "mse"
+
+
+@dataclass
+class Privacy:
+    """How training is made private. ``clip`` is an L2 norm; ``noise`` multiplies it."""
+
+    mechanism: str = "dp-sgd"
+    unit: str = "window"
+    clip: float = 1.0
+    noise: float = 1.0
+    delta: float = 1e-5
+
+
+@dataclass
+class Strategy:
+    """How updates merge: the name of a file in ``strategies/`` and its arguments."""
+
+    name: str = "fedavg"
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Task:
+    """What is learned. Configuration only: no code crosses."""
+
+    name: str = MISSING
+    rounds: int = 10
+    seed: int = 0
+    contract: Contract = field(default_factory=Contract)
+    window: Window = field(default_factory=Window)
+    target: Target = field(default_factory=Target)
+    model: Model = field(default_factory=Model)
+    training: Training = field(default_factory=Training)
+    privacy: Privacy = field(default_factory=Privacy)
+    strategy: Strategy = field(default_factory=Strategy)
+
+    @property
+    def channels(self) -> int:
+        """Number of input channels of the model: settings and sensors."""
+        return len(self.contract.settings) + len(self.contract.sensors)
+
+    def check(self) -> None:
+        """Raise `Impossible` for the first value that cannot be."""
+        _need(
+            _is_name(self.name),
+            "name",
+            f"expected letters, digits and hyphens, found {self.name!r}",
+        )
+        _need(self.rounds >= 1, "rounds", f"expected 1 or more, found {self.rounds}")
+        self._check_contract()
+        _need(
+            self.window.length >= 1,
+            "window.length",
+            f"expected 1 or more, found {self.window.length}",
+        )
+        _need(
+            self.window.stride >= 1,
+            "window.stride",
+            f"expected 1 or more, found {self.window.stride}",
+        )
+        _need(self.target.cap > 0, "target.cap", f"expected more than 0, found {self.target.cap}")
+        training, privacy = self.training, self.privacy
+        _need(training.steps >= 1, "training.steps", f"expected 1 or more, found {training.steps}")
+        _need(training.batch >= 1, "training.batch", f"expected 1 or more, found {training.batch}")
+        _need(
+            training.learning_rate > 0,
+            "training.learning_rate",
+            f"expected more than 0, found {training.learning_rate}",
+        )
+        _one_of(training.optimizer, ("adam", "sgd"), "training.optimizer")
+        _one_of(training.loss, ("mse", "huber"), "training.loss")
+        _one_of(privacy.mechanism, ("dp-sgd", "none"), "privacy.mechanism")
+        _one_of(privacy.unit, ("window",), "privacy.unit")
+        _need(privacy.clip > 0, "privacy.clip", f"expected more than 0, found {privacy.clip}")
+        _need(privacy.noise > 0, "privacy.noise", f"expected more than 0, found {privacy.noise}")
+        _need(
+            0 < privacy.delta < 1,
+            "privacy.delta",
+            f"expected a probability between 0 and 1, found {privacy.delta}",
+        )
+
+    def _check_contract(self) -> None:
+        contract = self.contract
+        _need(
+            bool(contract.sensors), "contract.sensors", "expected at least one sensor, found none"
+        )
+        for group in ("settings", "sensors"):
+            for name, column in getattr(contract, group).items():
+                _need(
+                    column.low < column.high,
+                    f"contract.{group}.{name}",
+                    f"expected low < high, found {column.low} and {column.high}",
+                )
+        inputs = set(contract.settings) | set(contract.sensors)
+        for reserved in (contract.machine, contract.time, contract.label):
+            _need(
+                reserved not in inputs,
+                "contract.sensors",
+                f"expected inputs only, found {reserved!r}, which is the machine, time or label",
+            )
+        for index, condition in enumerate(contract.conditions):
+            key = f"contract.conditions.{index}"
+            _need(
+                set(condition.centre) == set(contract.settings),
+                f"{key}.centre",
+                f"expected one value for each of {sorted(contract.settings)}, "
+                f"found {sorted(condition.centre)}",
+            )
+            for name, ends in condition.ranges.items():
+                _need(name in contract.sensors, f"{key}.ranges", f"{name!r} is not a sensor")
+                _need(
+                    len(ends) == 2 and ends[0] < ends[1],
+                    f"{key}.ranges.{name}",
+                    f"expected [low, high] with low < high, found {list(ends)}",
+                )
+
+
+# --- plant.yaml ------------------------------------------------------------------------------------
+
+
+@dataclass
+class PrivacyPolicy:
+    """The plant's cap on privacy spent, per unit and dataset. Nothing from outside loosens it."""
+
+    allow_none: bool = False
+    units: list[str] = field(default_factory=lambda: ["window"])
+    epsilon: float = 1.0
+    delta: float = 1e-5
+
+
+@dataclass
+class ReleasePolicy:
+    """When a release may serve (``approval``), and what the coordinator learns of it (``report``)."""
+
+    approval: str = "person"
+    margin: float = 0.05
+    report: str = "nothing"
+
+
+@dataclass
+class Policy:
+    """What the plant offers. Empty lists offer nothing."""
+
+    tasks: list[str] = field(default_factory=list)
+    strategies: list[str] = field(default_factory=lambda: ["fedavg"])
+    models: list[str] = field(default_factory=lambda: ["cnn1d"])
+    privacy: PrivacyPolicy = field(default_factory=PrivacyPolicy)
+    release: ReleasePolicy = field(default_factory=ReleasePolicy)
+
+
+@dataclass
+class PlantData:
+    """Where the plant's data lies. ``declared_windows`` is a public, rounded number of windows."""
+
+    repository: str = "data"
+    declared_windows: int = 0
+    simulated: bool = False
+
+
+@dataclass
+class TrainerSettings:
+    """The trainer process: threads, priority (``nice``), and when it is released."""
+
+    threads: int = 1
+    nice: int = 10
+    idle_seconds: float = 600.0
+
+
+@dataclass
+class Connection:
+    """How the plant reaches its coordinator."""
+
+    coordinator: str = MISSING
+    backoff_seconds: float = 0.5
+    backoff_max_seconds: float = 60.0
+
+
+@dataclass
+class Plant:
+    """One plant: its name, connection, data and policy."""
+
+    name: str = MISSING
+    federation: str = MISSING
+    connection: Connection = field(default_factory=Connection)
+    data: PlantData = field(default_factory=PlantData)
+    policy: Policy = field(default_factory=Policy)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+
+    def check(self) -> None:
+        """Raise `Impossible` for the first value that cannot be."""
+        _need(
+            _is_name(self.name),
+            "name",
+            f"expected letters, digits and hyphens, found {self.name!r}",
+        )
+        _address(self.connection.coordinator, "connection.coordinator")
+        privacy, release = self.policy.privacy, self.policy.release
+        _need(
+            privacy.epsilon > 0,
+            "policy.privacy.epsilon",
+            f"expected more than 0, found {privacy.epsilon}",
+        )
+        _need(
+            0 < privacy.delta < 1,
+            "policy.privacy.delta",
+            f"expected a probability between 0 and 1, found {privacy.delta}",
+        )
+        _one_of(release.approval, ("person", "auto"), "policy.release.approval")
+        _one_of(release.report, ("nothing", "verdict"), "policy.release.report")
+        _need(
+            release.margin >= 0,
+            "policy.release.margin",
+            f"expected 0 or more, found {release.margin}",
+        )
+        _need(
+            self.data.declared_windows >= 0,
+            "data.declared_windows",
+            f"expected 0 (not declared) or more, found {self.data.declared_windows}",
+        )
+        _need(self.trainer.threads >= 1, "trainer.threads", "expected 1 or more")
+        _need(0 <= self.trainer.nice <= 19, "trainer.nice", "expected 0 to 19")
+        _need(self.trainer.idle_seconds > 0, "trainer.idle_seconds", "expected more than 0")
+        _need(
+            self.connection.backoff_seconds > 0,
+            "connection.backoff_seconds",
+            "expected more than 0",
+        )
+        _need(
+            self.connection.backoff_max_seconds >= self.connection.backoff_seconds,
+            "connection.backoff_max_seconds",
+            "expected no less than connection.backoff_seconds",
+        )
+
+
+# --- federation.yaml -------------------------------------------------------------------------------
+
+
+@dataclass
+class Certificates:
+    """How long certificates are valid. They renew themselves when a third of the time is left."""
+
+    plant_hours: float = 720.0
+    server_hours: float = 2160.0
+    join_hours: float = 24.0
+
+
+@dataclass
+class Rounds:
+    """When a round goes on, waits or gives up."""
+
+    quorum: int = 1
+    deadline_seconds: float = 600.0
+    retries: int = 5
+    retry_seconds: float = 5.0
+    max_update_norm: float = 1e4
+
+
+@dataclass
+class Federation:
+    """The coordinator: where it listens, what it keeps, how it runs rounds.
+
+    ``listen`` is what the server binds; ``address`` is what plants dial.
+    """
+
+    name: str = MISSING
+    listen: str = "127.0.0.1:7443"
+    address: str = "127.0.0.1:7443"
+    database: str = "sqlite:///registry.db"
+    upload_turns: int = 2
+    certificates: Certificates = field(default_factory=Certificates)
+    rounds: Rounds = field(default_factory=Rounds)
+
+    def check(self) -> None:
+        """Raise `Impossible` for the first value that cannot be."""
+        _need(
+            _is_name(self.name),
+            "name",
+            f"expected letters, digits and hyphens, found {self.name!r}",
+        )
+        _address(self.listen, "listen")
+        _address(self.address, "address")
+        _need(
+            self.upload_turns >= 1, "upload_turns", f"expected 1 or more, found {self.upload_turns}"
+        )
+        for key in ("plant_hours", "server_hours", "join_hours"):
+            value = getattr(self.certificates, key)
+            _need(value > 0, f"certificates.{key}", f"expected more than 0, found {value}")
+        rounds = self.rounds
+        _need(rounds.quorum >= 1, "rounds.quorum", f"expected 1 or more, found {rounds.quorum}")
+        for key in ("deadline_seconds", "retry_seconds", "max_update_norm"):
+            value = getattr(rounds, key)
+            _need(value > 0, f"rounds.{key}", f"expected more than 0, found {value}")
+        _need(rounds.retries >= 0, "rounds.retries", f"expected 0 or more, found {rounds.retries}")
+
+
+def _is_name(text: str) -> bool:
+    return 0 < len(text) <= 63 and text.isascii() and text.replace("-", "a").isalnum()
+
+
+def _one_of(value: str, allowed: tuple[str, ...], key: str) -> None:
+    _need(value in allowed, key, f"expected one of {', '.join(allowed)}, found {value!r}")
+
+
+def _address(text: str, key: str) -> None:
+    host, _, port = text.rpartition(":")
+    good = bool(host) and port.isdigit() and 0 < int(port) < 65536
+    _need(good, key, f"expected host:port, found {text!r}")

@@ -1,0 +1,1 @@
+"""Contracts, snapshots, windows, public datasets, the plant simulator."""

@@ -1,0 +1,1 @@
+"""The coordinator: rounds, registry, releases, enrolment, plant API."""

@@ -1,0 +1,1 @@
+"""How updates merge: one file a strategy."""
