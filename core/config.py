@@ -1,5 +1,6 @@
 """Read a YAML file into a dataclass, or say which file, line and key is wrong."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -81,6 +82,11 @@ def dump(value: Any) -> dict[str, Any]:
     return {str(key): item for key, item in content.items()}
 
 
+def to_json(value: Any) -> str:
+    """Return a configuration dataclass as one line of JSON, keys sorted: equal values, equal text."""
+    return json.dumps(dump(value), sort_keys=True, separators=(",", ":"))
+
+
 def to_yaml(value: Any) -> str:
     """Return a configuration dataclass as YAML, keys in the order of the dataclass."""
     return yaml.safe_dump(dump(value), sort_keys=False, allow_unicode=True, width=100)
@@ -96,9 +102,7 @@ def _from_words(overrides: Iterable[str]) -> DictConfig:
 
 def _place(origin: str, tree: yaml.Node | None, key: str) -> str:
     line = _line(tree, key.replace("[", ".").replace("]", "").split(".")) if tree and key else None
-    return ":".join(
-        part for part in (origin, str(line) if line else "", f" {key}" if key else "") if part
-    )
+    return ":".join(part for part in (origin, str(line) if line else "", f" {key}" if key else "") if part)
 
 
 def _line(node: yaml.Node, keys: list[str]) -> int | None:

@@ -94,7 +94,5 @@ def only_one(path: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InterplantError(
-                f"{what} is already running from {path.parent}; stop it first"
-            ) from None
+            raise InterplantError(f"{what} is already running from {path.parent}; stop it first") from None
         yield

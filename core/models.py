@@ -40,17 +40,40 @@ def build(task: Task) -> "nn.Module":
             raise UsageError(
                 f"model.args: {task.model.name} takes {inspect.signature(network)}: {error}"
             ) from None
-    kept = [
-        name
-        for name, module in model.named_modules()
-        if getattr(module, "track_running_stats", False)
-    ]
+    kept = [name for name, module in model.named_modules() if getattr(module, "track_running_stats", False)]
     if kept:
         raise InterplantError(
             f"model {task.model.name}: {kept[0]!r} keeps running statistics, which never leave a "
             "plant; use GroupNorm or LayerNorm instead"
         )
     return model
+
+
+def parameters(model: "nn.Module") -> dict[str, Any]:
+    """Return copies of a model's trainable weights as numpy arrays by name; buffers stay."""
+    return {
+        name: value.detach().cpu().numpy().copy()
+        for name, value in model.named_parameters()
+        if value.requires_grad
+    }
+
+
+def set_parameters(model: "nn.Module", weights: dict[str, Any]) -> None:
+    """Overwrite a model's trainable weights.
+
+    Raises:
+        InterplantError: Names or shapes differ from the model's own; nothing is changed then.
+    """
+    import torch
+
+    own = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    odd = sorted(own.keys() ^ weights.keys())
+    odd += [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+    if odd:
+        raise InterplantError(f"the weights do not fit the model: {', '.join(odd[:3])}")
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(torch.tensor(weights[name], dtype=value.dtype))
 
 
 def find(name: str) -> "type[nn.Module]":
@@ -67,9 +90,7 @@ def find(name: str) -> "type[nn.Module]":
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError):
-        raise UsageError(
-            f"model.name: {path!r} cannot be imported; install it in this environment"
-        ) from None
+        raise UsageError(f"model.name: {path!r} cannot be imported; install it in this environment") from None
     if not (inspect.isclass(found) and issubclass(found, nn.Module)):
         raise UsageError(f"model.name: {path!r} is not a torch.nn.Module class")
     return found

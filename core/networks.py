@@ -1,5 +1,7 @@
 """The networks that ship with Interplant. None mixes samples or keeps statistics in buffers."""
 
+import math
+
 from torch import Tensor, nn
 
 
@@ -19,7 +21,7 @@ class Cnn1d(nn.Module):
 
     def __init__(self, channels: int, window: int, width: int = 32, hidden: int = 64) -> None:
         super().__init__()
-        length = -(-(-(-window // 2)) // 2)
+        length = math.ceil(window / 4)
         self.net = nn.Sequential(
             nn.Conv1d(channels, width, 5, stride=2, padding=2),
             nn.GroupNorm(4, width),

@@ -177,9 +177,7 @@ class Task:
 
     def _check_contract(self) -> None:
         contract = self.contract
-        _need(
-            bool(contract.sensors), "contract.sensors", "expected at least one sensor, found none"
-        )
+        _need(bool(contract.sensors), "contract.sensors", "expected at least one sensor, found none")
         for group in ("settings", "sensors"):
             for name, column in getattr(contract, group).items():
                 _need(
@@ -375,9 +373,7 @@ class Federation:
         )
         _address(self.listen, "listen")
         _address(self.address, "address")
-        _need(
-            self.upload_turns >= 1, "upload_turns", f"expected 1 or more, found {self.upload_turns}"
-        )
+        _need(self.upload_turns >= 1, "upload_turns", f"expected 1 or more, found {self.upload_turns}")
         for key in ("plant_hours", "server_hours", "join_hours"):
             value = getattr(self.certificates, key)
             _need(value > 0, f"certificates.{key}", f"expected more than 0, found {value}")

@@ -1,0 +1,87 @@
+"""``interplant run``: federated trainings."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interplant.cli.coordinator import HERE, Directory
+from interplant.cli.output import Json, show, table
+from interplant.server.directory import CoordinatorDirectory
+
+app = typer.Typer(help="Federated trainings: start, watch, stop, resume.", no_args_is_help=True)
+
+RunId = Annotated[str, typer.Argument(help="The run's id; see `interplant run list`.")]
+
+
+@app.command()
+def start(
+    task: Annotated[str, typer.Argument(help="A task file, or the name of a built-in task: turbofan.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes: rounds=5 training.steps=50 …")
+    ] = None,
+    directory: Directory = HERE,
+    release: Annotated[bool, typer.Option(help="End with a signed release.")] = True,
+    start_from: Annotated[str, typer.Option(help="Release to start from.")] = "",
+    json: Json = False,
+) -> None:
+    """Start a run."""
+    from interplant.core import config
+    from interplant.core.schema import Task
+    from interplant.data.tasks import builtin
+    from interplant.server.runs import start_run
+
+    path = Path(task) if Path(task).suffix else builtin(task)
+    loaded = config.load(path, Task, overrides or [])
+    run = start_run(CoordinatorDirectory(directory), loaded, release, start_from)
+    show(json, asdict(run), f"Run {run.id} is queued. Watch it: interplant run show {run.id}")
+
+
+@app.command(name="list")
+def list_runs(directory: Directory = HERE, json: Json = False) -> None:
+    """List the runs, the newest first."""
+    from interplant.server.registry import Registry
+
+    runs = Registry.open(directory).runs()
+    rows = [[one.id, one.task_name, one.state, f"{one.round}/{one.rounds}", one.reason] for one in runs]
+    show(json, [asdict(one) for one in runs], table(["run", "task", "state", "round", "reason"], rows))
+
+
+@app.command(name="show")
+def show_run(run: RunId, directory: Directory = HERE, json: Json = False) -> None:
+    """Show a run: its rounds, who took part, who was dropped and why."""
+    from interplant.server.registry import Registry
+
+    registry = Registry.open(directory)
+    found, rounds = registry.run(run), registry.rounds(run)
+    rows = [
+        [
+            one.round,
+            ", ".join(one.participants),
+            "; ".join(f"{drop.plant}: {drop.sentence} [{drop.code}]" for drop in one.dropped),
+            f"{one.seconds.get('total', 0):.2f}",
+        ]
+        for one in rounds
+    ]
+    head = f"Run {found.id}: {found.state}, round {found.round} of {found.rounds}. {found.reason}".rstrip()
+    text = head + "\n" + table(["round", "took part", "dropped", "seconds"], rows)
+    show(json, {"run": asdict(found), "rounds": [asdict(one) for one in rounds]}, text)
+
+
+@app.command()
+def stop(run: RunId, directory: Directory = HERE, json: Json = False) -> None:
+    """Stop a run; `resume` goes on after its last finished round."""
+    from interplant.server.runs import stop_run
+
+    found = stop_run(CoordinatorDirectory(directory), run)
+    show(json, asdict(found), f"Run {run} is {found.state} at round {found.round}.")
+
+
+@app.command()
+def resume(run: RunId, directory: Directory = HERE, json: Json = False) -> None:
+    """Go on with a run that was stopped, paused or failed."""
+    from interplant.server.runs import resume_run
+
+    found = resume_run(CoordinatorDirectory(directory), run)
+    show(json, asdict(found), f"Run {run} goes on after round {found.round}.")

@@ -1,0 +1,232 @@
+"""The agent process of a plant: holds the stream, runs the installed ClientApp, never foreign code."""
+
+import logging
+import queue
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.clientapp import ClientApp
+
+from interplant.client import deployment, joining
+from interplant.client.app import make_app
+from interplant.client.directory import PlantDirectory
+from interplant.client.gateway import let_out_words
+from interplant.client.link import AwayError, Link, TurnedAwayError
+from interplant.client.outbox import Outbox
+from interplant.client.trainer import WarmTrainer
+from interplant.core import certificates, flower, logs, processes
+from interplant.core import federation_pb2 as pb
+from interplant.core.errors import InterplantError, Refusal
+from interplant.core.release import ReleaseRefused
+from interplant.core.wire import blob_of, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
+
+log = logging.getLogger(__name__)
+
+_TICK = 1.0
+_RENEW_PAUSE = 5.0
+_SETTLED_CONNECTION = 5.0
+"""Seconds after which a connection counts as good and the back-off starts anew."""
+
+
+class Agent:
+    """One plant's agent. The stream is read in one thread; work is done in another, one at a time.
+
+    Args:
+        plant: The plant's directory.
+    """
+
+    def __init__(self, plant: PlantDirectory) -> None:
+        self._plant = plant
+        self._settings = plant.load()
+        self._outbox = Outbox(plant.outbox)
+        self._trainer = WarmTrainer(plant)
+        self._app: ClientApp = make_app(plant, self._trainer)
+        self._jobs: queue.Queue[Callable[[], None]] = queue.Queue()
+        self._under_way: set[str] = set()
+        self._link: Link | None = None
+        self._stopping = threading.Event()
+        self._renew_again_at = 0.0
+
+    def run(self) -> int:
+        """Stay connected until a polite end; return the exit code."""
+        processes.on_stop_signals(self._stopping)
+        deployment.discard_leftovers(self._plant)
+        worker = threading.Thread(target=self._work, daemon=True)
+        worker.start()
+        code: list[int] = []
+        stream = threading.Thread(target=lambda: code.append(self._stay_connected()), daemon=True)
+        stream.start()
+        while stream.is_alive() and not self._stopping.wait(_TICK):
+            self._trainer.release_if_idle(self._settings.trainer.idle_seconds)
+            self._renew_in_time()
+        self._stopping.set()
+        if self._link:
+            self._link.close()
+        self._trainer.close()
+        stream.join(5)
+        return code[0] if code else 0
+
+    # --- the stream --------------------------------------------------------------------------------
+
+    def _stay_connected(self) -> int:
+        """Connect, and connect again with a growing pause, for minutes or days."""
+        connection = self._settings.connection
+        pause = connection.backoff_seconds
+        while not self._stopping.is_set():
+            begun = time.monotonic()
+            try:
+                self._link = Link(self._plant)
+                self._listen(self._link)
+            except TurnedAwayError as error:
+                log.error("%s", error)
+                return processes.HOPELESS
+            except InterplantError as error:
+                if not self._stopping.is_set():
+                    log.warning("%s", error)
+            finally:
+                if self._link:
+                    self._link.close()
+            if time.monotonic() - begun > _SETTLED_CONNECTION:
+                pause = connection.backoff_seconds
+            self._stopping.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads plants in time
+            pause = min(pause * 2, connection.backoff_max_seconds)
+        return 0
+
+    def _listen(self, link: Link) -> None:
+        """Read notices until the connection ends."""
+        with link.watch() as notices:
+            for notice in notices:
+                self._heed(notice)
+        raise AwayError("the coordinator has ended the connection")
+
+    def _heed(self, notice: pb.Notice) -> None:
+        kind = notice.WhichOneof("what")
+        if kind == "welcome":
+            log.info("connected to federation %s", notice.welcome.federation)
+            for parcel in list(self._outbox.all()):
+                self._jobs.put(lambda parcel=parcel: self._offer(parcel))  # type: ignore[misc]
+            self._jobs.put(self._finish_releases)
+            self._jobs.put(self._trainer.warm_up)
+        elif kind == "work" and notice.work.message_id not in self._under_way:
+            self._under_way.add(notice.work.message_id)
+            self._jobs.put(lambda: self._do(notice.work))
+        elif kind == "settled":
+            self._outbox.settle(notice.settled.run, notice.settled.round)
+        elif kind == "release":
+            self._jobs.put(lambda: self._receive(notice.release))
+
+    # --- the work ----------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        """Do jobs in order. One that fails is logged; what it left is taken up after a reconnect."""
+        while not self._stopping.is_set():
+            job = self._jobs.get()
+            try:
+                job()
+            except InterplantError as error:
+                log.warning("%s", error)
+            except Exception:
+                log.exception("a job failed")
+
+    def _do(self, work: pb.Parcel) -> None:
+        """Answer one request: a kept reply if there is one, else train."""
+        try:
+            parcel = self._outbox.find(work.message_id)
+            if parcel is None:
+                parcel = self._answer(work)
+            self._offer(parcel)
+        finally:
+            self._under_way.discard(work.message_id)
+
+    def _answer(self, work: pb.Parcel) -> pb.Parcel:
+        link = self._connected()
+        path = link.fetch(work.body, self._plant.fetched / work.body.sha256)
+        self._forget_other_blobs(path)
+        request = from_parcel(work, from_bytes(path.read_bytes()))
+        context = flower.context(work.destination, work.run_id, {"plant": str(self._plant.path)}, {})
+        reply = self._app(request, context)
+        body = to_bytes(tensors_of(reply.content)) if reply.has_content() else b""
+        parcel = to_parcel(reply, blob_of(body) if body else None)
+        if parcel.error:
+            let_out_words(self._plant, "refusal", {"message": work.message_id, "code": parcel.error})
+        else:
+            self._outbox.keep(parcel, body)
+        return parcel
+
+    def _offer(self, parcel: pb.Parcel) -> None:
+        """Deliver a reply; it stays in the outbox until its round is settled."""
+        body = None if parcel.error else self._outbox.body(parcel.reply_to)
+        if not self._connected().deliver(parcel, body):
+            self._outbox.drop(parcel.reply_to)
+
+    def _receive(self, offer: pb.Release) -> None:
+        """Fetch, verify and try a release, unless this plant knows it already."""
+        if deployment.verdict_of(self._plant, offer.id) is None:
+            try:
+                folder = deployment.incoming(self._plant, offer.id)
+                for file in offer.files:
+                    self._connected().fetch(file.blob, folder / Path(file.name).name)
+                deployment.accept(self._plant, offer.id)
+                self._trainer.try_release(offer.id)
+            except ReleaseRefused as error:
+                log.error("release %s refused: %s", offer.id, error)
+        self._report(offer.id)
+
+    def _finish_releases(self) -> None:
+        """Try what an earlier process received and did not finish."""
+        for release in deployment.untried(self._plant):
+            self._trainer.try_release(release)
+            self._report(release)
+
+    def _report(self, release: str) -> None:
+        verdict = deployment.verdict_of(self._plant, release)
+        if verdict is not None:
+            state, code = deployment.report_for_coordinator(self._plant.load().policy, verdict)
+            let_out_words(self._plant, "deployment", {"release": release, "state": state, "code": code})
+            self._connected().report(release, state, code)
+
+    def _renew_in_time(self) -> None:
+        """Ask for a fresh certificate when it is due, and not more often than it can help."""
+        due = certificates.renewal_due(self._plant.plant_certificate.read_bytes())
+        if due and time.monotonic() >= self._renew_again_at:
+            self._renew_again_at = time.monotonic() + _RENEW_PAUSE
+            self._jobs.put(self._renew)
+
+    def _renew(self) -> None:
+        """Get a fresh certificate and connect again under it."""
+        link = self._connected()
+        if joining.renew_if_due(self._plant, link.renew):
+            log.info("the plant's certificate is renewed")
+            link.close()
+
+    def _connected(self) -> Link:
+        if self._link is None:
+            raise AwayError("the coordinator is away")
+        return self._link
+
+    def _forget_other_blobs(self, keep: Path) -> None:
+        for path in self._plant.fetched.iterdir():
+            if path.is_file() and path != keep:
+                path.unlink()
+
+
+def main(words: list[str]) -> int:
+    """Run the agent of the plant in the directory ``words[0]``."""
+    processes.follow_parent()
+    logs.setup()
+    try:
+        return Agent(PlantDirectory(Path(words[0]))).run()
+    except Refusal as error:
+        log.error("%s", error)
+        return 1
+    except InterplantError as error:
+        log.error("%s", error)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

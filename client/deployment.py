@@ -1,0 +1,420 @@
+"""What a plant does with a release: receive it, verify it, try it, activate it or refuse it.
+
+``champion.json`` is one atomic pointer to the release that serves. It moves only after a release has
+passed everything, and no release is ever deleted here, so the last good model always stays.
+Figures of a trial are exact and stay in this plant, in ``releases/<id>.verdict.json`` beside the
+release, whose own folder is never written to; `report_for_coordinator` alone says what may leave.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from interplant.client.directory import PlantDirectory
+from interplant.core import export, models, signing
+from interplant.core.errors import InterplantError, Refusal, UsageError
+from interplant.core.files import disk_errors, sync_folder, write_atomic
+from interplant.core.release import (
+    ONNX,
+    TASK,
+    WEIGHTS,
+    Release,
+    ReleaseRefused,
+    check_id,
+    parse_task,
+    read_release,
+)
+from interplant.core.schema import Policy, Task
+from interplant.data import snapshots
+from interplant.data.snapshots import Repository
+
+if TYPE_CHECKING:
+    from interplant.data.frames import Dataset
+    from interplant.data.windows import Windows
+
+ACTIVE: Final = "active"
+WAITING: Final = "waiting"
+REFUSED: Final = "refused"
+RECEIVED: Final = "received"
+
+PLAUSIBLE: Final = (-1.0, 2.0)
+"""Predictions on the hold-out lie in this range, in units of the cap."""
+
+_OF_THE_FOLDER: Final = {"signature", "tampered", "lineage", "task_invalid"}
+_OF_THE_POLICY: Final = {"policy_task", "policy_model", "policy_privacy"}
+_OF_THE_MODEL: Final = {"model_missing", "model", "parity", "not_finite"}
+DATA_FREE: Final = frozenset(_OF_THE_FOLDER | _OF_THE_POLICY | _OF_THE_MODEL)
+"""Refusals that follow from the release and the policy alone, before any reading is looked at."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """What the plant serves now.
+
+    Args:
+        release: Its id.
+        previous: The champion before it, or None.
+        since: ISO 8601, UTC.
+    """
+
+    release: str
+    previous: str | None
+    since: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a release here.
+
+    Args:
+        state: ``active``, ``waiting`` (for a person) or ``refused``.
+        code: Why it was refused, a key of `interplant.core.release.RELEASE_REFUSALS` or of
+            `interplant.core.errors.REFUSALS`; empty otherwise.
+        sentence: The same for the plant's own people, with figures.
+        figures: Exact results: errors in cycles on the plant's hold-out. They stay in the plant.
+    """
+
+    state: str
+    code: str
+    sentence: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Rival:
+    """What a challenger is measured against: its error in cycles, and what may not be exceeded."""
+
+    code: str
+    name: str
+    rmse: float
+    limit: float
+
+
+# --- receiving -------------------------------------------------------------------------------------
+
+
+def incoming(plant: PlantDirectory, release: str) -> Path:
+    """Return the folder in which a release is collected, made if missing; see `accept`."""
+    folder = _incoming(plant) / check_id(release)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def discard_leftovers(plant: PlantDirectory) -> None:
+    """Remove what an interrupted fetch left; called once at the agent's start."""
+    shutil.rmtree(_incoming(plant), ignore_errors=True)
+
+
+def accept(plant: PlantDirectory, release: str) -> Release:
+    """Move a collected release into ``releases/``, if it is whole, signed and within the policy.
+
+    Returns:
+        The release at its place. One that is there already stays, and what was collected is dropped.
+
+    Raises:
+        ReleaseRefused: See `verify_release`; what was collected is gone, the verdict is on record.
+    """
+    place, collected = plant.releases / check_id(release), incoming(plant, release)
+    try:
+        key, policy = plant.release_public_key, plant.load().policy
+        if place.exists():
+            return verify_release(place, key, policy)
+        verify_release(collected, key, policy)
+        with disk_errors(place):
+            _durably_move(collected, place)
+        return verify_release(place, key, policy)
+    except ReleaseRefused as error:
+        _record(plant, release, _refusal(error))
+        raise
+    finally:
+        shutil.rmtree(collected, ignore_errors=True)
+
+
+def verify_release(folder: Path, public_key: Path, policy: Policy) -> Release:
+    """Check everything about a release that needs neither its model nor any data.
+
+    Args:
+        folder: Named by the release's id.
+        public_key: The federation's Ed25519 public key, PEM.
+        policy: The plant's: the tasks and models it takes, and whether a release may be not private.
+
+    Raises:
+        ReleaseRefused: ``signature``, ``tampered``, ``lineage``, ``task_invalid``, ``policy_task``,
+            ``policy_model`` or ``policy_privacy``.
+        InterplantError: The public key cannot be read.
+    """
+    release = read_release(folder, signing.read_public(public_key))
+    task = release.task
+    if task.name not in policy.tasks:
+        raise ReleaseRefused("policy_task", f"{task.name!r} is not in policy.tasks")
+    if task.model.name not in policy.models:
+        raise ReleaseRefused("policy_model", f"{task.model.name!r} is not in policy.models")
+    if not (release.lineage.private or policy.privacy.allow_none):
+        raise ReleaseRefused("policy_privacy", "the release is marked as not private")
+    return release
+
+
+# --- the gate --------------------------------------------------------------------------------------
+
+
+def try_release(plant: PlantDirectory, folder: Path) -> Verdict:
+    """Verify a release, test it on this plant's hold-out against its champion, and act on it.
+
+    Needs torch: it runs in the trainer's process. Trying again what was tried before is harmless.
+
+    Args:
+        plant: The plant's directory.
+        folder: ``releases/<id>``.
+
+    Returns:
+        The verdict, also on record; ``active`` means that the champion is this release now.
+    """
+    policy = plant.load().policy
+    try:
+        release = verify_release(folder, plant.release_public_key, policy)
+        _check_model(release)
+        figures = _measure(plant, release, policy.release.margin)
+    except (ReleaseRefused, Refusal) as error:
+        verdict = _refusal(error)
+    else:
+        verdict = _passed(plant, release, policy, figures)
+    return _record(plant, folder.name, verdict)
+
+
+def approve(plant: PlantDirectory, release: str) -> Verdict:
+    """Activate a release that has passed the gate and waits for a person.
+
+    Raises:
+        UsageError: It does not wait for one.
+    """
+    waiting = verdict_of(plant, release)
+    if waiting is None or waiting.state != WAITING:
+        state = waiting.state if waiting else "not tried here"
+        raise UsageError(f"release {release}: expected one that waits for approval; it is {state}")
+    activate(plant, release)
+    return _record(plant, release, Verdict(ACTIVE, "", "approved by a person", waiting.figures))
+
+
+def verdict_of(plant: PlantDirectory, release: str) -> Verdict | None:
+    """Return what became of a release, or None if it was not tried (to its end) yet."""
+    path = _verdict_path(plant, release)
+    try:
+        return Verdict(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise InterplantError(f"{path}: cannot be read: {error}; remove it and try again") from None
+
+
+def untried(plant: PlantDirectory) -> list[str]:
+    """Return the releases that lie here without a verdict: a process died while it tried them."""
+    if not plant.releases.is_dir():
+        return []
+    names = sorted(path.name for path in plant.releases.iterdir() if path.is_dir())
+    return [name for name in names if name[0] != "." and not _verdict_path(plant, name).exists()]
+
+
+def report_for_coordinator(policy: Policy, verdict: Verdict) -> tuple[str, str]:
+    """Return state and code as far as the policy lets the coordinator know; nothing else leaves.
+
+    With ``release.report: nothing`` the answer is the same for every result that depends on data;
+    what follows from the release and the policy alone (`DATA_FREE`) is told. With ``verdict`` the
+    plant declares the plain verdict public.
+    """
+    free = verdict.state == REFUSED and verdict.code in DATA_FREE
+    if policy.release.report == "verdict" or free:
+        return verdict.state, verdict.code
+    return RECEIVED, ""
+
+
+# --- activating ------------------------------------------------------------------------------------
+
+
+def champion(plant: PlantDirectory) -> Champion | None:
+    """Return what the plant serves now, or None before its first release.
+
+    Raises:
+        InterplantError: The pointer cannot be read.
+    """
+    path = plant.champion
+    try:
+        return Champion(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise InterplantError(
+            f"{path}: expected release, previous and since: {error}; restore it from a backup"
+        ) from None
+
+
+def activate(plant: PlantDirectory, release: str) -> Champion:
+    """Make a release the champion, in one durable step; a crash leaves the old one or the new.
+
+    It is verified once more. The gate is not asked: see `try_release` and `approve`.
+
+    Raises:
+        ReleaseRefused: See `verify_release`; the champion is as it was.
+    """
+    verify_release(plant.releases / check_id(release), plant.release_public_key, plant.load().policy)
+    now = champion(plant)
+    if now and now.release == release:
+        return now
+    new = Champion(release, now.release if now else None, _now())
+    write_atomic(plant.champion, json.dumps(asdict(new), indent=2) + "\n")
+    return new
+
+
+def _check_model(release: Release) -> None:
+    """The model is installed, takes the weights, agrees with its ONNX, and gives finite numbers."""
+    try:
+        model = models.build(release.task)
+    except InterplantError as error:
+        raise ReleaseRefused("model_missing", str(error)) from None
+    try:
+        export.load_weights(model, export.read_weights(release.folder / WEIGHTS))
+    except InterplantError as error:
+        raise ReleaseRefused("model", str(error)) from None
+    try:
+        export.parity(model, release.folder / ONNX, release.task)
+    except InterplantError as error:
+        raise ReleaseRefused("parity", str(error)) from None
+    if not all(np.isfinite(export.predict(model, x)).all() for x in export.probes(release.task)):
+        raise ReleaseRefused("not_finite")
+
+
+def _measure(plant: PlantDirectory, release: Release, margin: float) -> dict[str, float]:
+    """Figures of a challenger that is good enough; raises `ReleaseRefused` for one that is not."""
+    now = champion(plant)
+    other = parse_task((plant.releases / now.release / TASK).read_bytes()) if now else None
+    if other and other.name != release.task.name:
+        raise ReleaseRefused("other_task", f"the champion {now} is for {other.name!r}")
+    dataset = _dataset(plant)
+    if dataset.holdout.empty:
+        raise ReleaseRefused("no_holdout")
+    windows, rival = _rival(plant, dataset, release.task, now, other, margin)
+    predicted = export.predict_onnx(release.folder / ONNX, windows.x)
+    _check_plausible(predicted)
+    rmse = _rmse(predicted, windows, release.task)
+    figures = {
+        "rmse": rmse,
+        f"rmse_{rival.name}": rival.rmse,
+        "limit": rival.limit,
+        "windows": len(windows),
+        "machines": len(np.unique(windows.machine)),
+    }
+    if not rmse <= rival.limit:
+        raise _Worse(rival, figures)
+    return figures
+
+
+class _Worse(ReleaseRefused):
+    """A challenger that lost, with its figures for the plant's own record."""
+
+    def __init__(self, rival: _Rival, figures: Mapping[str, float]) -> None:
+        self.figures = figures
+        super().__init__(rival.code, _result(figures))
+
+
+def _rival(
+    plant: PlantDirectory,
+    dataset: "Dataset",
+    task: Task,
+    now: Champion | None,
+    other: Task | None,
+    margin: float,
+) -> tuple["Windows", _Rival]:
+    """The challenger's windows of the hold-out, and what it has to beat on them.
+
+    All windows of the held-out machines, as in serving; one a machine where the two tasks cut them
+    differently, so that both predict the same.
+    """
+    from interplant.data.windows import last_windows, training_windows
+
+    if now is None or other is None:
+        windows = training_windows(dataset.holdout, task)
+        mean = float(training_windows(dataset.train, task).y.mean(dtype=np.float64))
+        rmse = _rmse(np.full(len(windows), mean / task.target.cap), windows, task)
+        return windows, _Rival("baseline", "mean", rmse, np.nextafter(rmse, 0.0))
+    same = (task.contract, task.window, task.target) == (other.contract, other.window, other.target)
+    cut = training_windows if same else last_windows
+    windows = cut(dataset.holdout, task)
+    x = windows.x if same else cut(dataset.holdout, other).x
+    predicted = export.predict_onnx(plant.releases / now.release / ONNX, x)
+    rmse = _rmse(predicted, windows, other)
+    return windows, _Rival("worse", "champion", rmse, rmse * (1.0 + margin))
+
+
+def _dataset(plant: PlantDirectory) -> "Dataset":
+    repository = Repository(plant.path / plant.load().data.repository)
+    return snapshots.load(repository.open())
+
+
+def _rmse(predicted: export.Floats, windows: "Windows", task: Task) -> float:
+    """Root mean square error in cycles of predictions in units of the task's cap."""
+    error = predicted.astype(np.float64) * task.target.cap - windows.y
+    return float(np.sqrt(np.mean(error**2)))
+
+
+def _check_plausible(predicted: export.Floats) -> None:
+    low, high = PLAUSIBLE
+    # Written so that NaN counts as outside.
+    outside = int((~((predicted >= low) & (predicted <= high))).sum())
+    if outside:
+        raise ReleaseRefused("implausible", f"{outside} of {len(predicted)} predictions on the hold-out")
+
+
+def _passed(plant: PlantDirectory, release: Release, policy: Policy, figures: Mapping[str, float]) -> Verdict:
+    if policy.release.approval == "person":
+        return Verdict(WAITING, "", f"waits for a person: {_result(figures)}", figures)
+    # First the pointer, then the record: who dies between them tries the release again.
+    activate(plant, release.id)
+    return Verdict(ACTIVE, "", _result(figures), figures)
+
+
+def _result(figures: Mapping[str, float]) -> str:
+    rival = "champion" if "rmse_champion" in figures else "mean"
+    name = "the champion's" if rival == "champion" else "of predicting the mean:"
+    return (
+        f"error on the hold-out {figures['rmse']:.2f} cycles, {name} {figures[f'rmse_{rival}']:.2f}, "
+        f"at most {figures['limit']:.2f} allowed"
+    )
+
+
+def _refusal(error: ReleaseRefused | Refusal) -> Verdict:
+    figures = error.figures if isinstance(error, _Worse) else {}
+    return Verdict(REFUSED, error.code, str(error), figures)
+
+
+def _record(plant: PlantDirectory, release: str, verdict: Verdict) -> Verdict:
+    path = _verdict_path(plant, release)
+    write_atomic(path, json.dumps(asdict(verdict), indent=2) + "\n", mode=0o600)
+    return verdict
+
+
+def _verdict_path(plant: PlantDirectory, release: str) -> Path:
+    return plant.releases / f"{check_id(release)}.verdict.json"
+
+
+def _incoming(plant: PlantDirectory) -> Path:
+    return plant.releases / ".incoming"
+
+
+def _durably_move(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(source)
+    os.rename(source, target)
+    sync_folder(target.parent)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

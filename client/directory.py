@@ -1,0 +1,136 @@
+"""Where everything of a plant lies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from interplant.core import config
+from interplant.core.errors import UsageError
+from interplant.core.schema import Plant
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """What the plant shows and trusts on its connection: PEM files."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True)
+class PlantDirectory:
+    """A folder that `interplant.client.joining` has made."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """``plant.yaml``: settings and policy."""
+        return self.path / "plant.yaml"
+
+    @property
+    def keys(self) -> Path:
+        """Secrets of the plant, and what it trusts."""
+        return self.path / "keys"
+
+    @property
+    def plant_key(self) -> Path:
+        """Private key of the plant's connection; it never leaves."""
+        return self.keys / "plant.key"
+
+    @property
+    def plant_certificate(self) -> Path:
+        """Certificate of the plant's connection."""
+        return self.keys / "plant.crt"
+
+    @property
+    def ca_certificate(self) -> Path:
+        """Certificate of the federation's authority: the trust root."""
+        return self.keys / "ca.crt"
+
+    @property
+    def release_public_key(self) -> Path:
+        """Public key that checks releases."""
+        return self.keys / "release.pub"
+
+    @property
+    def snapshot_key(self) -> Path:
+        """32 secret bytes under which snapshots are known outside; they never leave."""
+        return self.keys / "snapshot.key"
+
+    @property
+    def tls_files(self) -> TlsFiles:
+        """The three files of the plant's connection."""
+        return TlsFiles(self.ca_certificate, self.plant_certificate, self.plant_key)
+
+    @property
+    def data(self) -> Path:
+        """The plant's data: a Git and DVC repository, unless ``plant.yaml`` names another."""
+        return self.path / "data"
+
+    @property
+    def remote(self) -> Path:
+        """The data's local DVC remote."""
+        return self.path / "remote"
+
+    @property
+    def ledger(self) -> Path:
+        """Durable record of privacy spent."""
+        return self.path / "ledger.db"
+
+    @property
+    def outbox(self) -> Path:
+        """Replies that the coordinator has not taken yet."""
+        return self.path / "outbox"
+
+    @property
+    def releases(self) -> Path:
+        """One folder a release."""
+        return self.path / "releases"
+
+    @property
+    def champion(self) -> Path:
+        """Which release serves now."""
+        return self.path / "champion.json"
+
+    @property
+    def audit(self) -> Path:
+        """What left the plant, line by line."""
+        return self.path / "audit.jsonl"
+
+    @property
+    def rounds(self) -> Path:
+        """The plant's own record of its rounds, line by line; it stays here."""
+        return self.path / "rounds.jsonl"
+
+    @property
+    def fetched(self) -> Path:
+        """Blobs on their way in, and arrays between agent and trainer."""
+        return self.path / "fetched"
+
+    @property
+    def trainer_log(self) -> Path:
+        """Log of the trainer process."""
+        return self.path / "trainer.log"
+
+    @property
+    def agent_log(self) -> Path:
+        """Log of the agent process."""
+        return self.path / "agent.log"
+
+    def load(self) -> Plant:
+        """Read ``plant.yaml``.
+
+        Raises:
+            UsageError: This is no plant directory, or the file is wrong.
+        """
+        self.check()
+        return config.load(self.config, Plant)
+
+    def check(self) -> None:
+        """Raise `UsageError` unless this is a plant directory."""
+        if not self.config.is_file() or not self.keys.is_dir():
+            raise UsageError(
+                f"{self.path}: expected a plant directory (plant.yaml and keys/), found none; "
+                "make one with `interplant plant join FILE`"
+            )

@@ -1,0 +1,114 @@
+"""The one way out of a plant. What is not named here does not leave.
+
+A reply holds the update (arrays named as the model's parameters, paid for by the ledger's entry for
+this round, or ``privacy: none`` by the plant's own policy) and a receipt. The receipt says who the plant
+is, the keyed digest of its snapshot (Trust 6), and mechanism, unit, epsilon and delta, which follow from
+the plan's public numbers alone, not from data. No counts, no losses, no metrics, no times.
+"""
+
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+
+from interplant.client.directory import PlantDirectory
+from interplant.core.errors import Refusal
+from interplant.core.files import disk_errors
+from interplant.core.schema import Task
+from interplant.core.wire import Tensors
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What the plant says beside its update.
+
+    Args:
+        plant: The plant's name.
+        snapshot: Keyed digest of the snapshot that was trained on.
+        mechanism: ``dp-sgd`` or ``none``.
+        unit: The privacy unit that epsilon counts; empty without privacy.
+        epsilon: Spent so far at ``delta`` over the ledger's whole history for this dataset, this round
+            included; 0 without privacy.
+        delta: The probability beside it.
+        simulated: Whether the data comes from the plant simulator.
+    """
+
+    plant: str
+    snapshot: str
+    mechanism: str
+    unit: str
+    epsilon: float
+    delta: float
+    simulated: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A round's result inside the plant: the update and its receipt."""
+
+    update: Tensors
+    receipt: Receipt
+
+
+def let_out(
+    plant: PlantDirectory, task: Task, weights: Tensors, trained: Trained, request: Message
+) -> Message:
+    """Check a result, log it to ``audit.jsonl``, and return the reply that may leave.
+
+    Raises:
+        Refusal: The result is not what a reply may hold; nothing leaves.
+    """
+    _check_update(trained.update, weights)
+    _check_receipt(trained.receipt, task)
+    content = RecordDict(
+        {
+            "update": ArrayRecord({name: Array(array) for name, array in trained.update.items()}),
+            "receipt": ConfigRecord(asdict(trained.receipt)),
+        }
+    )
+    _log(
+        plant,
+        {
+            "what": "update",
+            "message": request.metadata.message_id,
+            "arrays": {name: list(array.shape) for name, array in trained.update.items()},
+            "receipt": asdict(trained.receipt),
+        },
+    )
+    return Message(content, reply_to=request)
+
+
+def let_out_words(plant: PlantDirectory, what: str, words: dict[str, str]) -> dict[str, str]:
+    """Log short words that leave beside updates: refusal codes, a release's state."""
+    _log(plant, {"what": what} | words)
+    return words
+
+
+def _check_update(update: Tensors, weights: Tensors) -> None:
+    if update.keys() != weights.keys():
+        raise Refusal("gateway", f"undeclared arrays: {sorted(update.keys() ^ weights.keys())[:3]}")
+    for name, array in update.items():
+        if array.shape != weights[name].shape or array.dtype != weights[name].dtype:
+            raise Refusal("gateway", f"{name}: {array.dtype}{array.shape} is not the model's")
+        if not np.isfinite(array).all():
+            raise Refusal("gateway", f"{name}: values that are not finite")
+
+
+def _check_receipt(receipt: Receipt, task: Task) -> None:
+    if receipt.mechanism != task.privacy.mechanism:
+        raise Refusal("gateway", f"trained with {receipt.mechanism}, asked for {task.privacy.mechanism}")
+    private = receipt.mechanism != "none"
+    if private and not (math.isfinite(receipt.epsilon) and receipt.epsilon > 0):
+        raise Refusal("gateway", f"an update without a charge: epsilon {receipt.epsilon}")
+
+
+def _log(plant: PlantDirectory, entry: dict[str, object]) -> None:
+    line = json.dumps({"time": time.time()} | entry, sort_keys=True)
+    with disk_errors(plant.audit), plant.audit.open("a") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())

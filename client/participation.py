@@ -1,0 +1,67 @@
+"""What a plant does in a round: `take_part`, top to bottom."""
+
+import json
+import logging
+from dataclasses import dataclass
+
+from flwr.app import Message
+
+from interplant.client import gateway, policy
+from interplant.client.directory import PlantDirectory
+from interplant.client.trainer import Trainer
+from interplant.core import config
+from interplant.core.errors import InterplantError, Refusal
+from interplant.core.flower import refuse
+from interplant.core.schema import Task
+from interplant.core.wire import Tensors
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One round's work: start from these weights, for this task."""
+
+    run: str
+    round: int
+    task: Task
+    weights: Tensors
+
+
+def take_part(plant: PlantDirectory, trainer: Trainer, message: Message) -> Message:
+    """Answer one round's request with an update, or with a refusal that says why.
+
+    Args:
+        plant: The plant's directory: policy, data, ledger.
+        trainer: Trains under privacy; it charges the ledger before any noise is drawn.
+        message: The coordinator's request. Nothing in it can loosen the plant's policy.
+
+    Returns:
+        The reply. All that it holds has passed the gateway.
+    """
+    try:
+        request = read(message)
+        policy.admit(plant.load(), request.task)
+        trained = trainer.train(request.run, request.round, request.task, request.weights)
+        return gateway.let_out(plant, request.task, request.weights, trained, message)
+    except Refusal as refusal:
+        log.warning("round refused: %s", refusal)
+        return refuse(message, refusal)
+    except InterplantError as error:
+        log.error("round failed: %s", error)
+        return refuse(message, Refusal("internal", str(error)))
+
+
+def read(message: Message) -> Request:
+    """Read a request.
+
+    Raises:
+        Refusal: It is not one that this version understands.
+    """
+    try:
+        words = message.content["task"]
+        task = config.parse(json.loads(str(words["task"])), Task, "task")
+        weights = {name: array.numpy() for name, array in message.content["weights"].items()}
+        return Request(str(words["run"]), int(words["round"]), task, weights)
+    except (KeyError, ValueError, TypeError, InterplantError) as error:
+        raise Refusal("task_invalid", str(error)) from None

@@ -1,0 +1,147 @@
+"""One round's training at a plant: snapshot, windows, ledger, steps. Runs where torch is loaded."""
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from interplant.client.directory import PlantDirectory
+from interplant.client.gateway import Receipt, Trained
+from interplant.core import config, models
+from interplant.core.errors import InterplantError, Refusal, UsageError
+from interplant.core.files import disk_errors
+from interplant.core.schema import Plant, Task
+from interplant.core.wire import Tensors
+from interplant.data import contract
+from interplant.data.snapshots import Repository, Snapshot, keyed_digest, load
+from interplant.data.windows import Windows, training_windows
+from interplant.privacy.ledger import Ledger, Reservation
+from interplant.privacy.plan import Plan
+from interplant.privacy.training import train
+
+
+@dataclass
+class Bench:
+    """What a trainer keeps warm between rounds: the windows of the snapshot it used last."""
+
+    key: str = ""
+    windows: Windows | None = None
+    keep: dict[str, str] = field(default_factory=dict)
+
+
+def train_round(
+    directory: PlantDirectory, bench: Bench, run: str, number: int, task: Task, weights: Tensors
+) -> Trained:
+    """Train for one round, charging the ledger before the first noise is drawn.
+
+    Args:
+        directory: The plant.
+        bench: Kept between calls in one process.
+        run: The run's id.
+        number: The round.
+        task: What the plant's policy has admitted.
+        weights: The global model.
+
+    Raises:
+        Refusal: No snapshot, data that breaks the contract, a budget that does not cover the round.
+    """
+    begun = time.monotonic()
+    plant = directory.load()
+    snapshot = Repository(directory.path / plant.data.repository).open()
+    windows = _windows(bench, snapshot, task)
+    model = _model(task, weights)
+    plan = None if task.privacy.mechanism == "none" else Plan.of(task, plant.data.declared_windows)
+    charges: list[Reservation] = []
+    ledger = Ledger(directory.ledger)
+    policy = plant.policy.privacy
+
+    def reserve() -> None:
+        assert plan is not None
+        charge = ledger.reserve(
+            plan,
+            run=run,
+            round=number,
+            task=task.name,
+            lineage=_lineage(plant),
+            epsilon=policy.epsilon,
+            delta=policy.delta,
+        )
+        charges.append(charge)
+
+    result = train(
+        model,
+        windows.x,
+        windows.y / task.target.cap,
+        task.training,
+        plan=plan,
+        reserve=reserve,
+        seed=_seed(task, number, plant.name),
+    )
+    for charge in charges:
+        ledger.commit(charge)
+    receipt = _receipt(directory, plant, task, snapshot, ledger)
+    _note(directory, {"run": run, "round": number, "seconds": time.monotonic() - begun})
+    return Trained(result.update, receipt)
+
+
+def _windows(bench: Bench, snapshot: Snapshot, task: Task) -> Windows:
+    key = hashlib.sha256(
+        json.dumps(
+            [snapshot.digest, config.dump(task.contract), config.dump(task.window), task.target.cap]
+        ).encode()
+    ).hexdigest()
+    if bench.key != key or bench.windows is None:
+        readings = load(snapshot).train
+        contract.require(readings, task.contract)
+        bench.key, bench.windows = key, training_windows(readings, task)
+    return bench.windows
+
+
+def _model(task: Task, weights: Tensors):  # type: ignore[no-untyped-def]
+    try:
+        model = models.build(task)
+    except UsageError as error:
+        raise Refusal("model_missing", str(error)) from error
+    except InterplantError as error:
+        raise Refusal("model_unfit", str(error)) from error
+    try:
+        models.set_parameters(model, weights)
+    except InterplantError as error:
+        raise Refusal("model_unfit", str(error)) from error
+    return model
+
+
+def _lineage(plant: Plant) -> str:
+    """Name of the dataset over all its snapshots: a budget is not renewed by a new version."""
+    return plant.data.repository
+
+
+def _seed(task: Task, number: int, plant: str) -> int:
+    """Seed of the order of batches without privacy; noise and sampling under privacy never use it."""
+    digest = hashlib.sha256(f"{task.seed}/{number}/{plant}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _receipt(
+    directory: PlantDirectory, plant: Plant, task: Task, snapshot: Snapshot, ledger: Ledger
+) -> Receipt:
+    private = task.privacy.mechanism != "none"
+    delta = plant.policy.privacy.delta if private else 0.0
+    return Receipt(
+        plant=plant.name,
+        snapshot=keyed_digest(snapshot.digest, directory.snapshot_key.read_bytes()),
+        mechanism=task.privacy.mechanism,
+        unit=task.privacy.unit if private else "",
+        epsilon=float(ledger.spent(_lineage(plant), delta).epsilon) if private else 0.0,
+        delta=delta,
+        simulated=snapshot.simulated,
+    )
+
+
+def _note(directory: PlantDirectory, entry: dict[str, object]) -> None:
+    """Keep the plant's own record of a round; it does not leave."""
+    path: Path = directory.rounds
+    with disk_errors(path), path.open("a") as file:
+        file.write(json.dumps(entry | {"finished": time.time(), "pid": os.getpid()}) + "\n")

@@ -1,0 +1,86 @@
+"""The trainer process: torch loaded, one job at a time, lines of JSON in and out."""
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from interplant.client.directory import PlantDirectory
+from interplant.core import config, logs, processes
+from interplant.core.errors import InterplantError, Refusal
+from interplant.core.schema import Task
+from interplant.core.wire import from_bytes
+
+log = logging.getLogger(__name__)
+
+
+def main(words: list[str]) -> int:
+    """Serve jobs for the plant in the directory ``words[0]`` until standard input ends."""
+    processes.follow_parent()
+    answers = _private_stdout()
+    logs.setup()
+    plant = PlantDirectory(Path(words[0]))
+    settings = plant.load().trainer
+    os.nice(settings.nice)
+    os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    import torch
+
+    torch.set_num_threads(settings.threads)
+    from interplant.client.round_training import Bench
+
+    bench = Bench()
+    log.info("the trainer is ready")
+    for line in sys.stdin:
+        answer = _answer(plant, bench, json.loads(line))
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+    return 0
+
+
+def _answer(plant: PlantDirectory, bench: Any, job: dict[str, Any]) -> dict[str, Any]:
+    """Do one job; whatever goes wrong is answered, and its traceback stays in this plant's log."""
+    try:
+        return _train(plant, bench, job) if job["kind"] == "train" else _try(plant, job)
+    except Refusal as refusal:
+        return {"refusal": refusal.code, "detail": refusal.detail}
+    except InterplantError as error:
+        log.error("%s", error)
+        return {"error": str(error)}
+    except MemoryError:
+        log.exception("out of memory")
+        return {"refusal": "internal", "detail": "out of memory"}
+    except Exception as error:
+        log.exception("the job failed")
+        return {"refusal": "internal", "detail": f"{type(error).__name__}: {error}"}
+
+
+def _train(plant: PlantDirectory, bench: Any, job: dict[str, Any]) -> dict[str, Any]:
+    from interplant.client.round_training import train_round
+    from interplant.client.trainer import answer_of
+
+    task = config.parse(job["task"], Task, "task")
+    weights = from_bytes(Path(job["weights"]).read_bytes())
+    trained = train_round(plant, bench, job["run"], job["round"], task, weights)
+    return answer_of(trained, Path(job["update"]))
+
+
+def _try(plant: PlantDirectory, job: dict[str, Any]) -> dict[str, Any]:
+    from interplant.client.deployment import try_release
+
+    try_release(plant, plant.releases / job["release"])
+    return {}
+
+
+def _private_stdout() -> Any:
+    """Keep standard output for answers: whatever a library prints goes to the log."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    private = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return private
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,92 @@
+"""The one place that touches what Flower 1.41 does not make public.
+
+Everything else uses ``flwr.app``, ``flwr.serverapp`` and ``flwr.clientapp``. Not public here: the
+keyword ``Message(metadata=...)`` (a message's id has no setter, so a message with a given id is built
+from its metadata), ``flwr.supercore.run.Run`` (an annotation and an empty value of `Grid.run`), and
+``RecordDict`` taking its parts by type.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from interplant.core.errors import REFUSALS, Refusal
+
+__all__ = ["Envelope", "Grid", "Run", "context", "empty_run", "message", "refusal", "refuse"]
+
+_REFUSAL_CODE = 1000
+"""Flower's own error codes are small; ours say more in their reason."""
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What a Flower message says about itself. Times are Unix seconds, ``ttl`` is in seconds."""
+
+    message_id: str
+    run_id: int
+    source: int
+    destination: int
+    message_type: str
+    group_id: str
+    reply_to: str = ""
+    created_at: float = 0.0
+    ttl: float = 43200.0
+
+    @classmethod
+    def of(cls, message: Message) -> "Envelope":
+        """Read a message's metadata."""
+        data = message.metadata
+        return cls(
+            data.message_id,
+            data.run_id,
+            data.src_node_id,
+            data.dst_node_id,
+            data.message_type,
+            data.group_id,
+            data.reply_to_message_id,
+            data.created_at,
+            data.ttl,
+        )
+
+
+def message(envelope: Envelope, content: RecordDict | None, error: Error | None = None) -> Message:
+    """Build a message with a given id, outside a SuperLink."""
+    metadata = Metadata(
+        run_id=envelope.run_id,
+        message_id=envelope.message_id,
+        src_node_id=envelope.source,
+        dst_node_id=envelope.destination,
+        reply_to_message_id=envelope.reply_to,
+        group_id=envelope.group_id,
+        created_at=envelope.created_at or time.time(),
+        ttl=envelope.ttl,
+        message_type=envelope.message_type,
+    )
+    if error is not None:
+        return Message(error=error, metadata=metadata)  # type: ignore[call-overload,no-any-return]
+    return Message(content=content, metadata=metadata)  # type: ignore[call-overload,no-any-return]
+
+
+def context(node_id: int, run_id: int, node: dict[str, Any], run: dict[str, Any]) -> Context:
+    """Build the context that a ``ServerApp`` or ``ClientApp`` is called with."""
+    return Context(run_id=run_id, node_id=node_id, node_config=node, state=RecordDict(), run_config=run)
+
+
+def empty_run(run_id: int) -> Run:
+    """Return the run information that `Grid.run` has to give."""
+    return Run.create_empty(run_id)
+
+
+def refuse(request: Message, refusal: Refusal) -> Message:
+    """Answer a message with a refusal: its code leaves the plant, its detail does not."""
+    return Message(Error(_REFUSAL_CODE, refusal.code), reply_to=request)
+
+
+def refusal(reply: Message) -> str:
+    """Return the refusal code of an error reply; a reason that is not ours reads ``internal``."""
+    reason = reply.error.reason or ""
+    return reason if reason in REFUSALS else "internal"

@@ -1,0 +1,165 @@
+"""Child processes that are watched, restarted and never left behind (Linux)."""
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+HOPELESS = 3
+"""Exit code of a child that starting again cannot help."""
+
+_PR_SET_PDEATHSIG = 1
+_PARENT = "INTERPLANT_PARENT"
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def follow_parent() -> None:
+    """Have the kernel end this process when the one that started it dies, however that dies.
+
+    Called first thing by every module that `start` runs. A parent that is gone already is noticed.
+    """
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = os.environ.get(_PARENT)
+    if parent and os.getppid() != int(parent):
+        sys.exit(f"{sys.argv[0]}: the process that started this one is gone")
+
+
+def python_module(module: str, *words: str) -> list[str]:
+    """Return the command line that runs an installed module with this interpreter."""
+    return [sys.executable, "-m", module, *words]
+
+
+def start(command: Sequence[str], log_file: Path | None = None, **more: object) -> "subprocess.Popen[bytes]":
+    """Start a child of ours that does not get the terminal's Ctrl-C; see `follow_parent`.
+
+    Args:
+        command: The command line.
+        log_file: Where its standard error goes; this process's own if None.
+        **more: Further arguments of ``subprocess.Popen``.
+    """
+    error = log_file.open("ab") if log_file else None
+    try:
+        return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
+            list(command),
+            stderr=error,
+            start_new_session=True,
+            env=os.environ | {_PARENT: str(os.getpid())},
+            **more,
+        )
+    finally:
+        if error:
+            error.close()
+
+
+def stop(child: "subprocess.Popen[bytes]", seconds: float = 10.0) -> None:
+    """Ask a child to end, wait, then make it."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    child.wait()
+
+
+def on_stop_signals(stopping: threading.Event) -> None:
+    """Set ``stopping`` on Ctrl-C and on a polite end (SIGTERM)."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+
+
+@dataclass
+class Service:
+    """One child of a supervisor: how to start it, and when it died last.
+
+    ``give_up`` lists exit codes that restarting cannot mend; 2 says wrong words or files.
+    """
+
+    name: str
+    command: Sequence[str]
+    log_file: Path | None = None
+    give_up: tuple[int, ...] = (2, HOPELESS)
+    child: "subprocess.Popen[bytes] | None" = None
+    deaths: list[float] = field(default_factory=list)
+    resume_at: float = 0.0
+
+
+def supervise(
+    services: Sequence[Service],
+    stopping: threading.Event,
+    tick: Callable[[], None] = lambda: None,
+    patience: float = 0.5,
+) -> int:
+    """Keep the services running until ``stopping`` is set; restart what dies, with a growing pause.
+
+    Args:
+        services: What to run; stopped in reverse order at the end.
+        stopping: Ends the loop.
+        tick: Called about once a second for the supervisor's own chores.
+        patience: Seconds of the first pause; it doubles with each death within a minute, to 30.
+
+    Returns:
+        0 after a stop, or the exit code of a service that restarting cannot mend.
+    """
+    try:
+        for service in services:
+            service.child = start(service.command, service.log_file)
+        while not stopping.is_set():
+            for service in services:
+                code = _tend(service, patience)
+                if code is not None:
+                    return code
+            tick()
+            _wait_for_death(services, stopping)
+        return 0
+    finally:
+        for service in reversed(services):
+            if service.child:
+                stop(service.child)
+
+
+def _tend(service: Service, patience: float) -> int | None:
+    """Restart a dead service when its pause is over; return its exit code if that is hopeless."""
+    now = time.monotonic()
+    if service.child and (code := service.child.poll()) is not None:
+        service.child = None
+        if code in service.give_up:
+            return code
+        service.deaths = [then for then in service.deaths if now - then < 60] + [now]
+        pause = min(30.0, patience * 2 ** (len(service.deaths) - 1))
+        service.resume_at = now + pause
+        log.warning("%s ended (%s); starting it again in %.1f s", service.name, _how(code), pause)
+    if service.child is None and now >= service.resume_at:
+        service.child = start(service.command, service.log_file)
+    return None
+
+
+def _wait_for_death(services: Sequence[Service], stopping: threading.Event) -> None:
+    """Sleep until a child may have died, a pause is over, or a second has passed."""
+    pauses = [service.resume_at for service in services if service.child is None]
+    wait = min([1.0, *(max(0.02, at - time.monotonic()) for at in pauses)])
+    stopping.wait(wait)
+
+
+def _how(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process with this id exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,142 @@
+"""Flower messages on the wire: small records as JSON, tensors as one safetensors blob.
+
+Nothing is pickled and nothing is executed on arrival. A blob is named by its SHA-256, so that a
+broadcast is written once whatever the number of plants, and a piece that is not what was promised is
+noticed before it is read.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from safetensors import SafetensorError
+from safetensors import numpy as tensors_file
+
+from interplant.core import federation_pb2 as pb
+from interplant.core.errors import REFUSALS, InterplantError
+from interplant.core.files import PIECE
+from interplant.core.flower import Envelope, message, refusal
+
+PROTOCOL = "1"
+"""Version of core/federation.proto and of this format; both sides must have the same."""
+
+MAX_RECORDS = 1 << 20
+"""Bytes of JSON that a message may carry beside its tensors."""
+
+Tensors = dict[str, np.ndarray[Any, Any]]
+
+
+def tensors_of(content: RecordDict) -> Tensors:
+    """Return every array of a message, named ``record/name``."""
+    return {
+        f"{record}/{name}": array.numpy()
+        for record, arrays in content.array_records.items()
+        for name, array in arrays.items()
+    }
+
+
+def to_bytes(tensors: Tensors) -> bytes:
+    """Serialise arrays as safetensors, which stores only C-ordered ones rightly."""
+    return tensors_file.save({name: np.asarray(array, order="C") for name, array in tensors.items()})
+
+
+def from_bytes(body: bytes) -> Tensors:
+    """Read a safetensors blob.
+
+    Raises:
+        InterplantError: The blob is not safetensors.
+    """
+    try:
+        return dict(tensors_file.load(body))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InterplantError(f"expected tensors as safetensors, found something else: {error}") from None
+
+
+def to_parcel(message_: Message, body: pb.Blob | None) -> pb.Parcel:
+    """Describe a message; its tensors lie in the blob ``body``."""
+    envelope = Envelope.of(message_)
+    error = refusal(message_) if message_.has_error() else ""
+    records = b"" if error else _records_json(message_.content)
+    return pb.Parcel(
+        message_id=envelope.message_id,
+        reply_to=envelope.reply_to,
+        run_id=envelope.run_id,
+        source=envelope.source,
+        destination=envelope.destination,
+        group_id=envelope.group_id,
+        message_type=envelope.message_type,
+        created_at=envelope.created_at,
+        ttl=envelope.ttl,
+        records=records,
+        error=error,
+        body=body,
+    )
+
+
+def from_parcel(parcel: pb.Parcel, tensors: Tensors) -> Message:
+    """Rebuild a message from its parcel and tensors.
+
+    Raises:
+        InterplantError: The parcel's records are not what `to_parcel` writes.
+    """
+    envelope = Envelope(
+        parcel.message_id,
+        parcel.run_id,
+        parcel.source,
+        parcel.destination,
+        parcel.message_type,
+        parcel.group_id,
+        parcel.reply_to,
+        parcel.created_at,
+        parcel.ttl,
+    )
+    if parcel.error:
+        code = parcel.error if parcel.error in REFUSALS else "internal"
+        return message(envelope, None, Error(0, code))
+    try:
+        content = _content(json.loads(parcel.records or b"{}"), tensors)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InterplantError(f"message {parcel.message_id}: records cannot be read: {error}") from None
+    return message(envelope, content)
+
+
+def blob_of(body: bytes) -> pb.Blob:
+    """Name a blob by its digest and size in bytes."""
+    return pb.Blob(sha256=hashlib.sha256(body).hexdigest(), size=len(body))
+
+
+def pieces(path: Path, offset: int, message_id: str = "") -> Iterator[pb.Piece]:
+    """Read a blob from ``offset`` in pieces of `PIECE` bytes; the first piece comes even if empty."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read(PIECE)
+        yield pb.Piece(message_id=message_id, offset=offset, data=data)
+        while data := file.read(PIECE):
+            yield pb.Piece(data=data)
+
+
+def _records_json(content: RecordDict) -> bytes:
+    records = {
+        "config": {name: dict(record) for name, record in content.config_records.items()},
+        "metrics": {name: dict(record) for name, record in content.metric_records.items()},
+    }
+    return json.dumps(records, separators=(",", ":"), allow_nan=True).encode()
+
+
+def _content(records: dict[str, Any], tensors: Tensors) -> RecordDict:
+    content = RecordDict()
+    grouped: dict[str, dict[str, Array]] = {}
+    for name, tensor in tensors.items():
+        record, _, key = name.partition("/")
+        grouped.setdefault(record, {})[key] = Array(tensor)
+    for record, arrays in grouped.items():
+        content[record] = ArrayRecord(arrays)
+    for record, values in records.get("config", {}).items():
+        content[record] = ConfigRecord(values)
+    for record, values in records.get("metrics", {}).items():
+        content[record] = MetricRecord(values)
+    return content

@@ -1,0 +1,202 @@
+"""What a valid reading is, and which readings are not.
+
+A declared range does two jobs. It normalises: its ends become -1 and 1. And it bounds: a reading
+may pass an end by as much as the range is wide (``TOLERANCE``), which is -3 to 3 once normalised and
+exactly where `interplant.data.windows` clips. So nothing that the contract accepts is ever clipped,
+and a unit mistake (Celsius for Rankine) is found at once. A range is declared, never computed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interplant.core.errors import Refusal
+from interplant.core.schema import Contract
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TOLERANCE: Final = 1.0
+"""Widths of the declared range by which a reading may pass either end."""
+
+STRAY_SHARE: Final = 0.01
+"""Share of rows that may lie out of range before the whole table is refused: one wild reading is
+clipped, a sensor in the wrong unit is not."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One rule of the contract that one column breaks.
+
+    Args:
+        rule: ``missing``, ``extra``, ``type``, ``finite``, ``range`` or ``duplicate``.
+        column: Name of the column.
+        count: Rows that break the rule; 0 when the column itself is wrong.
+        rows: Rows of the table.
+        expected: What the contract asks for.
+    """
+
+    rule: str
+    column: str
+    count: int
+    rows: int
+    expected: str
+
+    @property
+    def blocks(self) -> bool:
+        """Whether nothing may be learned from a table with this violation."""
+        if self.rule == "range":
+            return self.count > STRAY_SHARE * self.rows
+        return self.rule != "extra"
+
+    def __str__(self) -> str:
+        where = f" in {self.count} of {self.rows} rows" if self.count else ""
+        return f"column {self.column!r}: {self.expected}{where}"
+
+
+def columns(contract: Contract) -> list[str]:
+    """Return the inputs in the order of the model's channels: settings, then sensors."""
+    return [*contract.settings, *contract.sensors]
+
+
+def check(frame: "pd.DataFrame", contract: Contract) -> list[Violation]:
+    """Compare a table of readings with its contract.
+
+    Args:
+        frame: One reading a row. The contract's label may be there or not.
+        contract: Columns, units and declared ranges.
+
+    Returns:
+        Every violation found, by rule; an empty list means the table is good. Values are looked at
+        only where the columns are there and numeric.
+    """
+    needed = [contract.machine, contract.time, *columns(contract)]
+    rows = len(frame)
+    found = [
+        Violation("missing", name, 0, rows, "expected by the contract, not in the data")
+        for name in needed
+        if name not in frame.columns
+    ]
+    found += [
+        Violation("extra", str(name), 0, rows, "not in the contract; it is ignored")
+        for name in frame.columns
+        if name not in {*needed, contract.label}
+    ]
+    present = [name for name in [*needed, contract.label] if name in frame.columns]
+    wrong = list(_wrong_types(frame, contract, present))
+    found += wrong
+    unusable = {violation.column for violation in wrong}
+    usable = [name for name in present if name not in unusable]
+    found += _not_finite(frame, usable)
+    if set(columns(contract)) <= set(usable):
+        found += _out_of_range(frame, contract)
+    if {contract.machine, contract.time} <= set(usable):
+        found += _duplicates(frame, contract)
+    return found
+
+
+def require(frame: "pd.DataFrame", contract: Contract) -> None:
+    """Raise `Refusal` ``contract`` unless one may learn from ``frame``; see `Violation.blocks`."""
+    blocking = [violation for violation in check(frame, contract) if violation.blocks]
+    if blocking:
+        more = f" (and {len(blocking) - 1} more)" if len(blocking) > 1 else ""
+        raise Refusal("contract", f"{blocking[0]}{more}")
+    if frame.empty:
+        raise Refusal("contract", "the data has no rows")
+
+
+def condition_of(settings: Floats, contract: Contract) -> NDArray[np.intp]:
+    """Return for each reading the index of the nearest operating condition.
+
+    Args:
+        settings: Readings of the settings, in the contract's order (N, settings).
+        contract: With at least one condition. Distances are measured in declared widths, so that a
+            setting in feet does not outweigh one in Mach.
+
+    Returns:
+        Indices into ``contract.conditions`` (N,). A reading that is not finite gets index 0.
+    """
+    names = list(contract.settings)
+    widths = np.array([contract.settings[name].high - contract.settings[name].low for name in names])
+    centres = np.array([[c.centre[name] for name in names] for c in contract.conditions])
+    nearest = np.zeros(len(settings), dtype=np.intp)
+    best = np.full(len(settings), np.inf)
+    for index, centre in enumerate(centres):
+        distance = (((settings - centre) / widths) ** 2).sum(axis=1)
+        closer = distance < best
+        nearest[closer], best[closer] = index, distance[closer]
+    return nearest
+
+
+def limits(settings: Floats, contract: Contract) -> tuple[Floats, Floats]:
+    """Return the declared low and high of every input of every reading.
+
+    Args:
+        settings: Readings of the settings, in the contract's order (N, settings).
+        contract: Without conditions, the columns' own ranges hold everywhere.
+
+    Returns:
+        Two arrays (N, inputs) or (1, inputs), inputs in the order of `columns`.
+    """
+    inputs = {**contract.settings, **contract.sensors}
+    table = np.array([[[column.low, column.high] for column in inputs.values()]])
+    if not contract.conditions:
+        return table[..., 0], table[..., 1]
+    table = np.repeat(table, len(contract.conditions), axis=0)
+    for row, condition in zip(table, contract.conditions, strict=True):
+        for place, name in enumerate(inputs):
+            row[place] = condition.ranges.get(name, row[place])
+    chosen = table[condition_of(settings, contract)]
+    return chosen[..., 0], chosen[..., 1]
+
+
+def _wrong_types(frame: "pd.DataFrame", contract: Contract, present: list[str]) -> Iterator[Violation]:
+    for name in present:
+        kind = _kind(frame[name])
+        whole = name == contract.machine
+        if kind not in ("iu" if whole else "iuf"):
+            expected = "whole numbers" if whole else "numbers"
+            yield Violation("type", name, 0, len(frame), f"expected {expected}, found {frame[name].dtype}")
+
+
+def _kind(series: Any) -> str:
+    """NumPy's letter for the dtype; pandas' own (nullable, text) types count as objects."""
+    return series.dtype.kind if isinstance(series.dtype, np.dtype) else "O"
+
+
+def _not_finite(frame: "pd.DataFrame", usable: list[str]) -> Iterator[Violation]:
+    for name in usable:
+        count = int((~np.isfinite(frame[name].to_numpy())).sum())
+        if count:
+            yield Violation("finite", name, count, len(frame), "not a finite number")
+
+
+def _out_of_range(frame: "pd.DataFrame", contract: Contract) -> Iterator[Violation]:
+    names = columns(contract)
+    values = frame[names].to_numpy(dtype=np.float64)
+    low, high = limits(values[:, : len(contract.settings)], contract)
+    allowed = TOLERANCE * (high - low)
+    # Written as "not inside" would count NaN again; it is already a violation of `finite`.
+    outside = ((values < low - allowed) | (values > high + allowed)) & np.isfinite(values)
+    for place in np.flatnonzero(outside.any(axis=0)):
+        column = {**contract.settings, **contract.sensors}[names[place]]
+        yield Violation(
+            "range",
+            names[place],
+            int(outside[:, place].sum()),
+            len(frame),
+            f"far outside its declared range, {column.low:g} to {column.high:g} {column.unit} "
+            "over all conditions",
+        )
+
+
+def _duplicates(frame: "pd.DataFrame", contract: Contract) -> Iterator[Violation]:
+    count = int(frame.duplicated([contract.machine, contract.time]).sum())
+    if count:
+        expected = f"expected each {contract.time} once per {contract.machine}, found it again"
+        yield Violation("duplicate", contract.time, count, len(frame), expected)

@@ -1,0 +1,59 @@
+"""Git as the data repositories use it: the same whatever the user's own Git is set to."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from interplant.core.errors import InterplantError
+
+_SETTINGS: Final = (
+    "user.name=Interplant",
+    "user.email=interplant@localhost",
+    "commit.gpgsign=false",
+    "tag.gpgsign=false",
+    "core.hooksPath=/dev/null",
+    "core.autocrlf=false",
+    "gc.autoDetach=false",
+)
+
+
+def git(folder: Path, *words: str, text: str | None = None) -> str:
+    """Run one Git command in ``folder`` and return what it printed.
+
+    The user's and the machine's Git settings, hooks, signing and ``GIT_`` variables do not count: a
+    commit made by a service must not wait for a passphrase or run a hook.
+
+    Args:
+        folder: The repository's root.
+        words: Command and arguments.
+        text: What the command reads from its standard input.
+
+    Raises:
+        InterplantError: Git is not installed, or says no.
+    """
+    settings = [word for setting in _SETTINGS for word in ("-c", setting)]
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
+    environment |= {
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "LC_ALL": "C.UTF-8",
+    }
+    try:
+        done = subprocess.run(
+            ["git", *settings, *words],
+            cwd=folder,
+            env=environment,
+            input=text or "",
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+    except FileNotFoundError:
+        what = "git is not installed" if folder.is_dir() else f"{folder}: no such folder"
+        raise InterplantError(f"{what}; a plant's data repository needs it") from None
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise InterplantError(f"{folder}: git {words[0]} failed: {said[-1] if said else done.returncode}")
+    return done.stdout

@@ -1,0 +1,399 @@
+"""Snapshots: immutable, named states of one plant's data, in a Git and DVC repository.
+
+Git keeps what is small (``snapshot.json``, DVC's pointer ``readings.dvc``), DVC keeps the readings,
+once in its cache and once in the plant's own remote. Nothing here reaches the network, and no
+remote is shared between plants.
+
+Order makes a kill harmless: the readings are in cache and remote before the commit names them, so
+the last commit is always a whole snapshot; `Repository.snapshot` starts over whatever lies about.
+"""
+
+import configparser
+import hashlib
+import hmac
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from interplant.core.errors import InterplantError, Refusal, UsageError
+from interplant.core.files import disk_errors, only_one, write_atomic
+from interplant.data import tables
+from interplant.data.frames import Dataset
+from interplant.data.git import git
+
+READINGS: Final = "readings"
+RECORD: Final = "snapshot.json"
+_POINTER: Final = f"{READINGS}.dvc"
+_SHORTEST: Final = 8
+"""Digits of a digest that are enough to name it."""
+
+_CONFIG: Final = """\
+[core]
+    analytics = false
+    check_update = false
+    autostage = false
+    remote = plant
+[cache]
+    dir = cache
+    type = "reflink,copy"
+['remote "plant"']
+    url = {remote}
+"""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An immutable state of a plant's data.
+
+    Args:
+        digest: SHA-256 over the names and hashes of its files. It identifies data: it leaves the
+            plant only as a `keyed_digest`.
+        commit: The Git commit that holds it.
+        created: When, in UTC, ISO 8601.
+        rows: Readings to train on (the holdout not counted).
+        machines: Machines to train on.
+        simulated: Whether the plant simulator made the readings.
+        files: SHA-256 of each file by name.
+        folder: Where the checked files lie, once opened.
+    """
+
+    digest: str
+    commit: str
+    created: str
+    rows: int
+    machines: int
+    simulated: bool
+    files: Mapping[str, str]
+    folder: Path | None = None
+
+
+def keyed_digest(digest: str, secret: bytes) -> str:
+    """Return what the coordinator may know of a snapshot: an HMAC-SHA256, hex.
+
+    Args:
+        digest: `Snapshot.digest`.
+        secret: The plant's own, at least 16 bytes; with it an auditor can open the name.
+    """
+    if len(secret) < 16:
+        raise UsageError(f"snapshot key: expected at least 16 bytes, found {len(secret)}")
+    return hmac.new(secret, digest.encode(), hashlib.sha256).hexdigest()
+
+
+def load(snapshot: Snapshot) -> Dataset:
+    """Return the readings of an opened snapshot; what is parsed is what was hashed.
+
+    Raises:
+        UsageError: The snapshot is from `Repository.log` and was not opened.
+        InterplantError: A file is missing or no longer what the snapshot says.
+    """
+    if snapshot.folder is None:
+        raise UsageError(f"snapshot {snapshot.digest[:12]}: open it before reading it")
+    contents = _contents(snapshot.folder)
+    _verify(tables.hashes(contents), snapshot, snapshot.folder)
+    return tables.decode(contents)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A plant's Git and DVC repository.
+
+    Args:
+        path: Its root; made by `create`.
+
+    Raises:
+        UsageError: There is no data repository.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        if not (self.path / ".git").is_dir() or not (self.path / ".dvc" / "config").is_file():
+            raise UsageError(
+                f"{self.path}: expected a plant's data repository here, found none; "
+                "`interplant plant join` makes it"
+            )
+
+    @classmethod
+    def create(cls, path: Path, remote: Path) -> "Repository":
+        """Make a repository at ``path`` with its DVC remote in the folder ``remote``.
+
+        Done again, it completes what is missing and changes nothing else.
+        """
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            remote.mkdir(parents=True, exist_ok=True, mode=0o700)
+        git(path, "init", "--quiet", "--initial-branch=main")
+        # Relative, so that a plant's folder can be moved as a whole.
+        url = os.path.relpath(remote.resolve(), (path / ".dvc").resolve())
+        for name, content in {
+            ".dvc/config": _CONFIG.format(remote=url),
+            ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+            ".dvcignore": "/versions\n/incoming\n",
+            ".gitignore": f"/{READINGS}\n/versions\n/incoming\n",
+        }.items():
+            if not (path / name).exists():
+                write_atomic(path / name, content)
+        repository = cls(path)
+        with repository._locked():
+            git(path, "add", "--", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
+            if git(path, "status", "--porcelain", "--untracked-files=no"):
+                git(path, "commit", "--quiet", "--message=Make the data repository")
+        return repository
+
+    def snapshot(self, dataset: Dataset, message: str = "", machine: str = "machine") -> Snapshot:
+        """Make ``dataset`` the plant's newest snapshot: tracked, pushed, committed and tagged.
+
+        Args:
+            dataset: The readings. If they are those of the newest snapshot, that one is returned.
+            message: The commit's message.
+            machine: The contract's machine column.
+
+        Returns:
+            The snapshot, opened.
+        """
+        contents = tables.encode(dataset, machine)
+        hashes = tables.hashes(contents)
+        digest = tables.digest(hashes)
+        with self._locked():
+            newest = self._newest()
+            same = newest is not None and newest.digest == digest
+            if not (same and self._pending is None and _hashes(self._readings) == hashes):
+                self._begin(digest)
+                self._replace(contents)
+                self._track()
+                if same:
+                    git(self.path, "checkout", "--quiet", "HEAD", "--", RECORD, _POINTER)
+                else:
+                    self._commit(contents, hashes, message)
+            newest = self._newest()
+            assert newest is not None
+            self._tag(newest)
+            self._marker.unlink(missing_ok=True)
+        return replace(newest, folder=self._readings)
+
+    def log(self) -> list[Snapshot]:
+        """Return all snapshots, the newest first."""
+        commits = git(self.path, "log", "--format=%H", "--", RECORD).split()
+        names = "".join(f"{commit}:{RECORD}\n" for commit in commits)
+        answers = git(self.path, "cat-file", "--batch", text=names) if commits else ""
+        return [_parse(commit, content) for commit, content in zip(commits, _bodies(answers), strict=True)]
+
+    def open(self, digest: str | None = None) -> Snapshot:
+        """Return a snapshot whose files lie in ``folder`` and are checked against its digest.
+
+        The newest one is read where it lies; an older one, or one whose working files were lost, is
+        fetched from DVC's cache or remote into ``versions/`` beside it.
+
+        Args:
+            digest: Of the wanted snapshot, or its first digits; by default the newest.
+
+        Raises:
+            Refusal: ``no_snapshot``: there is none yet.
+            UsageError: None or several have this digest.
+            InterplantError: A file was changed, or is nowhere to be found.
+        """
+        snapshot = self._find(digest)
+        found = _hashes(self._readings)
+        if found == snapshot.files:
+            return replace(snapshot, folder=self._readings)
+        newest = self._newest()
+        if found and self._pending is None and newest and newest.digest == snapshot.digest:
+            _verify(found, snapshot, self._readings)
+        folder = self.path / "versions" / snapshot.digest
+        if not folder.is_dir():
+            self._fetch(snapshot, folder)
+        _verify(_hashes(folder), snapshot, folder)
+        return replace(snapshot, folder=folder)
+
+    # --- what lies where -----------------------------------------------------------------------
+
+    @property
+    def _readings(self) -> Path:
+        return self.path / READINGS
+
+    @property
+    def _marker(self) -> Path:
+        return self.path / ".git" / "interplant-pending"
+
+    @property
+    def _pending(self) -> str | None:
+        """Digest of a snapshot that was begun and not finished."""
+        return self._marker.read_text() if self._marker.exists() else None
+
+    def _newest(self) -> Snapshot | None:
+        commit = git(self.path, "log", "-1", "--format=%H", "--", RECORD).strip()
+        return _parse(commit, git(self.path, "show", f"{commit}:{RECORD}")) if commit else None
+
+    def _find(self, digest: str | None) -> Snapshot:
+        if digest is None:
+            newest = self._newest()
+            if newest is None:
+                raise Refusal("no_snapshot", f"{self.path}: make one with `interplant data`")
+            return newest
+        found = {
+            one.digest: one
+            for one in reversed(self.log())
+            if len(digest) >= _SHORTEST and one.digest.startswith(digest)
+        }
+        if len(found) != 1:
+            raise UsageError(
+                f"snapshot {digest!r}: expected the digest of one snapshot of {self.path}, or at "
+                f"least {_SHORTEST} of its first digits, found {len(found)}; "
+                "`interplant data log` lists them"
+            )
+        return found.popitem()[1]
+
+    # --- the steps of a snapshot ---------------------------------------------------------------
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with only_one(self.path / ".git" / "interplant.lock", "a snapshot of this repository"):
+            # What a killed git left behind; nobody else commits here while the lock is held.
+            for name in ("index.lock", "HEAD.lock", "refs/heads/main.lock"):
+                (self.path / ".git" / name).unlink(missing_ok=True)
+            yield
+
+    def _begin(self, digest: str) -> None:
+        write_atomic(self._marker, digest)
+        # A kill may have left half a pointer; DVC writes it anew.
+        (self.path / _POINTER).unlink(missing_ok=True)
+
+    def _replace(self, contents: Mapping[str, bytes]) -> None:
+        incoming = self.path / "incoming"
+        shutil.rmtree(incoming, ignore_errors=True)
+        for name, content in contents.items():
+            write_atomic(incoming / name, content)
+        with disk_errors(self._readings):
+            if self._readings.is_dir():
+                shutil.rmtree(self._readings)
+            incoming.rename(self._readings)
+
+    def _track(self) -> None:
+        with _dvc(self.path) as dvc:
+            dvc.add(str(self._readings))
+            dvc.push()
+
+    def _commit(self, contents: Mapping[str, bytes], hashes: Mapping[str, str], message: str) -> None:
+        manifest = tables.manifest_of(contents)
+        snapshot = Snapshot(
+            digest=tables.digest(hashes),
+            commit="",
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            rows=manifest["train"]["rows"],
+            machines=len(manifest["train"]["machines"]),
+            simulated=manifest["simulated"],
+            files=dict(hashes),
+        )
+        record = {k: v for k, v in asdict(snapshot).items() if k not in ("commit", "folder")}
+        write_atomic(self.path / RECORD, json.dumps(record, indent=1) + "\n")
+        git(self.path, "add", "--", RECORD, _POINTER)
+        subject = message.strip() or f"Snapshot {snapshot.digest[:12]}"
+        git(self.path, "commit", "--quiet", f"--message={subject}", "--", RECORD, _POINTER)
+
+    def _tag(self, snapshot: Snapshot) -> None:
+        name = f"snapshot-{snapshot.digest[:12]}"
+        if not git(self.path, "tag", "--list", name):
+            git(self.path, "tag", name, snapshot.commit)
+
+    def _fetch(self, snapshot: Snapshot, folder: Path) -> None:
+        incoming = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(incoming, ignore_errors=True)
+        with disk_errors(folder):
+            folder.parent.mkdir(exist_ok=True)
+        try:
+            with _dvc(self.path) as dvc, dvc.switch(snapshot.commit):
+                dvc.dvcfs.get(f"/{READINGS}", str(incoming), recursive=True)
+            _verify(_hashes(incoming), snapshot, self.path / ".dvc" / "cache")
+            if not folder.is_dir():
+                incoming.rename(folder)
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
+
+
+@contextmanager
+def _dvc(path: Path) -> Iterator[Any]:
+    """DVC's repository object, quiet and with its bookkeeping inside the repository."""
+    with warnings.catch_warnings():
+        # DVC's own dependencies warn of their deprecations while they are imported and used.
+        warnings.simplefilter("ignore")
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+        from dvc_data.index import DataIndexDirError
+
+        logging.getLogger("dvc").setLevel(logging.ERROR)
+        home = path.resolve() / ".dvc"
+        settings = {
+            "core": {"site_cache_dir": str(home / "tmp" / "site")},
+            # At a past revision DVC reads its settings from Git and cannot resolve a relative path.
+            "remote": {"plant": {"url": str(home / _remote(home))}},
+        }
+        try:
+            with (
+                disk_errors(path),
+                Repo(str(path.resolve()), config=settings) as repository,
+            ):
+                yield repository
+        except (DvcException, DataIndexDirError, FileNotFoundError) as error:
+            said = str(error).splitlines()[0]
+            raise InterplantError(f"{path}: DVC could not store or fetch the data: {said}") from error
+
+
+def _remote(home: Path) -> str:
+    """Where the remote is, as ``.dvc/config`` says it: relative to ``.dvc`` or absolute."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(home / "config", encoding="utf-8")
+    try:
+        return parser["'remote \"plant\"'"]["url"]
+    except KeyError:
+        raise InterplantError(f"{home / 'config'}: expected a remote called plant") from None
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Every file under ``folder``, by relative name; none if there is no such folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return tables.hashes(_contents(folder))
+
+
+def _verify(found: Mapping[str, str], snapshot: Snapshot, folder: Path) -> None:
+    wrong = sorted(name for name in {*found, *snapshot.files} if found.get(name) != snapshot.files.get(name))
+    if wrong or tables.digest(found) != snapshot.digest:
+        raise InterplantError(
+            f"{folder}: {wrong[0] if wrong else RECORD} is not what snapshot "
+            f"{snapshot.digest[:12]} holds; it was changed, added or lost since: move {folder} "
+            "away to have the snapshot restored from the plant's remote, or make a new snapshot"
+        )
+
+
+def _parse(commit: str, content: str) -> Snapshot:
+    try:
+        return Snapshot(commit=commit, **json.loads(content))
+    except (TypeError, ValueError):
+        raise InterplantError(
+            f"commit {commit[:12]}: {RECORD} is not what a snapshot writes; "
+            "it was edited by hand or by another version"
+        ) from None
+
+
+def _bodies(answers: str) -> Iterator[str]:
+    """Split what ``git cat-file --batch`` prints: a header with the size, the body, a newline."""
+    rest = answers.encode()
+    while rest:
+        header, _, rest = rest.partition(b"\n")
+        size = int(header.split()[-1])
+        yield rest[:size].decode()
+        rest = rest[size + 1 :]

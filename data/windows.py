@@ -1,0 +1,127 @@
+"""Readings become windows: fixed-length, normalised pieces of one machine's history.
+
+Normalising uses only what the contract declares public: the range of the operating condition a
+reading was taken in maps to -1..1, and what is further out than the contract accepts is clipped, so
+that one wild reading cannot blow up a model or a gradient. No statistic is taken from the data.
+
+A machine with fewer readings than a window is padded at the front by repeating its first reading
+(17 of the 707 C-MAPSS test engines have fewer than 30 cycles, and the benchmark scores them all).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interplant.core.schema import Contract, Task
+from interplant.data.contract import TOLERANCE, Floats, columns, limits, require
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BOUND = 1.0 + 2.0 * TOLERANCE
+"""Normalised inputs lie in ``[-BOUND, BOUND]``."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of several machines; all windows of a machine stand together, in time order.
+
+    Args:
+        x: Normalised inputs, float32 (N, channels, length); channels are settings, then sensors.
+        y: Cycles left after the window's last reading, at most the task's cap, float32 (N,).
+        machine: The machine of each window, int64 (N,).
+    """
+
+    x: NDArray[np.float32]
+    y: NDArray[np.float32]
+    machine: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class _Readings:
+    """Rows sorted by machine and time, short machines padded; ``first`` and ``last`` row of each."""
+
+    inputs: NDArray[np.float32]
+    left: NDArray[np.float64]
+    machine: NDArray[np.int64]
+    first: NDArray[np.intp]
+    last: NDArray[np.intp]
+
+
+def training_windows(frame: "pd.DataFrame", task: Task) -> Windows:
+    """Cut every machine's history into windows, ``task.window.stride`` readings apart.
+
+    Counted from the end, so that a machine's last reading is always in.
+
+    Args:
+        frame: Readings after the contract, in any order. If the label's column is there it is used;
+            if not, every machine ran to failure and its label is the time to its last reading.
+        task: Contract, window and target.
+
+    Raises:
+        Refusal: ``contract``: one may not learn from this table.
+    """
+    readings = _readings(frame, task)
+    ends = [
+        np.arange(last, first + task.window.length - 2, -task.window.stride)[::-1]
+        for first, last in zip(readings.first, readings.last, strict=True)
+    ]
+    return _cut(readings, np.concatenate(ends), task)
+
+
+def last_windows(frame: "pd.DataFrame", task: Task) -> Windows:
+    """Cut one window per machine, its last; the way C-MAPSS is scored. See `training_windows`.
+
+    Without a label column ``y`` is 0, for a machine that ran to failure.
+    """
+    readings = _readings(frame, task)
+    return _cut(readings, readings.last, task)
+
+
+def normalise(values: Floats, contract: Contract) -> NDArray[np.float32]:
+    """Map readings to ``[-BOUND, BOUND]`` by the declared ranges of their operating condition.
+
+    Args:
+        values: Finite readings (N, inputs) in the contract's order: settings, then sensors.
+        contract: Declared ranges.
+    """
+    low, high = limits(values[:, : len(contract.settings)], contract)
+    scaled = (2.0 * values - (low + high)) / (high - low)
+    return np.clip(scaled, -BOUND, BOUND).astype(np.float32)
+
+
+def _readings(frame: "pd.DataFrame", task: Task) -> _Readings:
+    contract = task.contract
+    require(frame, contract)
+    frame = frame.sort_values([contract.machine, contract.time], kind="stable")
+    machine = frame[contract.machine].to_numpy(dtype=np.int64)
+    first = np.flatnonzero(np.r_[True, machine[1:] != machine[:-1]])
+    count = np.diff(np.r_[first, len(machine)])
+    if contract.label in frame.columns:
+        left = frame[contract.label].to_numpy(dtype=np.float64)
+    else:
+        time = frame[contract.time].to_numpy(dtype=np.float64)
+        left = np.repeat(time[first + count - 1], count) - time
+    inputs = normalise(frame[columns(contract)].to_numpy(dtype=np.float64), contract)
+    repeats = np.ones(len(machine), dtype=np.intp)
+    repeats[first] += np.maximum(task.window.length - count, 0)
+    order = np.repeat(np.arange(len(machine)), repeats)
+    padded = np.maximum(count, task.window.length)
+    last = np.cumsum(padded) - 1
+    return _Readings(inputs[order], left[order], machine[order], last - padded + 1, last)
+
+
+def _cut(readings: _Readings, ends: NDArray[np.intp], task: Task) -> Windows:
+    length = task.window.length
+    every = np.lib.stride_tricks.sliding_window_view(readings.inputs, length, axis=0)
+    labels = np.minimum(readings.left[ends], task.target.cap)
+    return Windows(
+        x=np.ascontiguousarray(every[ends - (length - 1)]),
+        y=labels.astype(np.float32),
+        machine=readings.machine[ends],
+    )

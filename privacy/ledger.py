@@ -1,0 +1,326 @@
+"""The plant's ledger: a durable, append-only, hash-chained record of privacy spent.
+
+A charge is on the disk before `Ledger.reserve` returns, and noise is drawn only after it. A crash can
+therefore leave a charge without noise, never noise without a charge: nothing is ever refunded.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from interplant.core.errors import Refusal
+from interplant.core.files import disk_errors, sync_folder
+from interplant.privacy import accounting
+from interplant.privacy.accounting import Spent
+from interplant.privacy.plan import Event, Plan
+
+GENESIS = "0" * 64
+"""What stands before the first entry of a chain."""
+
+WAIT_SECONDS = 60.0
+"""How long a writer waits for another process's transaction."""
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS entries (
+  seq INTEGER PRIMARY KEY, body TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL
+) STRICT;
+CREATE TRIGGER IF NOT EXISTS never_changed BEFORE UPDATE ON entries
+  BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS never_removed BEFORE DELETE ON entries
+  BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+"""
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """A charge that is on the disk: noise for this plan may now be drawn, once."""
+
+    id: str
+    seq: int
+    run: str
+    round: int
+    task: str
+    lineage: str
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the ledger.
+
+    Args:
+        seq: Position, from 1.
+        kind: ``reserve`` (this is what is charged) or ``commit`` (the round came to its end).
+        id: The reservation's random name; a commit repeats it.
+        time: The plant's clock when it was written, for people; it decides nothing.
+        run: The run.
+        round: The round.
+        task: The task.
+        lineage: The dataset's lineage, the same over all its snapshots.
+        plan: What is charged; None in a commit.
+        hash: SHA-256 over the entry before and this one.
+    """
+
+    seq: int
+    kind: str
+    id: str
+    time: str
+    run: str
+    round: int
+    task: str
+    lineage: str
+    plan: Plan | None
+    hash: str
+
+
+@dataclass(frozen=True)
+class Head:
+    """The end of a verified chain: how many entries, and the last one's hash."""
+
+    entries: int
+    hash: str
+
+
+class Ledger:
+    """A plant's ledger in one SQLite file. Safe to use from several processes and threads.
+
+    Args:
+        path: The file; it is made with mode 0600 if missing.
+
+    Raises:
+        Refusal: The file is damaged, is no ledger or cannot be written (``ledger``), or the disk is
+            full (``disk_full``).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._read: list[Entry] = []
+        new = not self.path.exists()
+        with self._errors(), disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            with self._connected() as connection:
+                if not connection.execute("PRAGMA table_list(entries)").fetchall():
+                    connection.executescript(f"BEGIN IMMEDIATE; {_TABLE} COMMIT;")
+                self._catch_up(connection)
+            if new:
+                sync_folder(self.path.parent)
+
+    def reserve(
+        self,
+        plan: Plan,
+        *,
+        run: str,
+        round: int,
+        task: str,
+        lineage: str,
+        epsilon: float | None = None,
+        delta: float | None = None,
+    ) -> Reservation:
+        """Charge one run of ``plan``, durably, before this returns.
+
+        The same round reserved again is charged again: after a crash it draws new noise.
+
+        Args:
+            plan: What will be run.
+            run: The run.
+            round: The round in it.
+            task: The task's name.
+            lineage: Names the dataset over all its snapshots.
+            epsilon: The budget: if the whole history of ``lineage`` and this charge passes it,
+                nothing is written.
+            delta: The delta the budget is stated for; the plan's own if left out.
+
+        Raises:
+            Refusal: ``budget_spent``, ``ledger`` or ``disk_full``.
+        """
+        body = {
+            "kind": "reserve",
+            "id": secrets.token_hex(16),
+            "time": _now(),
+            "run": run,
+            "round": round,
+            "task": task,
+            "lineage": lineage,
+            "plan": plan.as_dict(),
+        }
+        with self._writing() as connection:
+            if epsilon is not None:
+                self._within(plan, lineage, epsilon, delta or plan.delta)
+            entry = self._append(connection, body)
+        return Reservation(entry.id, entry.seq, run, round, task, lineage, plan)
+
+    def commit(self, reservation: Reservation) -> None:
+        """Record that the round came to its end. It changes no figure; twice is as good as once.
+
+        Raises:
+            Refusal: ``ledger`` (this ledger does not hold the reservation) or ``disk_full``.
+        """
+        with self._writing() as connection:
+            kinds = {entry.kind for entry in self._read if entry.id == reservation.id}
+            if "reserve" not in kinds:
+                raise self._broken(f"reservation {reservation.id} is not in it")
+            if "commit" not in kinds:
+                body = {**asdict(reservation), "kind": "commit", "time": _now(), "plan": None}
+                del body["seq"]
+                self._append(connection, body)
+
+    def entries(self) -> list[Entry]:
+        """Return every entry, oldest first, the chain checked as far as it was not before."""
+        with self._reading():
+            return list(self._read)
+
+    def events(self, lineage: str | None = None) -> list[Event]:
+        """Return every charge of ``lineage`` (all if None), committed or not."""
+        with self._reading():
+            return self._events(lineage)
+
+    def spent(self, lineage: str | None, delta: float) -> Spent:
+        """Return what the whole history of ``lineage`` (all if None) costs."""
+        return accounting.spent(self.events(lineage), delta)
+
+    def spent_after(self, plan: Plan, lineage: str | None, delta: float) -> Spent:
+        """Return what the history would cost if ``plan`` were run once more."""
+        return accounting.spent([*self.events(lineage), plan.event], delta)
+
+    def rounds_left(self, plan: Plan, lineage: str | None, epsilon: float, delta: float) -> int:
+        """Return how many more rounds of ``plan`` the budget covers, at most 10 000."""
+        return accounting.rounds_left(plan.event, self.events(lineage), epsilon, delta)
+
+    def verify(self) -> Head:
+        """Check the whole chain anew.
+
+        Raises:
+            Refusal: ``ledger``, naming the first broken entry.
+        """
+        with self._lock:
+            self._read = []
+        with self._reading():
+            return self._head()
+
+    def _within(self, plan: Plan, lineage: str, epsilon: float, delta: float) -> None:
+        after = accounting.spent([*self._events(lineage), plan.event], delta)
+        if not after.epsilon <= epsilon:
+            raise Refusal(
+                "budget_spent",
+                f"this round would bring epsilon ({plan.unit}, delta {delta:g}) to "
+                f"{after.epsilon:.3f}, the budget is {epsilon:g}; raise policy.privacy.epsilon in "
+                "plant.yaml, or take part no more",
+            )
+
+    def _events(self, lineage: str | None) -> list[Event]:
+        return [
+            entry.plan.event
+            for entry in self._read
+            if entry.plan is not None and lineage in (None, entry.lineage)
+        ]
+
+    def _head(self) -> Head:
+        return Head(len(self._read), self._read[-1].hash if self._read else GENESIS)
+
+    def _append(self, connection: sqlite3.Connection, body: dict[str, Any]) -> Entry:
+        head = self._head()
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        row = (head.entries + 1, text, head.hash, _digest(head.hash, text))
+        connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", row)
+        return self._checked(row, head)
+
+    def _catch_up(self, connection: sqlite3.Connection) -> None:
+        """Read and check what other processes appended since this one last looked."""
+        known = self._head()
+        if self._read:
+            last = connection.execute("SELECT hash FROM entries WHERE seq = ?", (known.entries,)).fetchone()
+            if last != (known.hash,):
+                raise self._broken(f"entry {known.entries} is not what it was before")
+        rows = connection.execute(
+            "SELECT seq, body, previous, hash FROM entries WHERE seq > ? ORDER BY seq",
+            (known.entries,),
+        )
+        for row in rows:
+            self._read.append(self._checked(row, self._head()))
+
+    def _checked(self, row: tuple[int, str, str, str], head: Head) -> Entry:
+        seq, text, previous, digest = row
+        expected = head.entries + 1
+        if seq != expected:
+            raise self._broken(f"entry {expected} is missing")
+        if previous != head.hash or digest != _digest(previous, text):
+            raise self._broken(f"entry {seq} was changed after it was written")
+        try:
+            fields = json.loads(text)
+            plan = fields.pop("plan")
+            return Entry(seq=seq, hash=digest, plan=plan and Plan.from_dict(plan), **fields)
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._broken(f"entry {seq} cannot be read") from error
+
+    def _broken(self, what: str) -> Refusal:
+        return Refusal(
+            "ledger",
+            f"{self.path}: {what}; no more budget can be spent from it. Keep the file as evidence "
+            "and restore the newest backup that holds every round this plant took part in",
+        )
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level=None)) as connection:
+            # A rollback journal leaves one file to back up. EXTRA is FULL and syncs the folder too,
+            # without which a power cut could bring the journal back and undo a finished charge.
+            connection.execute("PRAGMA journal_mode = DELETE")
+            connection.execute("PRAGMA synchronous = EXTRA")
+            yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._lock, self._errors(), self._connected() as connection:
+            self._catch_up(connection)
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction that no other process can come between; undone if anything is raised."""
+        with self._lock, self._errors(), self._connected() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            known = len(self._read)
+            try:
+                self._catch_up(connection)
+                known = len(self._read)
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                # Whatever it was, Ctrl-C too: neither file nor memory keeps a half-done write.
+                del self._read[known:]
+                connection.rollback()
+                raise
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise Refusal("disk_full", f"{self.path} cannot grow; free some space") from error
+            raise Refusal("ledger", f"{self.path}: {error}; {_way_out(error)}") from error
+
+
+def _way_out(error: sqlite3.Error | OSError) -> str:
+    if isinstance(error, sqlite3.OperationalError | OSError):
+        return "check that this user can write there and that the disk is sound, then try again"
+    return "this is not a ledger, or it is damaged; restore it from the newest backup"
+
+
+def _digest(previous: str, text: str) -> str:
+    return hashlib.sha256(f"{previous}\n{text}".encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

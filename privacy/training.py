@@ -1,0 +1,183 @@
+"""What a plant does with its windows in one round: train, and hand back the update.
+
+With a plan it is DP-SGD, charged before the first noise is drawn; without one (``privacy: none``)
+plain training, repeatable from a seed.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interplant.core.errors import InterplantError
+from interplant.core.schema import Training
+from interplant.privacy.plan import Plan
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from interplant.privacy.dpsgd import Loss
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a round made.
+
+    Args:
+        update: Weights after minus before, float32, by the model's own parameter names; never
+            buffers. The only field that may leave the plant.
+        steps: Steps taken.
+        mode: How per-sample gradients were computed; ``plain`` without a plan.
+        zeroed: Contributions that were not finite and counted as zero. It is a number about data:
+            for the plant's own log.
+    """
+
+    update: dict[str, Array]
+    steps: int
+    mode: str
+    zeroed: int
+
+
+def train(
+    model: "nn.Module",
+    x: Array,
+    y: Array,
+    training: Training,
+    plan: Plan | None,
+    reserve: Callable[[], object],
+    seed: int = 0,
+) -> Trained:
+    """Train a copy of ``model`` for one round.
+
+    Args:
+        model: Maps (batch, channels, window) to one prediction a window; it is not changed.
+        x: Windows, float32 (N, channels, window), normalised.
+        y: Targets, float32 (N,), scaled.
+        training: Optimizer, learning rate, loss; steps and batch where there is no plan.
+        plan: What is run and charged; None trains without privacy.
+        reserve: Called once, after the model is found fit and before the first noise is drawn. It
+            writes the charge to the ledger; what it raises stops the round. Not called without a
+            plan.
+        seed: Shuffles the batches without a plan; with one, nothing.
+
+    Raises:
+        InterplantError: The model cannot be trained privately, or the data's shape does not fit.
+    """
+    _check_shapes(x, y)
+    trained = copy.deepcopy(model).train()
+    if plan is None:
+        return _plain(model, trained, x, y, training, seed)
+    return _private(model, trained, x, y, training, plan, reserve)
+
+
+def predict(model: "nn.Module", x: Array, batch: int = 1024) -> Array:
+    """Return the model's predictions, float32 (N,), for windows (N, channels, window)."""
+    import torch
+
+    model.eval()
+    with torch.inference_mode():
+        parts = [
+            model(torch.from_numpy(x[start : start + batch])).reshape(-1).numpy()
+            for start in range(0, len(x), batch)
+        ]
+    return np.concatenate([np.empty(0, np.float32), *parts])
+
+
+def _private(
+    model: "nn.Module",
+    trained: "nn.Module",
+    x: Array,
+    y: Array,
+    training: Training,
+    plan: Plan,
+    reserve: Callable[[], object],
+) -> Trained:
+    import torch
+
+    from interplant.privacy import checks, dpsgd
+
+    mode = checks.check_model(trained, x.shape[1:])
+    reserve()
+    wrapped = dpsgd.wrap(trained, mode)
+    optimizer = dpsgd.PrivateOptimizer(_optimizer(trained, training), plan)
+    windows, targets, loss = torch.from_numpy(x), torch.from_numpy(y), _loss(training)
+    for chosen in plan.batches(len(x)):
+        parts = [torch.from_numpy(part) for part in dpsgd.physical(chosen, trained)]
+        batches = [(windows[part], targets[part]) for part in parts]
+        dpsgd.descend(wrapped, optimizer, loss, batches)
+    return Trained(_difference(model, trained), plan.steps, mode, optimizer.zeroed)
+
+
+def _plain(
+    model: "nn.Module", trained: "nn.Module", x: Array, y: Array, training: Training, seed: int
+) -> Trained:
+    import torch
+
+    if not len(x):
+        raise InterplantError("expected at least one window to train on, found none")
+    optimizer, loss = _optimizer(trained, training), _loss(training)
+    windows, targets = torch.from_numpy(x), torch.from_numpy(y)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # dropout repeats too
+        for chosen in _shuffled(len(x), training, seed):
+            part = torch.from_numpy(chosen)
+            optimizer.zero_grad()
+            mean = loss(trained(windows[part]).reshape(-1), targets[part]).mean()
+            mean.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return Trained(_difference(model, trained), training.steps, "plain", 0)
+
+
+def _shuffled(count: int, training: Training, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Yield ``training.steps`` batches that go through the windows in a new order each epoch."""
+    generator = np.random.default_rng(seed)
+    order = np.empty(0, np.int64)
+    size = min(training.batch, count)
+    for _ in range(training.steps):
+        if len(order) < size:
+            order = generator.permutation(count)
+        yield order[:size]
+        order = order[size:]
+
+
+def _optimizer(model: "nn.Module", training: Training) -> "Optimizer":
+    import torch
+
+    weights = [p for p in model.parameters() if p.requires_grad]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=training.learning_rate)
+    return torch.optim.Adam(weights, lr=training.learning_rate)
+
+
+def _loss(training: Training) -> "Loss":
+    from torch.nn import functional
+
+    function = functional.huber_loss if training.loss == "huber" else functional.mse_loss
+
+    def losses(prediction: "Tensor", target: "Tensor") -> "Tensor":
+        return function(prediction, target, reduction="none")
+
+    return losses
+
+
+def _difference(before: "nn.Module", after: "nn.Module") -> dict[str, Array]:
+    """Parameters after minus before, by the plain model's names."""
+    old = dict(before.named_parameters())
+    return {
+        name: (parameter.detach() - old[name].detach()).float().cpu().numpy()
+        for name, parameter in after.named_parameters()
+    }
+
+
+def _check_shapes(x: Array, y: Array) -> None:
+    if x.dtype != np.float32 or y.dtype != np.float32 or y.ndim != 1 or len(x) != len(y):
+        raise InterplantError(
+            "expected float32 windows (N, channels, window) and float32 targets (N,), found "
+            f"{x.dtype} {x.shape} and {y.dtype} {y.shape}"
+        )

@@ -1,0 +1,62 @@
+"""``interplant coordinator serve``: two children, restarted when they die."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from interplant.core import processes
+from interplant.core.errors import InterplantError
+from interplant.core.files import only_one
+from interplant.core.processes import Service, python_module, supervise
+from interplant.server.authority import Authority
+from interplant.server.directory import CoordinatorDirectory
+
+log = logging.getLogger(__name__)
+
+_RENEW_EVERY = 20.0
+"""Seconds between looks at the server's own certificate."""
+
+
+def serve(directory: CoordinatorDirectory, stopping: threading.Event | None = None) -> int:
+    """Run the gRPC process and the round process until Ctrl-C or a polite end.
+
+    Args:
+        directory: The coordinator's directory.
+        stopping: Ends it; by default the signals do.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InterplantError: Another coordinator runs from this directory; the port is in use.
+    """
+    directory.load()
+    if stopping is None:
+        stopping = threading.Event()
+        processes.on_stop_signals(stopping)
+    with only_one(directory.path / "serve.lock", "a coordinator"):
+        path = str(directory.path.resolve())
+        services = [
+            Service("gRPC server", python_module("interplant.server.service", path)),
+            Service("round loop", python_module("interplant.server.runner", path)),
+        ]
+        code = supervise(services, stopping, _chores(directory))
+    if code:
+        raise InterplantError("the coordinator cannot serve; the line above says why")
+    return 0
+
+
+def _chores(directory: CoordinatorDirectory) -> Callable[[], None]:
+    """Renew the server's own certificate in time; the gRPC process takes it up by itself."""
+    authority = Authority.open(directory)
+    authority.ensure_server_certificate()
+    due = [time.monotonic() + _RENEW_EVERY]
+
+    def tick() -> None:
+        if time.monotonic() >= due[0]:
+            due[0] = time.monotonic() + _RENEW_EVERY
+            if authority.ensure_server_certificate():
+                log.info("the server's certificate is renewed")
+
+    return tick

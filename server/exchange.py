@@ -1,0 +1,152 @@
+"""Who waits for what: work for plants, replies from them, and the bell that wakes each side.
+
+All of it lives in the event loop of the gRPC process. Losing it loses nothing: the round loop pushes
+its open messages again, and plants offer the replies that they kept.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from interplant.core import federation_pb2 as pb
+from interplant.core.errors import REFUSALS
+from interplant.server.spool import Spool
+
+
+@dataclass
+class Watcher:
+    """One plant's open connection: the notices that wait to go out; None ends it."""
+
+    plant: str
+    notices: asyncio.Queue[pb.Notice | None] = field(default_factory=asyncio.Queue)
+
+
+class Exchange:
+    """Messages in flight.
+
+    Args:
+        spool: Where blobs lie.
+        nodes: Node id to plant name of every enrolled plant.
+    """
+
+    def __init__(self, spool: Spool, nodes: dict[int, str]) -> None:
+        self.spool = spool
+        self.nodes = nodes
+        self.releases: dict[str, pb.Release] = {}
+        """The newest release of each task."""
+        self._watchers: dict[str, Watcher] = {}
+        self._open: dict[str, pb.Parcel] = {}
+        self._offered: dict[str, pb.Parcel] = {}
+        self._ready: dict[str, pb.Parcel] = {}
+        self._news = asyncio.Condition()
+
+    # --- the plants' side --------------------------------------------------------------------------
+
+    def watch(self, plant: str) -> Watcher:
+        """Open a plant's connection and ring for all that waits for it; an older one is ended."""
+        self.hang_up(plant)
+        watcher = self._watchers[plant] = Watcher(plant)
+        for message_id, parcel in self._open.items():
+            if self.nodes.get(parcel.destination) == plant and message_id not in self._ready:
+                watcher.notices.put_nowait(pb.Notice(work=parcel))
+        for release in self.releases.values():
+            watcher.notices.put_nowait(pb.Notice(release=release))
+        return watcher
+
+    def leave(self, watcher: Watcher) -> None:
+        """A connection has ended."""
+        if self._watchers.get(watcher.plant) is watcher:
+            del self._watchers[watcher.plant]
+
+    def hang_up(self, plant: str) -> None:
+        """End a plant's connection."""
+        if watcher := self._watchers.pop(plant, None):
+            watcher.notices.put_nowait(None)
+
+    def online(self) -> set[str]:
+        """Names of the plants that are connected."""
+        return set(self._watchers)
+
+    def request(self, message_id: str) -> pb.Parcel | None:
+        """The open message with this id."""
+        return self._open.get(message_id)
+
+    def offered(self, message_id: str) -> pb.Parcel | None:
+        """The reply that was offered to an open message and is not whole yet."""
+        return self._offered.get(message_id)
+
+    async def offer(self, reply: pb.Parcel) -> pb.Answer:
+        """A plant has a reply to an open message: which bytes of it are wanted."""
+        message_id = reply.reply_to
+        if reply.error:
+            reply.error = reply.error if reply.error in REFUSALS else "internal"
+            await self.deliver(message_id, reply)
+            return pb.Answer(want=pb.Answer.DROP)
+        offset = self.spool.arrived(message_id, reply.body)
+        if offset == reply.body.size:
+            await self.deliver(message_id, reply)
+            return pb.Answer(want=pb.Answer.KEEP)
+        self._offered[message_id] = reply
+        return pb.Answer(want=pb.Answer.SEND, offset=offset)
+
+    async def deliver(self, message_id: str, reply: pb.Parcel) -> None:
+        """A reply is whole: wake who waits for it."""
+        self._offered.pop(message_id, None)
+        async with self._news:
+            self._ready[message_id] = reply
+            self._news.notify_all()
+
+    # --- the round loop's side ---------------------------------------------------------------------
+
+    def push(self, parcels: Iterable[pb.Parcel]) -> None:
+        """Open messages and ring for the plants that are connected; the others get them on return."""
+        for parcel in parcels:
+            known = parcel.message_id in self._open
+            self._open[parcel.message_id] = parcel
+            watcher = self._watchers.get(self.nodes.get(parcel.destination, ""))
+            if watcher and not known:
+                watcher.notices.put_nowait(pb.Notice(work=parcel))
+
+    async def wait_for(self, message_ids: list[str], limit: int, seconds: float) -> list[pb.Parcel]:
+        """Return up to ``limit`` whole replies; wait until there is one, or ``seconds`` are over.
+
+        A refusal is handed over once, so that the plant can be asked again; a reply with tensors stays
+        until its message is closed.
+        """
+
+        def ready() -> list[pb.Parcel]:
+            found = (self._ready[key] for key in message_ids if key in self._ready)
+            return [parcel for parcel, _ in zip(found, range(limit), strict=False)]
+
+        async with self._news:
+            if not ready() and seconds > 0:
+                try:
+                    await asyncio.wait_for(self._news.wait_for(lambda: bool(ready())), seconds)
+                except TimeoutError:
+                    return []
+            found = ready()
+        for parcel in found:
+            if parcel.error:
+                del self._ready[parcel.reply_to]
+                self._open.pop(parcel.reply_to, None)
+        return found
+
+    def close(self, message_ids: Iterable[str], settled: pb.Settled | None) -> None:
+        """These messages are done with; say so to the plants that keep replies to them."""
+        for message_id in message_ids:
+            self._open.pop(message_id, None)
+            self._ready.pop(message_id, None)
+            self._offered.pop(message_id, None)
+            self.spool.forget(message_id)
+        self.spool.keep_only({parcel.body.sha256 for parcel in self._open.values()})
+        if settled is not None:
+            self._tell_all(pb.Notice(settled=settled))
+
+    def announce(self, release: pb.Release) -> None:
+        """Tell every plant of a task's newest release, now or when it returns."""
+        self.releases[release.task] = release
+        self._tell_all(pb.Notice(release=release))
+
+    def _tell_all(self, notice: pb.Notice) -> None:
+        for watcher in self._watchers.values():
+            watcher.notices.put_nowait(notice)

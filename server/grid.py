@@ -1,0 +1,176 @@
+"""Flower's Grid over the coordinator's own gRPC process: work is pushed, nothing polls."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import grpc
+from flwr.app import Message, RecordDict
+
+from interplant.core import federation_pb2 as pb
+from interplant.core import federation_pb2_grpc as rpc
+from interplant.core.flower import Envelope, Grid, Run, empty_run, message
+from interplant.core.wire import Tensors, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
+from interplant.server.directory import CoordinatorDirectory
+from interplant.server.local_api import socket_path
+from interplant.server.spool import Spool
+
+Answer = TypeVar("Answer")
+
+_LONG_WAIT = 30.0
+"""Seconds that one call may wait; a longer wait is several calls."""
+
+
+def connect(directory: CoordinatorDirectory) -> grpc.Channel:
+    """Open the local socket of the coordinator in ``directory``."""
+    return grpc.insecure_channel(
+        f"unix:{socket_path(directory.path)}", [("grpc.max_receive_message_length", -1)]
+    )
+
+
+class GrpcGrid(Grid):
+    """The grid of the default engine.
+
+    It outlives a restart of the gRPC process: open messages are pushed again, and plants offer the
+    replies that they kept.
+
+    Args:
+        directory: The coordinator's directory.
+        run: Id of the run; with round and node it names each message, so that a message that is
+            pushed again is the same message.
+        run_id: Flower's number for the run.
+    """
+
+    def __init__(self, directory: CoordinatorDirectory, run: str, run_id: int) -> None:
+        self._spool = Spool(directory.spool)
+        self._channel = connect(directory)
+        self._local = rpc.LocalStub(self._channel)
+        self._run, self._run_id = run, run_id
+        self._open: dict[str, pb.Parcel] = {}
+
+    def close(self) -> None:
+        """Forget what is still open and close the connection."""
+        with contextlib.suppress(grpc.RpcError):  # the gRPC process may be gone, and its memory with it
+            self._local.Close(pb.MessageIds(ids=list(self._open)), timeout=5)
+        self._channel.close()
+
+    def set_run(self, run: Run) -> None:
+        """Do nothing: a grid is made for one run."""
+
+    @property
+    def run(self) -> Run:
+        """Flower's description of the run."""
+        return empty_run(self._run_id)
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Build an instruction; its id is ``run.round.node``."""
+        envelope = Envelope(
+            message_id=f"{self._run}.{group_id}.{dst_node_id}",
+            run_id=self._run_id,
+            source=0,
+            destination=dst_node_id,
+            message_type=message_type,
+            group_id=group_id,
+            created_at=time.time(),
+            ttl=ttl or 43200.0,
+        )
+        return message(envelope, content)
+
+    def get_node_ids(self) -> list[int]:
+        """Ids of the enrolled plants; a message to one that is away waits for its return."""
+        return [node.id for node in self._nodes()]
+
+    def online(self) -> set[int]:
+        """Ids of the plants that are connected."""
+        return {node.id for node in self._nodes() if node.online}
+
+    def names(self) -> dict[int, str]:
+        """Node id to plant name, as the certificates say."""
+        return {node.id: node.name for node in self._nodes()}
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send instructions; arrays that several messages share are written once."""
+        written: dict[tuple[int, ...], pb.Blob] = {}
+        held = list(messages)  # keeps the arrays alive, whose identity names them here
+        parcels = [to_parcel(each, self._body(each.content, written)) for each in held]
+        self._open.update({parcel.message_id: parcel for parcel in parcels})
+        self._patiently(lambda: self._local.Push(pb.ParcelList(parcels=parcels)))
+        return [parcel.message_id for parcel in parcels]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies that have arrived."""
+        return list(self._await(list(message_ids), limit=1 << 30, seconds=0))
+
+    def wait(self, message_ids: Iterable[str], seconds: float) -> Message | None:
+        """Return one reply as soon as there is one, or None after ``seconds``."""
+        wanted = list(message_ids)
+        end = time.monotonic() + seconds
+        while True:
+            left = end - time.monotonic()
+            for reply in self._await(wanted, limit=1, seconds=max(0.0, min(left, _LONG_WAIT))):
+                return reply
+            if left <= 0:
+                return None
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send instructions and wait for every reply, at most ``timeout`` seconds."""
+        end = time.monotonic() + (timeout if timeout is not None else 43200.0)
+        open_ids = set(self.push_messages(messages))
+        replies: list[Message] = []
+        while open_ids and (reply := self.wait(open_ids, end - time.monotonic())):
+            open_ids.discard(reply.metadata.reply_to_message_id)
+            replies.append(reply)
+        return replies
+
+    def finish(self, message_ids: Iterable[str], settled_round: int | None) -> None:
+        """Forget these messages; with a round, tell plants that it is in a merge that is on disk."""
+        ids = list(message_ids)
+        for message_id in ids:
+            self._open.pop(message_id, None)
+        settled = None if settled_round is None else pb.Settled(run=self._run, round=settled_round)
+        self._patiently(lambda: self._local.Close(pb.MessageIds(ids=ids, settled=settled)))
+
+    def _nodes(self) -> list[pb.Node]:
+        return list(self._patiently(lambda: self._local.Nodes(pb.Empty())).nodes)
+
+    def _body(self, content: RecordDict, written: dict[tuple[int, ...], pb.Blob]) -> pb.Blob:
+        key = tuple(id(record) for record in content.array_records.values())
+        if key not in written:
+            written[key] = self._spool.put(to_bytes(tensors_of(content)))
+        return written[key]
+
+    def _await(self, message_ids: list[str], limit: int, seconds: float) -> Iterator[Message]:
+        request = pb.AwaitRequest(message_ids=message_ids, limit=limit, seconds=seconds)
+        for parcel in self._patiently(lambda: self._local.Await(request)).parcels:
+            self._open.pop(parcel.reply_to, None) if parcel.error else None
+            yield from_parcel(parcel, self._tensors(parcel))
+
+    def _tensors(self, parcel: pb.Parcel) -> Tensors:
+        if parcel.error or not parcel.body.size:
+            return {}
+        return from_bytes(self._spool.reply(parcel.reply_to).read_bytes())
+
+    def _patiently(self, call: Callable[[], Answer]) -> Answer:
+        """Call; if the gRPC process is being restarted, wait for it and push what was open again."""
+        while True:
+            try:
+                return call()
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:  # type: ignore[attr-defined]
+                    raise
+            time.sleep(0.2)
+            self._push_again()
+
+    def _push_again(self) -> None:
+        try:
+            self._local.Push(pb.ParcelList(parcels=self._open.values()), wait_for_ready=True, timeout=60)
+        except grpc.RpcError:
+            return  # the next call tries again

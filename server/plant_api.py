@@ -1,0 +1,195 @@
+"""What plants call: the Coordinator service of core/federation.proto."""
+
+from __future__ import annotations  # grpc's classes take type arguments only for the type checker
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import grpc
+from grpc import aio
+
+from interplant.core import federation_pb2 as pb
+from interplant.core.errors import InterplantError
+from interplant.core.federation_pb2_grpc import CoordinatorServicer
+from interplant.core.files import PIECE
+from interplant.core.wire import MAX_RECORDS, PROTOCOL, pieces
+from interplant.server.authority import Authority
+from interplant.server.exchange import Exchange
+from interplant.server.guard import identity_of
+from interplant.server.registry import RUN_ENDS, Registry
+
+log = logging.getLogger(__name__)
+
+Context: TypeAlias = "aio.ServicerContext[Any, Any]"
+
+MAX_CLOCK_SKEW = 300.0
+"""Seconds that a plant's clock may differ; certificates and histories need the two to agree."""
+
+
+class PlantApi(CoordinatorServicer):
+    """Serve plants. The guard has already checked who calls.
+
+    Args:
+        exchange: Messages in flight.
+        registry: Plants, runs, releases.
+        authority: Issues certificates.
+        federation: The federation's name.
+        releases: The folder of releases.
+        upload_turns: How many plants upload at a time; the others are held by flow control.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        registry: Registry,
+        authority: Authority,
+        federation: str,
+        releases: Path,
+        upload_turns: int,
+    ) -> None:
+        self._exchange, self._registry, self._authority = exchange, registry, authority
+        self._federation, self._releases = federation, releases
+        self._turns = asyncio.Semaphore(upload_turns)
+
+    async def Enrol(self, request: pb.CertificateRequest, context: Context) -> pb.CertificateReply:  # noqa: N802
+        """Exchange a join file's bootstrap certificate for the plant's own, once."""
+        await _same_protocol(request.protocol, context)
+        caller = identity_of(context)
+        try:
+            certificate = await asyncio.to_thread(self._authority.accept, caller, request.signing_request)
+        except InterplantError as error:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        self._exchange.nodes = {plant.node_id: plant.name for plant in self._registry.plants()}
+        log.info("%s has joined", caller.name)
+        return pb.CertificateReply(certificate=certificate)
+
+    async def Renew(self, request: pb.CertificateRequest, context: Context) -> pb.CertificateReply:  # noqa: N802
+        """Issue a fresh certificate for the plant that calls."""
+        await _same_protocol(request.protocol, context)
+        caller = identity_of(context)
+        try:
+            certificate = await asyncio.to_thread(self._authority.renew, caller, request.signing_request)
+        except InterplantError as error:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        return pb.CertificateReply(certificate=certificate)
+
+    async def Watch(self, request: pb.Hello, context: Context) -> AsyncIterator[pb.Notice]:  # noqa: N802
+        """Hold a plant's standing stream."""
+        await _same_protocol(request.protocol, context)
+        await _same_time(request.clock, context)
+        name = identity_of(context).name
+        node_id = next(key for key, value in self._exchange.nodes.items() if value == name)
+        yield pb.Notice(welcome=pb.Welcome(federation=self._federation, node_id=node_id))
+        await asyncio.to_thread(self._registry.seen, name, request.protocol)
+        watcher = self._exchange.watch(name)
+        log.info("%s is connected", name)
+        try:
+            while (notice := await watcher.notices.get()) is not None:
+                yield notice
+        finally:
+            self._exchange.leave(watcher)
+            log.info("%s is away", name)
+        await context.abort(grpc.StatusCode.ABORTED, "another connection of this plant, or its revocation")
+
+    async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.Piece]:  # noqa: N802
+        """Stream a blob: a broadcast, or a file of a release."""
+        path = self._exchange.spool.blob(request.sha256)
+        if not path.exists():
+            path = self._release_file(request.sha256) or path
+        if not path.exists():
+            await context.abort(grpc.StatusCode.NOT_FOUND, "this blob is no longer here")
+        for piece in pieces(path, request.offset):
+            yield piece
+
+    async def Offer(self, request: pb.Parcel, context: Context) -> pb.Answer:  # noqa: N802
+        """Say whether a reply is wanted, and from which byte."""
+        question = self._exchange.request(request.reply_to)
+        if question is None:
+            return pb.Answer(want=self._still_wanted(request))
+        if self._exchange.nodes.get(question.destination) != identity_of(context).name:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this message was sent to another plant")
+        # An update is about as large as the model it answers; twice that is room enough.
+        if request.body.size > 2 * question.body.size + PIECE or len(request.records) > MAX_RECORDS:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"a reply of {request.body.size} bytes to a message of {question.body.size} is too large",
+            )
+        return await self._exchange.offer(request)
+
+    async def Upload(self, request_iterator: AsyncIterator[pb.Piece], context: Context) -> pb.Answer:  # noqa: N802
+        """Receive an offered reply, whole, when it is this plant's turn."""
+        async with self._turns:
+            first = await anext(aiter(request_iterator))
+            question = self._exchange.request(first.message_id)
+            reply = self._exchange.offered(first.message_id)
+            if question is None or reply is None:
+                return pb.Answer(want=pb.Answer.KEEP)
+            if self._exchange.nodes.get(question.destination) != identity_of(context).name:
+                await context.abort(
+                    grpc.StatusCode.PERMISSION_DENIED, "this message was sent to another plant"
+                )
+            receiving = self._exchange.spool.receive(first.message_id, reply.body)
+            try:
+                receiving.write(first.offset, first.data)
+                async for piece in request_iterator:
+                    receiving.write(0, piece.data)
+                receiving.finish()
+            except InterplantError as error:
+                await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+            finally:
+                receiving.close()
+        await self._exchange.deliver(first.message_id, reply)
+        return pb.Answer(want=pb.Answer.KEEP)
+
+    async def Deployed(self, request: pb.Deployment, context: Context) -> pb.Empty:  # noqa: N802
+        """Record what became of a release at the plant that calls."""
+        name = identity_of(context).name
+        try:
+            await asyncio.to_thread(
+                self._registry.record_deployment, request.release, name, request.state, request.code
+            )
+        except InterplantError as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        return pb.Empty()
+
+    def _release_file(self, sha256: str) -> Path | None:
+        """Path of a file that a release on offer names by its digest."""
+        for release in self._exchange.releases.values():
+            for file in release.files:
+                if file.blob.sha256 == sha256:
+                    return self._releases / release.id / file.name
+        return None
+
+    def _still_wanted(self, reply: pb.Parcel) -> "pb.Answer.Want.ValueType":
+        """A reply to no open message: its round may come again, or it is over."""
+        run_id, _, rest = reply.reply_to.partition(".")
+        number = rest.partition(".")[0]
+        try:
+            run = self._registry.run(run_id)
+        except InterplantError:
+            return pb.Answer.DROP
+        over = run.state in RUN_ENDS or not number.isdigit() or int(number) <= run.round
+        return pb.Answer.DROP if over else pb.Answer.KEEP
+
+
+async def _same_protocol(found: str, context: Context) -> None:
+    if found != PROTOCOL:
+        await context.abort(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"the coordinator speaks protocol {PROTOCOL}, the plant {found or 'none'}: "
+            "install the same version of interplant on both sides",
+        )
+
+
+async def _same_time(clock: float, context: Context) -> None:
+    skew = clock - time.time()
+    if abs(skew) > MAX_CLOCK_SKEW:
+        await context.abort(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"the plant's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the "
+            "coordinator's: set the clock of the machine that is wrong",
+        )

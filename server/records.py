@@ -1,0 +1,141 @@
+"""What the registry knows, as plain values. Times are UTC with zone."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+RUN_STATES: Final = ("queued", "running", "waiting", "paused", "finished", "failed", "stopped")
+RUN_ENDS: Final = ("finished", "failed", "stopped")
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A plant that is (``enrolled``) or was (``revoked``) part of the federation.
+
+    Attributes:
+        name: Unique in the federation.
+        state: ``enrolled`` or ``revoked``.
+        node_id: Flower's number for the plant: positive, 63 bits, the same for ever.
+        enrolled_at: When it last joined.
+        last_seen: When it was last heard of.
+        protocol: Version it spoke then.
+    """
+
+    name: str
+    state: str
+    node_id: int
+    enrolled_at: datetime
+    last_seen: datetime | None
+    protocol: str | None
+
+    @property
+    def is_enrolled(self) -> bool:
+        """Whether the plant is part of the federation now."""
+        return self.state == "enrolled"
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """A join file: usable once, until it expires or a newer one for the plant withdraws it."""
+
+    serial: str
+    plant: str
+    created: datetime
+    expires: datetime
+    used_at: datetime | None
+    withdrawn_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A certificate fresh from the authority.
+
+    Attributes:
+        serial: Its serial number, lower-case hex.
+        expires: End of its validity.
+        pem: The certificate itself.
+        key: SHA-256 of the holder's public key, hex.
+    """
+
+    serial: str
+    expires: datetime
+    pem: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One federated training; ``round`` is the last finished one, from 0."""
+
+    id: str
+    task_name: str
+    task: dict[str, Any]
+    config: dict[str, Any]
+    state: str
+    round: int
+    rounds: int
+    created: datetime
+    started: datetime | None
+    finished: datetime | None
+    reason: str
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended; a stopped or failed one may still be resumed."""
+        return self.state in RUN_ENDS
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A plant that a round went on without, and why, in our own words."""
+
+    plant: str
+    code: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Round:
+    """One attempt at one round; ``seconds`` maps a part of the round to its duration."""
+
+    run: str
+    round: int
+    attempt: int
+    participants: tuple[str, ...]
+    dropped: tuple[Dropped, ...]
+    seconds: dict[str, float]
+    recorded: datetime
+
+
+@dataclass(frozen=True)
+class Release:
+    """A signed model version."""
+
+    id: str
+    run: str | None
+    task: str
+    manifest_sha256: str
+    created: datetime
+    state: str
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What became of a release at a plant, as far as the plant tells."""
+
+    release: str
+    plant: str
+    state: str
+    reason: str
+    updated: datetime
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of history: ``kind`` such as ``plant.revoked``, ``subject`` such as a plant's name."""
+
+    id: int
+    time: datetime
+    kind: str
+    subject: str
+    text: str

@@ -1,0 +1,122 @@
+"""A run's folder: what was ordered, the checkpoint after each round, and the record of the rounds.
+
+The folder alone is enough to go on after a kill. A coordinator's registry repeats its state for the
+people who ask; the simulate and flower engines have no registry.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from interplant.core import config
+from interplant.core.errors import InterplantError
+from interplant.core.files import disk_errors, write_atomic
+from interplant.core.schema import Rounds, Task
+from interplant.core.wire import Tensors
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a run shall do.
+
+    Args:
+        run: The run's id.
+        run_id: Flower's number for it.
+        task: The task, as plain JSON.
+        rounds: `interplant.core.schema.Rounds`, as plain JSON.
+        engine: ``grpc``, ``simulate`` or ``flower``.
+        release: Whether the run ends with a release.
+        start_from: Path of safetensors weights to start from; fresh ones if empty.
+    """
+
+    run: str
+    run_id: int
+    task: dict[str, Any]
+    rounds: dict[str, Any]
+    engine: str = "grpc"
+    release: bool = True
+    start_from: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after a round: enough to go on.
+
+    Args:
+        round: Rounds done.
+        weights: The global model.
+        plants: Per plant its latest receipt and the number of rounds it took part in.
+    """
+
+    round: int
+    weights: Tensors
+    plants: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class RunFolder:
+    """Read and write a run's folder.
+
+    Args:
+        path: ``runs/<id>``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def weights(self) -> Path:
+        """The checkpoint's file; after the last round it holds the result."""
+        return self.path / "checkpoint.safetensors"
+
+    def create(self, order: Order) -> None:
+        """Write the order; the folder must not hold one."""
+        if (self.path / "order.json").exists():
+            raise InterplantError(f"{self.path}: there is a run here already; choose another id")
+        write_atomic(self.path / "order.json", json.dumps(asdict(order), indent=1))
+
+    def order(self) -> Order:
+        """Read the order."""
+        try:
+            return Order(**json.loads((self.path / "order.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise InterplantError(f"{self.path}: expected a run's order.json, found: {error}") from None
+
+    def task(self) -> Task:
+        """Read the order's task."""
+        return config.parse(self.order().task, Task, f"{self.path}/order.json")
+
+    def rounds(self) -> Rounds:
+        """Read the order's rules for rounds."""
+        return Rounds(**self.order().rounds)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint durably; the old one stays until the new one is whole."""
+        notes = {"round": str(checkpoint.round), "plants": json.dumps(checkpoint.plants)}
+        write_atomic(self.weights, save(checkpoint.weights, metadata=notes))
+
+    def restore(self) -> Checkpoint | None:
+        """Read the latest checkpoint, or None if no round is done."""
+        if not self.weights.exists():
+            return None
+        with safe_open(self.weights, framework="numpy") as file:
+            notes = file.metadata()
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return Checkpoint(int(notes["round"]), weights, json.loads(notes["plants"]))
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a line to the record of rounds."""
+        path = self.path / "rounds.jsonl"
+        with disk_errors(path), path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def records(self) -> list[dict[str, Any]]:
+        """Read the record of rounds."""
+        path = self.path / "rounds.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

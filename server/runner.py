@@ -1,0 +1,132 @@
+"""The round process of a coordinator: carries out runs one after another, and goes on after a kill."""
+
+import logging
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from interplant.core import federation_pb2 as pb
+from interplant.core import federation_pb2_grpc as rpc
+from interplant.core import logs, processes
+from interplant.core.errors import InterplantError
+from interplant.server.directory import CoordinatorDirectory
+from interplant.server.grid import GrpcGrid, connect
+from interplant.server.records import Dropped, Run
+from interplant.server.registry import Registry
+from interplant.server.releases import release_run
+from interplant.server.rounds import QuorumError, StoppedError, carry_out
+from interplant.server.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+class Runner:
+    """Carry out what the registry's runs say.
+
+    Args:
+        directory: The coordinator's directory.
+    """
+
+    def __init__(self, directory: CoordinatorDirectory) -> None:
+        self._directory = directory
+        self._registry = Registry.open(directory.path)
+        self._channel = connect(directory)
+        self._local = rpc.LocalStub(self._channel)
+        self._bell = threading.Event()
+        self._stopping = threading.Event()
+
+    def work(self) -> int:
+        """Wait for the bell, carry out what is queued or was interrupted; until a polite end."""
+        processes.on_stop_signals(self._stopping)
+        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=_warm_up, daemon=True).start()
+        while not self._stopping.is_set():
+            if not self._bell.wait(1.0):
+                continue
+            self._bell.clear()
+            while (run := self._next()) and not self._stopping.is_set():
+                self._carry_out(run)
+        return 0
+
+    def _listen(self) -> None:
+        """Hear the bell, also after the gRPC process was restarted."""
+        while not self._stopping.is_set():
+            try:
+                for _ in self._local.Bell(pb.Empty(), wait_for_ready=True):
+                    self._bell.set()
+            except grpc.RpcError:
+                self._stopping.wait(0.2)
+
+    def _next(self) -> Run | None:
+        interrupted = self._registry.runs({"running"})
+        return interrupted[-1] if interrupted else self._registry.claim_run()
+
+    def _carry_out(self, run: Run) -> None:
+        """Run the rounds that are left, then release; whatever happens is in the registry."""
+        folder = RunFolder(self._directory.runs / run.id)
+        grid = GrpcGrid(self._directory, run.id, folder.order().run_id)
+        try:
+            carry_out(grid, folder, lambda record: self._tell(run.id, record), lambda: self._stopped(run.id))
+            if folder.order().release:
+                self._announce(release_run(self._directory, self._registry, folder))
+            self._registry.update_run(run.id, state="finished", expected={"running"})
+        except QuorumError as error:
+            self._registry.update_run(run.id, state="paused", reason=str(error), expected={"running"})
+        except StoppedError:
+            log.info("run %s stops", run.id)
+        except InterplantError as error:
+            log.error("run %s failed: %s", run.id, error)
+            self._registry.update_run(run.id, state="failed", reason=str(error))
+        except Exception as error:
+            # A fault of ours: the run is not lost, and the supervisor starts this process again.
+            log.exception("run %s met a fault", run.id)
+            self._registry.update_run(
+                run.id, state="paused", reason=f"a fault: {type(error).__name__}: {error}"
+            )
+        finally:
+            grid.close()
+
+    def _tell(self, run_id: str, record: dict[str, Any]) -> None:
+        dropped = [Dropped(name, item["code"], item["text"]) for name, item in record["dropped"].items()]
+        self._registry.record_round(
+            run_id,
+            record["round"],
+            record["attempt"],
+            record["participants"],
+            dropped=dropped,
+            seconds={"total": record["seconds"]},
+        )
+        if record["settled"]:
+            self._registry.update_run(run_id, round=record["round"])
+
+    def _stopped(self, run_id: str) -> bool:
+        """Look at the registry only when the bell has rung since the last look."""
+        if self._stopping.is_set():
+            return True
+        return self._bell.is_set() and self._registry.run(run_id).state != "running"
+
+    def _announce(self, offer: pb.Release) -> None:
+        self._local.Announce(offer, wait_for_ready=True, timeout=60)
+
+
+def _warm_up() -> None:
+    """Load torch while nothing waits for it; the first run needs it for the first weights."""
+    import torch  # noqa: F401
+
+
+def main(words: list[str]) -> int:
+    """Run the round process of the coordinator in the directory ``words[0]``."""
+    processes.follow_parent()
+    logs.setup()
+    try:
+        return Runner(CoordinatorDirectory(Path(words[0]))).work()
+    except InterplantError as error:
+        log.error("%s", error)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,121 @@
+"""Where the server keeps blobs on their way: broadcasts by digest, replies by the message they answer."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from interplant.core import federation_pb2 as pb
+from interplant.core.errors import InterplantError
+from interplant.core.files import PIECE, disk_errors, sha256_file
+
+
+class Spool:
+    """Blobs in a folder. A reply grows in a ``.part`` file and is renamed when it is whole.
+
+    A part outlives a killed server, so that an upload goes on where it stopped. Nothing here needs to
+    survive a power cut: plants keep their replies until the merge that holds them is on disk.
+
+    Args:
+        folder: Made if missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._blobs = folder / "blobs"
+        self._replies = folder / "replies"
+        for made in (self._blobs, self._replies):
+            made.mkdir(parents=True, exist_ok=True)
+
+    def put(self, body: bytes) -> pb.Blob:
+        """Store a broadcast under its digest; the same bytes are stored once."""
+        blob = pb.Blob(sha256=hashlib.sha256(body).hexdigest(), size=len(body))
+        path = self._blobs / blob.sha256
+        if not path.exists():
+            temporary = path.with_suffix(f".{os.getpid()}.part")
+            with disk_errors(path):
+                temporary.write_bytes(body)
+            temporary.rename(path)
+        return blob
+
+    def blob(self, sha256: str) -> Path:
+        """Path of a broadcast; it may not be there."""
+        return self._blobs / Path(sha256).name
+
+    def keep_only(self, digests: set[str]) -> None:
+        """Remove every broadcast that no open message names."""
+        for path in self._blobs.iterdir():
+            if path.name not in digests:
+                path.unlink(missing_ok=True)
+
+    def reply(self, message_id: str) -> Path:
+        """Path of the whole reply to a message; it may not be there."""
+        return self._replies / f"{Path(message_id).name}.body"
+
+    def arrived(self, message_id: str, blob: pb.Blob) -> int:
+        """Bytes of an offered reply that are here already; all of them if it is whole."""
+        whole = self.reply(message_id)
+        if whole.exists() and whole.stat().st_size == blob.size and sha256_file(whole) == blob.sha256:
+            return blob.size
+        part = self._part(message_id, blob)
+        return min(part.stat().st_size, blob.size) if part.exists() else 0
+
+    def receive(self, message_id: str, blob: pb.Blob) -> "Receiving":
+        """Open the rest of an offered reply for writing."""
+        return Receiving(self._part(message_id, blob), self.reply(message_id), blob)
+
+    def forget(self, message_id: str) -> None:
+        """Remove a reply and what came of it."""
+        name = Path(message_id).name
+        for path in [self.reply(message_id), *self._replies.glob(f"{name}.*.part")]:
+            path.unlink(missing_ok=True)
+
+    def _part(self, message_id: str, blob: pb.Blob) -> Path:
+        return self._replies / f"{Path(message_id).name}.{Path(blob.sha256).name[:16]}.part"
+
+
+class Receiving:
+    """A reply being written. ``finish`` checks the digest before the reply counts as whole."""
+
+    def __init__(self, part: Path, whole: Path, blob: pb.Blob) -> None:
+        self._part, self._whole, self._blob = part, whole, blob
+        self._digest = hashlib.sha256()
+        if part.exists():
+            with part.open("rb") as old:
+                while piece := old.read(PIECE):
+                    self._digest.update(piece)
+        self._file = part.open("ab")
+        self.size = self._file.tell()
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Append a piece.
+
+        Raises:
+            InterplantError: The piece does not start where the file ends, or it would make the reply
+                longer than was offered.
+        """
+        if offset and offset != self.size:
+            raise InterplantError(f"expected a piece from byte {self.size}, found one from byte {offset}")
+        if self.size + len(data) > self._blob.size:
+            raise InterplantError(f"expected {self._blob.size} bytes, found more")
+        with disk_errors(self._part):
+            self._file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+
+    def finish(self) -> None:
+        """Make the reply whole.
+
+        Raises:
+            InterplantError: Bytes are missing (they can still come), or the digest is not the one that
+                was offered (what came is thrown away).
+        """
+        self.close()
+        if self.size != self._blob.size:
+            raise InterplantError(f"expected {self._blob.size} bytes, found {self.size}; send the rest")
+        if self._digest.hexdigest() != self._blob.sha256:
+            self._part.unlink()
+            raise InterplantError("the bytes do not have the digest that was offered; send them again")
+        self._part.rename(self._whole)
+
+    def close(self) -> None:
+        """Flush what came, so that a later upload can go on from there."""
+        self._file.close()

@@ -1,0 +1,110 @@
+"""Check a reply before it touches the merge: a bad one is dropped, named and logged."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Message
+
+from interplant.core.errors import REFUSALS, InterplantError
+from interplant.core.flower import refusal
+from interplant.core.wire import Tensors
+
+UPDATE, RECEIPT, WEIGHTS, TASK = "update", "receipt", "weights", "task"
+"""Names of the records that a round sends and receives."""
+
+RECEIPT_KEYS: dict[str, type] = {
+    "plant": str,
+    "snapshot": str,
+    "mechanism": str,
+    "unit": str,
+    "epsilon": float,
+    "delta": float,
+    "simulated": bool,
+}
+"""What a plant says beside its update: who, on which keyed snapshot, and what privacy was spent."""
+
+_LONGEST_TEXT = 200
+
+
+class BadUpdateError(InterplantError):
+    """A reply that must not be merged. ``code`` is a word for tables; the text says what is wrong."""
+
+    def __init__(self, code: str, text: str) -> None:
+        self.code = code
+        super().__init__(text)
+
+
+@dataclass(frozen=True)
+class Update:
+    """A checked update: arrays named as the model's parameters, and the plant's receipt."""
+
+    arrays: Tensors
+    receipt: dict[str, Any]
+
+
+def checked(reply: Message, weights: Tensors, max_norm: float) -> Update:
+    """Return the update in a reply.
+
+    Args:
+        reply: A plant's answer.
+        weights: The global model: the names, shapes and dtypes that an update must have.
+        max_norm: Largest allowed L2 norm over all arrays.
+
+    Raises:
+        BadUpdateError: A refusal, a wrong name, shape or dtype, a value that is not finite, a norm
+            over the bound, a receipt that is not one.
+    """
+    if reply.has_error():
+        code = refusal(reply)
+        raise BadUpdateError(code, REFUSALS[code])
+    records = reply.content.array_records
+    if set(records) != {UPDATE}:
+        raise BadUpdateError(
+            "bad_names", f"expected arrays named {UPDATE!r} only, found {sorted(records)[:3]}"
+        )
+    arrays = _same_shape({name: array.numpy() for name, array in records[UPDATE].items()}, weights)
+    _bounded(arrays, max_norm)
+    return Update(arrays, _receipt(reply))
+
+
+def _same_shape(arrays: Tensors, weights: Tensors) -> Tensors:
+    if arrays.keys() != weights.keys():
+        odd = sorted(arrays.keys() ^ weights.keys())
+        raise BadUpdateError("bad_names", f"missing or unknown arrays: {', '.join(odd[:3])}")
+    for name, array in arrays.items():
+        expected = weights[name]
+        if array.shape != expected.shape:
+            raise BadUpdateError("bad_shape", f"{name}: expected {expected.shape}, found {array.shape}")
+        if array.dtype != expected.dtype:
+            raise BadUpdateError("bad_dtype", f"{name}: expected {expected.dtype}, found {array.dtype}")
+    return arrays
+
+
+def _bounded(arrays: Tensors, max_norm: float) -> None:
+    square = 0.0
+    for name, array in arrays.items():
+        flat = array.ravel().astype(np.float64, copy=False)
+        part = float(flat @ flat)
+        if not math.isfinite(part):
+            raise BadUpdateError("not_finite", f"{name}: found values that are not finite")
+        square += part
+    if math.sqrt(square) > max_norm:
+        raise BadUpdateError(
+            "norm", f"expected a norm of at most {max_norm:g}, found {math.sqrt(square):.3g}"
+        )
+
+
+def _receipt(reply: Message) -> dict[str, Any]:
+    records = reply.content.config_records
+    found = dict(records[RECEIPT]) if RECEIPT in records else {}
+    if set(found) != set(RECEIPT_KEYS) or set(records) != {RECEIPT}:
+        raise BadUpdateError("bad_receipt", f"expected a receipt with {', '.join(RECEIPT_KEYS)}")
+    for key, kind in RECEIPT_KEYS.items():
+        value = found[key]
+        if not isinstance(value, kind) or (isinstance(value, str) and len(value) > _LONGEST_TEXT):
+            raise BadUpdateError("bad_receipt", f"receipt.{key}: expected a short {kind.__name__}")
+    if reply.content.metric_records:
+        raise BadUpdateError("bad_receipt", "expected no metrics, found some")
+    return found

@@ -1,0 +1,186 @@
+"""A release is read only if it is whole, signed by the right key, and does not contradict itself."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from interplant.core import config, release, signing
+from interplant.core.errors import InterplantError, UsageError
+from interplant.core.release import Lineage, Participant, ReleaseRefused
+from interplant.core.schema import Column, Contract, Task
+
+KEY = signing.make_key()
+TASK = Task(name="wear", contract=Contract(sensors={"s1": Column("bar", 0.0, 4.0)}))
+NORTH = Participant("north", "ab" * 32, 3, "dp-sgd", "window", 0.7, 1e-5, True)
+LINEAGE = Lineage(
+    release="r-1",
+    run="run-1",
+    task="wear",
+    task_digest=release.task_digest(TASK),
+    version="0.1.0",
+    protocol="1",
+    parent=None,
+    created="2025-05-01T10:00:00+00:00",
+    rounds=3,
+    engine="grpc",
+    private=True,
+    simulated=True,
+    participants=(NORTH, replace(NORTH, name="south", simulated=False)),
+)
+
+
+def write(folder: Path, lineage: str | None = None, task: str | None = None, meta: Lineage = LINEAGE) -> Path:
+    """A signed folder whose heavy files are stand-ins."""
+    folder.mkdir(parents=True)
+    (folder / release.WEIGHTS).write_bytes(b"weights")
+    (folder / release.ONNX).write_bytes(b"model")
+    (folder / release.CARD).write_text("card")
+    (folder / release.TASK).write_text(task or json.dumps(config.dump(TASK)))
+    (folder / release.LINEAGE).write_text(lineage or LINEAGE.to_json())
+    signing.sign_folder(folder, release.manifest_meta(meta), KEY)
+    return folder
+
+
+def changed(**values: object) -> str:
+    return json.dumps({**json.loads(LINEAGE.to_json()), **values})
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    found = release.read_release(write(tmp_path / "r-1"), KEY.public_key())
+    assert found.id == "r-1"
+    assert found.lineage == LINEAGE
+    assert found.task == TASK
+    assert len(found.sha256) == 64
+
+
+def test_lineage_goes_through_json_unchanged() -> None:
+    assert release.parse_lineage(LINEAGE.to_json()) == LINEAGE
+    child = replace(LINEAGE, parent="r-0")
+    assert release.parse_lineage(child.to_json()) == child
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "expected format"),
+        (changed(format="interplant-lineage/9"), "update Interplant"),
+        (changed(participants={}), "participants: expected a list"),
+        (changed(participants=[]), "at least one plant"),
+        (changed(participants=["north"]), r"participants\.0: expected keys and values"),
+        (changed(participants=[{"name": "north"}]), r"participants\.0: key 'delta' is missing or unknown"),
+        (changed(surprise=1), "'surprise' is missing or unknown"),
+        (changed(rounds="three"), "rounds: a str cannot stand here"),
+        (changed(rounds=True), "rounds: a bool cannot stand here"),
+        (changed(parent=3), "parent: a int cannot stand here"),
+        (changed(private=False), "private: contradicts"),
+        (changed(simulated=False), "simulated: contradicts"),
+        (changed(release="../r"), "letters, digits and hyphens"),
+        (LINEAGE.to_json().replace("0.7", "NaN"), "NaN is not a number"),
+    ],
+)
+def test_a_lineage_that_cannot_be_is_refused(text: str, says: str) -> None:
+    with pytest.raises(InterplantError, match=says):
+        release.parse_lineage(text)
+
+
+def test_a_plant_without_privacy_makes_the_release_not_private() -> None:
+    plain = replace(NORTH, mechanism="none", epsilon=0.0, delta=0.0)
+    mixed = replace(LINEAGE, participants=(NORTH, plain))
+    with pytest.raises(InterplantError, match="private: contradicts"):
+        release.parse_lineage(mixed.to_json())
+    assert not release.parse_lineage(replace(mixed, private=False).to_json()).private
+
+
+@pytest.mark.parametrize("name", release.FILES)
+def test_a_changed_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path / "r-1")
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(ReleaseRefused, match=name) as caught:
+        release.read_release(folder, KEY.public_key())
+    assert caught.value.code == "tampered"
+
+
+def test_missing_and_added_files_are_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "r-1")
+    (folder / "extra.sh").write_text("rm")
+    with pytest.raises(ReleaseRefused, match=r"extra\.sh.*not listed"):
+        release.read_release(folder, KEY.public_key())
+    (folder / "extra.sh").unlink()
+    (folder / release.CARD).unlink()
+    with pytest.raises(ReleaseRefused, match=r"card\.md.*missing"):
+        release.read_release(folder, KEY.public_key())
+
+
+def test_a_release_signed_without_its_model_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "r-1")
+    (folder / release.ONNX).unlink()
+    signing.sign_folder(folder, release.manifest_meta(LINEAGE), KEY)
+    with pytest.raises(ReleaseRefused, match=r"does not list 'model\.onnx'"):
+        release.read_release(folder, KEY.public_key())
+
+
+@pytest.mark.parametrize("name", [signing.MANIFEST, signing.SIGNATURE])
+def test_the_signature_is_checked_first(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path / "r-1")
+    content = bytearray((folder / name).read_bytes())
+    content[5] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(ReleaseRefused, match="manifest is not signed") as caught:
+        release.read_release(folder, KEY.public_key())
+    assert caught.value.code == "signature"
+    (folder / name).unlink()
+    with pytest.raises(ReleaseRefused, match=name) as caught:
+        release.read_release(folder, KEY.public_key())
+    assert caught.value.code == "signature"
+
+
+def test_another_federations_key_does_not_open_it(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseRefused) as caught:
+        release.read_release(write(tmp_path / "r-1"), signing.make_key().public_key())
+    assert caught.value.code == "signature"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({"lineage": "{}"}, "lineage"),
+        ({"lineage": changed(rounds=4, run="run-2")}, "lineage"),
+        ({"task": "{}"}, "task_invalid"),
+        ({"task": json.dumps({**config.dump(TASK), "rounds": 99})}, "lineage"),
+        ({"task": json.dumps({**config.dump(TASK), "code": "x"})}, "task_invalid"),
+    ],
+)
+def test_signed_but_contradictory_is_refused(tmp_path: Path, wrong: dict[str, str], code: str) -> None:
+    with pytest.raises(ReleaseRefused) as caught:
+        release.read_release(write(tmp_path / "r-1", **wrong), KEY.public_key())
+    assert caught.value.code == code
+
+
+def test_a_release_under_anothers_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseRefused, match="expected release 'r-2', found 'r-1'") as caught:
+        release.read_release(write(tmp_path / "r-2"), KEY.public_key())
+    assert caught.value.code == "lineage"
+
+
+def test_task_digest_follows_every_value() -> None:
+    again = config.parse(config.dump(TASK), Task, "task")
+    assert release.task_digest(again) == release.task_digest(TASK)
+    assert release.task_digest(replace(TASK, seed=1)) != release.task_digest(TASK)
+
+
+def test_ids_cannot_lead_out_of_the_folder() -> None:
+    for bad in ("", "..", "a/b", ".hidden", "-option", "x" * 64, "r\n"):
+        with pytest.raises(UsageError, match="letters, digits and hyphens"):
+            release.check_id(bad)
+    assert release.check_id("r-20250501-3") == "r-20250501-3"
+
+
+def test_codes_have_our_own_words() -> None:
+    assert "signed" in release.sentence("signature")
+    assert "policy" in release.sentence("policy_task")
+    assert release.sentence("rmse=3.4") == "the plant gave a reason that this version does not know"
