@@ -13,39 +13,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import numpy as np
-
+from interplant.client import gate
 from interplant.client.directory import PlantDirectory
-from interplant.core import export, models, signing
+from interplant.core import signing
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.files import disk_errors, sync_folder, write_atomic
-from interplant.core.release import (
-    ONNX,
-    TASK,
-    WEIGHTS,
-    Release,
-    ReleaseRefused,
-    check_id,
-    parse_task,
-    read_release,
-)
-from interplant.core.schema import Policy, Task
-from interplant.data import snapshots
-from interplant.data.snapshots import Repository
-
-if TYPE_CHECKING:
-    from interplant.data.frames import Dataset
-    from interplant.data.windows import Windows
+from interplant.core.release import Release, ReleaseRefused, check_id, read_release
+from interplant.core.schema import Policy
 
 ACTIVE: Final = "active"
 WAITING: Final = "waiting"
 REFUSED: Final = "refused"
 RECEIVED: Final = "received"
-
-PLAUSIBLE: Final = (-1.0, 2.0)
-"""Predictions on the hold-out lie in this range, in units of the cap."""
 
 _OF_THE_FOLDER: Final = {"signature", "tampered", "lineage", "task_invalid"}
 _OF_THE_POLICY: Final = {"policy_task", "policy_model", "policy_privacy"}
@@ -87,16 +68,6 @@ class Verdict:
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Rival:
-    """What a challenger is measured against: its error in cycles, and what may not be exceeded."""
-
-    code: str
-    name: str
-    rmse: float
-    limit: float
-
-
 # --- receiving -------------------------------------------------------------------------------------
 
 
@@ -128,6 +99,8 @@ def accept(plant: PlantDirectory, release: str) -> Release:
         if place.exists():
             return verify_release(place, key, policy)
         verify_release(collected, key, policy)
+        # A bad copy that came earlier left its verdict; this one is to be tried.
+        _verdict_path(plant, release).unlink(missing_ok=True)
         with disk_errors(place):
             _durably_move(collected, place)
         return verify_release(place, key, policy)
@@ -180,8 +153,9 @@ def try_release(plant: PlantDirectory, folder: Path) -> Verdict:
     policy = plant.load().policy
     try:
         release = verify_release(folder, plant.release_public_key, policy)
-        _check_model(release)
-        figures = _measure(plant, release, policy.release.margin)
+        gate.check_model(release)
+        now = champion(plant)
+        figures = gate.measure(plant, release, now.release if now else None, policy.release.margin)
     except (ReleaseRefused, Refusal) as error:
         verdict = _refusal(error)
     else:
@@ -272,124 +246,16 @@ def activate(plant: PlantDirectory, release: str) -> Champion:
     return new
 
 
-def _check_model(release: Release) -> None:
-    """The model is installed, takes the weights, agrees with its ONNX, and gives finite numbers."""
-    try:
-        model = models.build(release.task)
-    except InterplantError as error:
-        raise ReleaseRefused("model_missing", str(error)) from None
-    try:
-        export.load_weights(model, export.read_weights(release.folder / WEIGHTS))
-    except InterplantError as error:
-        raise ReleaseRefused("model", str(error)) from None
-    try:
-        export.parity(model, release.folder / ONNX, release.task)
-    except InterplantError as error:
-        raise ReleaseRefused("parity", str(error)) from None
-    if not all(np.isfinite(export.predict(model, x)).all() for x in export.probes(release.task)):
-        raise ReleaseRefused("not_finite")
-
-
-def _measure(plant: PlantDirectory, release: Release, margin: float) -> dict[str, float]:
-    """Figures of a challenger that is good enough; raises `ReleaseRefused` for one that is not."""
-    now = champion(plant)
-    other = parse_task((plant.releases / now.release / TASK).read_bytes()) if now else None
-    if other and other.name != release.task.name:
-        raise ReleaseRefused("other_task", f"the champion {now} is for {other.name!r}")
-    dataset = _dataset(plant)
-    if dataset.holdout.empty:
-        raise ReleaseRefused("no_holdout")
-    windows, rival = _rival(plant, dataset, release.task, now, other, margin)
-    predicted = export.predict_onnx(release.folder / ONNX, windows.x)
-    _check_plausible(predicted)
-    rmse = _rmse(predicted, windows, release.task)
-    figures = {
-        "rmse": rmse,
-        f"rmse_{rival.name}": rival.rmse,
-        "limit": rival.limit,
-        "windows": len(windows),
-        "machines": len(np.unique(windows.machine)),
-    }
-    if not rmse <= rival.limit:
-        raise _Worse(rival, figures)
-    return figures
-
-
-class _Worse(ReleaseRefused):
-    """A challenger that lost, with its figures for the plant's own record."""
-
-    def __init__(self, rival: _Rival, figures: Mapping[str, float]) -> None:
-        self.figures = figures
-        super().__init__(rival.code, _result(figures))
-
-
-def _rival(
-    plant: PlantDirectory,
-    dataset: "Dataset",
-    task: Task,
-    now: Champion | None,
-    other: Task | None,
-    margin: float,
-) -> tuple["Windows", _Rival]:
-    """The challenger's windows of the hold-out, and what it has to beat on them.
-
-    All windows of the held-out machines, as in serving; one a machine where the two tasks cut them
-    differently, so that both predict the same.
-    """
-    from interplant.data.windows import last_windows, training_windows
-
-    if now is None or other is None:
-        windows = training_windows(dataset.holdout, task)
-        mean = float(training_windows(dataset.train, task).y.mean(dtype=np.float64))
-        rmse = _rmse(np.full(len(windows), mean / task.target.cap), windows, task)
-        return windows, _Rival("baseline", "mean", rmse, np.nextafter(rmse, 0.0))
-    same = (task.contract, task.window, task.target) == (other.contract, other.window, other.target)
-    cut = training_windows if same else last_windows
-    windows = cut(dataset.holdout, task)
-    x = windows.x if same else cut(dataset.holdout, other).x
-    predicted = export.predict_onnx(plant.releases / now.release / ONNX, x)
-    rmse = _rmse(predicted, windows, other)
-    return windows, _Rival("worse", "champion", rmse, rmse * (1.0 + margin))
-
-
-def _dataset(plant: PlantDirectory) -> "Dataset":
-    repository = Repository(plant.path / plant.load().data.repository)
-    return snapshots.load(repository.open())
-
-
-def _rmse(predicted: export.Floats, windows: "Windows", task: Task) -> float:
-    """Root mean square error in cycles of predictions in units of the task's cap."""
-    error = predicted.astype(np.float64) * task.target.cap - windows.y
-    return float(np.sqrt(np.mean(error**2)))
-
-
-def _check_plausible(predicted: export.Floats) -> None:
-    low, high = PLAUSIBLE
-    # Written so that NaN counts as outside.
-    outside = int((~((predicted >= low) & (predicted <= high))).sum())
-    if outside:
-        raise ReleaseRefused("implausible", f"{outside} of {len(predicted)} predictions on the hold-out")
-
-
 def _passed(plant: PlantDirectory, release: Release, policy: Policy, figures: Mapping[str, float]) -> Verdict:
     if policy.release.approval == "person":
-        return Verdict(WAITING, "", f"waits for a person: {_result(figures)}", figures)
+        return Verdict(WAITING, "", f"waits for a person: {gate.result(figures)}", figures)
     # First the pointer, then the record: who dies between them tries the release again.
     activate(plant, release.id)
-    return Verdict(ACTIVE, "", _result(figures), figures)
-
-
-def _result(figures: Mapping[str, float]) -> str:
-    rival = "champion" if "rmse_champion" in figures else "mean"
-    name = "the champion's" if rival == "champion" else "of predicting the mean:"
-    return (
-        f"error on the hold-out {figures['rmse']:.2f} cycles, {name} {figures[f'rmse_{rival}']:.2f}, "
-        f"at most {figures['limit']:.2f} allowed"
-    )
+    return Verdict(ACTIVE, "", gate.result(figures), figures)
 
 
 def _refusal(error: ReleaseRefused | Refusal) -> Verdict:
-    figures = error.figures if isinstance(error, _Worse) else {}
+    figures = error.figures if isinstance(error, gate.Worse) else {}
     return Verdict(REFUSED, error.code, str(error), figures)
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -106,8 +107,8 @@ def _check_receipt(receipt: Receipt, task: Task) -> None:
         raise Refusal("gateway", f"an update without a charge: epsilon {receipt.epsilon}")
 
 
-def _log(plant: PlantDirectory, entry: dict[str, object]) -> None:
-    line = json.dumps({"time": time.time()} | entry, sort_keys=True)
+def _log(plant: PlantDirectory, entry: Mapping[str, object]) -> None:
+    line = json.dumps({"time": time.time(), **entry}, sort_keys=True)
     with disk_errors(plant.audit), plant.audit.open("a") as file:
         file.write(line + "\n")
         file.flush()

@@ -72,9 +72,9 @@ class Link:
         call = self._stub.Watch(pb.Hello(protocol=PROTOCOL, clock=time.time()))
         try:
             with _plainly(self._address):
-                yield call
+                yield iter(call)
         finally:
-            call.cancel()
+            call.cancel()  # type: ignore[no-untyped-call]
 
     def fetch(self, blob: pb.Blob, path: Path) -> Path:
         """Bring a blob to ``path``, going on where an earlier try stopped.
@@ -143,7 +143,7 @@ def _plainly(address: str) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        code, details = error.code(), error.details() or ""  # type: ignore[attr-defined]
+        code, details = error.code(), error.details() or ""
         if code in _FINAL:
             raise TurnedAwayError(f"{address}: {details}") from None
         if "CERTIFICATE_VERIFY_FAILED" in details or "SSL_ERROR" in details or "handshake" in details.lower():

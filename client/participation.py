@@ -59,9 +59,9 @@ def read(message: Message) -> Request:
         Refusal: It is not one that this version understands.
     """
     try:
-        words = message.content["task"]
+        words = message.content.config_records["task"]
         task = config.parse(json.loads(str(words["task"])), Task, "task")
-        weights = {name: array.numpy() for name, array in message.content["weights"].items()}
-        return Request(str(words["run"]), int(words["round"]), task, weights)
+        weights = {name: array.numpy() for name, array in message.content.array_records["weights"].items()}
+        return Request(str(words["run"]), int(str(words["round"])), task, weights)
     except (KeyError, ValueError, TypeError, InterplantError) as error:
         raise Refusal("task_invalid", str(error)) from None

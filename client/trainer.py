@@ -111,7 +111,8 @@ class WarmTrainer:
     def _do(self, kind: str, job: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
             child = self._running()
-            assert child.stdin and child.stdout
+            assert child.stdin
+            assert child.stdout
             try:
                 child.stdin.write(json.dumps({"kind": kind} | job).encode() + b"\n")
                 child.stdin.flush()
@@ -120,9 +121,9 @@ class WarmTrainer:
                 line = b""
             self._used = time.monotonic()
             if not line:
-                code = child.wait()
+                died_with = child.wait()
                 self._end()
-                raise Refusal("trainer_died", f"exit code {code}; see {self._plant.trainer_log}")
+                raise Refusal("trainer_died", f"exit code {died_with}; see {self._plant.trainer_log}")
         answer: dict[str, Any] = json.loads(line)
         if code := answer.get("refusal"):
             raise Refusal(code if code in REFUSALS else "internal", str(answer.get("detail", "")))

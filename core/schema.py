@@ -46,7 +46,8 @@ class Condition:
 
     name: str = MISSING
     centre: dict[str, float] = field(default_factory=dict)
-    ranges: dict[str, list[float]] = field(default_factory=dict)
+    # Pairs [low, high]; `Task.check` looks at them, since OmegaConf takes no 200 for a nested float.
+    ranges: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -203,9 +204,9 @@ class Task:
             for name, ends in condition.ranges.items():
                 _need(name in contract.sensors, f"{key}.ranges", f"{name!r} is not a sensor")
                 _need(
-                    len(ends) == 2 and ends[0] < ends[1],
+                    _is_range(ends),
                     f"{key}.ranges.{name}",
-                    f"expected [low, high] with low < high, found {list(ends)}",
+                    f"expected [low, high] with low < high, found {ends!r}",
                 )
 
 
@@ -383,6 +384,12 @@ class Federation:
             value = getattr(rounds, key)
             _need(value > 0, f"rounds.{key}", f"expected more than 0, found {value}")
         _need(rounds.retries >= 0, "rounds.retries", f"expected 0 or more, found {rounds.retries}")
+
+
+def _is_range(ends: Any) -> bool:
+    if not isinstance(ends, list) or [type(end) for end in ends if type(end) not in (int, float)]:
+        return False
+    return len(ends) == 2 and bool(ends[0] < ends[1])
 
 
 def _is_name(text: str) -> bool:

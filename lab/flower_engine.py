@@ -151,7 +151,7 @@ def flower_deployment(
     """
     _check_plants(plants)
     deadline = time.monotonic() + timeout
-    link, *nodes = _ports(1 + len(plants), port)
+    link, *nodes = free_ports(1 + len(plants), port)
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="interplant-flower-") as folder:
         root = Path(folder).resolve()
@@ -336,8 +336,16 @@ def _make_tls(folder: Path) -> TlsFiles:
     return files
 
 
-def _ports(count: int, first: int) -> list[int]:
-    """Choose free ports by binding them all at once, so that they differ."""
+def free_ports(count: int, first: int = 0) -> list[int]:
+    """Choose free ports by binding them all at once, so that they differ.
+
+    Args:
+        count: How many.
+        first: The first of them is to be this one, if not 0.
+
+    Raises:
+        UsageError: The first port is in use.
+    """
     sockets = [socket.socket() for _ in range(count)]
     try:
         for index, each in enumerate(sockets):
@@ -428,6 +436,7 @@ def _flwr(deployment: Deployment, *words: str) -> dict[str, Any]:
             check=False,
         )
     except subprocess.TimeoutExpired:
+        _check_time(deployment, f"hear from `flwr {words[0]}`")
         raise InterplantError(
             f"`flwr {words[0]}` gave no answer within {left:.0f} s; see the logs in {deployment.logs}"
         ) from None

@@ -164,7 +164,7 @@ class GrpcGrid(Grid):
             try:
                 return call()
             except grpc.RpcError as error:
-                if error.code() != grpc.StatusCode.UNAVAILABLE:  # type: ignore[attr-defined]
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
             time.sleep(0.2)
             self._push_again()

@@ -164,7 +164,7 @@ class PlantApi(CoordinatorServicer):
                     return self._releases / release.id / file.name
         return None
 
-    def _still_wanted(self, reply: pb.Parcel) -> "pb.Answer.Want.ValueType":
+    def _still_wanted(self, reply: pb.Parcel) -> pb.Answer.Want.ValueType:
         """A reply to no open message: its round may come again, or it is over."""
         run_id, _, rest = reply.reply_to.partition(".")
         number = rest.partition(".")[0]

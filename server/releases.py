@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from interplant.core import federation_pb2 as pb
 from interplant.core.files import sha256_file
@@ -72,5 +73,5 @@ def offer_of(folder: Path, task: str) -> pb.Release:
     return pb.Release(id=folder.name, task=task, files=files)
 
 
-def _receipt(plant: dict[str, object]) -> dict[str, object]:
+def _receipt(plant: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plant.items() if key != "plant"}

@@ -196,8 +196,9 @@ def _push(grid: Grid, run: str, task: Task, number: int, weights: Tensors) -> It
 def _replies(
     grid: Grid, waiting: dict[str, int], outcome: Outcome, rules: Rounds, stopped: Callable[[], bool]
 ) -> Iterator[Message]:
-    """Yield replies as they come, until all are here, the deadline has passed, or only absent plants
-    are left and the quorum is met.
+    """Yield replies as they come, until all are here or the deadline has passed.
+
+    Plants that are not connected are waited for only a little once the quorum is met.
     """
     deadline = time.monotonic() + rules.deadline_seconds
     grace: float | None = None

@@ -48,18 +48,26 @@ def start_run(
     registry = Registry.open(directory.path)
     settings = {"release": release, "start_from": start_from}
     run_id = new_run_id()
-    order = Order(
-        run=run_id,
-        run_id=flower_run_id(run_id),
-        task=config.dump(task),
-        rounds=asdict(rules),
-        release=release,
-        start_from=str(weights or ""),
-    )
+    order = make_order(run_id, task, rules, "grpc", release, str(weights or ""))
     RunFolder(directory.runs / run_id).create(order)
     run = registry.create_run(task.name, config.dump(task), task.rounds, settings, run_id)
     ring(directory)
     return run
+
+
+def make_order(
+    run: str, task: Task, rules: Rounds, engine: str, release: bool, start_from: str = ""
+) -> Order:
+    """Write down what a run shall do; see `Order`."""
+    return Order(
+        run=run,
+        run_id=flower_run_id(run),
+        task=config.dump(task),
+        rounds=asdict(rules),
+        engine=engine,
+        release=release,
+        start_from=start_from,
+    )
 
 
 def stop_run(directory: CoordinatorDirectory, run_id: str) -> Run:
@@ -99,9 +107,9 @@ def tell(directory: CoordinatorDirectory, call: Callable[[rpc.LocalStub], Any]) 
         try:
             call(rpc.LocalStub(channel))
         except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNAVAILABLE:  # type: ignore[attr-defined]
+            if error.code() == grpc.StatusCode.UNAVAILABLE:
                 return False
-            raise InterplantError(f"the coordinator's local socket: {error.details()}") from None  # type: ignore[attr-defined]
+            raise InterplantError(f"the coordinator's local socket: {error.details()}") from None
     return True
 
 

@@ -97,7 +97,7 @@ class Service:
         )
         rpc.add_CoordinatorServicer_to_server(api, server)
         name = pb.DESCRIPTOR.services_by_name["Coordinator"].full_name
-        health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+        health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)  # type: ignore[attr-defined]
         reflection.enable_server_reflection(
             (name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
             server,

@@ -523,3 +523,13 @@ def test_the_agent_stays_light() -> None:
     heavy = ["torch", "onnx", "onnxruntime", "safetensors", "pandas", "dvc", "flwr"]
     code = f"import sys, interplant.client.deployment; sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_good_copy_after_a_bad_one_is_tried(federation: Federation) -> None:
+    folder = federation.make("r-1", 0.1)
+    shutil.copytree(folder, deployment.incoming(federation.plant, "r-1"), dirs_exist_ok=True)
+    (deployment.incoming(federation.plant, "r-1") / "card.md").write_text("other")
+    with pytest.raises(ReleaseRefused, match=r"card\.md"):
+        deployment.accept(federation.plant, "r-1")
+    federation.deliver(folder)
+    assert deployment.untried(federation.plant) == ["r-1"]

@@ -1,0 +1,360 @@
+"""The ledger: never an under-count, never a refund, and a broken chain is named."""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from interplant.core.errors import InterplantError, Refusal
+from interplant.privacy.accounting import spent
+from interplant.privacy.ledger import GENESIS, Ledger, Reservation
+from interplant.privacy.plan import Plan
+
+PLAN = Plan("window", records=10_000, batch=100, noise=1.0, clip=1.0, steps=100, delta=1e-5)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+def charge(ledger: Ledger, round: int = 1, lineage: str = "turbofan", **caps: float) -> Reservation:
+    return ledger.reserve(PLAN, run="run-1", round=round, task="rul", lineage=lineage, **caps)
+
+
+def alter(path: Path, statement: str, *values: object) -> None:
+    """Change the file as somebody would who has the plant's disk."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TRIGGER never_changed")
+        connection.execute("DROP TRIGGER never_removed")
+        connection.execute(statement, values)
+    connection.close()
+
+
+def test_a_charge_is_in_the_file_when_reserve_returns(path: Path) -> None:
+    reservation = charge(Ledger(path))
+    (entry,) = Ledger(path).entries()
+    assert (entry.kind, entry.id, entry.plan) == ("reserve", reservation.id, PLAN)
+    assert (entry.run, entry.round, entry.task, entry.lineage) == ("run-1", 1, "rul", "turbofan")
+
+
+def test_history_is_read_from_disk_by_a_new_process(path: Path) -> None:
+    """Trap 1: the history outlives the process, and epsilon is that of all rounds."""
+    for round in range(3):
+        charge(Ledger(path), round)
+    whole = Ledger(path).spent("turbofan", 1e-5)
+    assert whole == spent([PLAN.event] * 3, 1e-5)
+    assert whole.epsilon > spent([PLAN.event], 1e-5).epsilon
+
+
+def test_a_reservation_without_commit_is_spent(path: Path) -> None:
+    ledger = Ledger(path)
+    charge(ledger)
+    before = ledger.spent("turbofan", 1e-5)
+    ledger.commit(charge(ledger, 2))
+    assert before.epsilon > 0
+    assert ledger.spent("turbofan", 1e-5) == spent([PLAN.event] * 2, 1e-5)
+
+
+def test_the_same_round_again_is_charged_again(path: Path) -> None:
+    """After a crash the retried round draws new noise: the two reveal more than one."""
+    ledger = Ledger(path)
+    first, second = charge(ledger), charge(ledger)
+    assert first.id != second.id
+    assert len(ledger.events("turbofan")) == 2
+
+
+def test_commit_twice_is_as_good_as_once(path: Path) -> None:
+    ledger = Ledger(path)
+    reservation = charge(ledger)
+    ledger.commit(reservation)
+    Ledger(path).commit(reservation)
+    assert [entry.kind for entry in ledger.entries()] == ["reserve", "commit"]
+
+
+def test_commit_of_a_foreign_reservation_is_refused(path: Path, tmp_path: Path) -> None:
+    foreign = charge(Ledger(tmp_path / "other.db"))
+    with pytest.raises(Refusal, match="is not in it") as refusal:
+        Ledger(path).commit(foreign)
+    assert refusal.value.code == "ledger"
+
+
+def test_lineages_are_counted_apart_and_together(path: Path) -> None:
+    ledger = Ledger(path)
+    charge(ledger, 1, "press")
+    charge(ledger, 2, "press")
+    charge(ledger, 3, "lathe")
+    assert len(ledger.events("press")) == 2
+    assert len(ledger.events("lathe")) == 1
+    assert ledger.spent(None, 1e-5) == spent([PLAN.event] * 3, 1e-5)
+
+
+def test_a_spent_budget_is_refused_and_nothing_is_written(path: Path) -> None:
+    """Trap 2: the cap holds for the history and this round together, not for this round alone."""
+    ledger = Ledger(path)
+    budget = spent([PLAN.event] * 2, 1e-5).epsilon
+    for round in range(2):
+        charge(ledger, round, epsilon=budget, delta=1e-5)
+    before = path.read_bytes()
+    with pytest.raises(Refusal, match="the budget is") as refusal:
+        charge(ledger, 3, epsilon=budget, delta=1e-5)
+    assert refusal.value.code == "budget_spent"
+    assert path.read_bytes() == before
+    assert len(ledger.entries()) == 2
+
+
+def test_a_budget_below_one_round_is_refused_before_anything(path: Path) -> None:
+    ledger = Ledger(path)
+    with pytest.raises(Refusal) as refusal:
+        charge(ledger, 1, epsilon=0.01)
+    assert refusal.value.code == "budget_spent"
+    assert ledger.entries() == []
+
+
+def test_spent_after_is_what_will_be_spent(path: Path) -> None:
+    ledger = Ledger(path)
+    charge(ledger)
+    foreseen = ledger.spent_after(PLAN, "turbofan", 1e-5)
+    charge(ledger, 2)
+    assert ledger.spent("turbofan", 1e-5) == foreseen
+
+
+def test_rounds_left_are_the_rounds_that_pass(path: Path) -> None:
+    ledger = Ledger(path)
+    charge(ledger)
+    left = ledger.rounds_left(PLAN, "turbofan", 1.2, 1e-5)
+    for round in range(left):
+        charge(ledger, round, epsilon=1.2, delta=1e-5)
+    with pytest.raises(Refusal):
+        charge(ledger, 99, epsilon=1.2, delta=1e-5)
+    assert left > 0
+
+
+def test_verify_names_the_head(path: Path) -> None:
+    ledger = Ledger(path)
+    assert ledger.verify().hash == GENESIS
+    charge(ledger)
+    head = ledger.verify()
+    assert head.entries == 1
+    assert head.hash == ledger.entries()[-1].hash
+
+
+@pytest.mark.parametrize("seq", [1, 2, 4])
+def test_a_changed_entry_is_named(path: Path, seq: int) -> None:
+    for round in range(4):
+        charge(Ledger(path), round)
+    ledger = Ledger(path)
+    with sqlite3.connect(path) as connection:
+        (text,) = connection.execute("SELECT body FROM entries WHERE seq = ?", (seq,)).fetchone()
+    connection.close()
+    body = json.loads(text)
+    body["plan"]["noise"] = 100.0
+    alter(path, "UPDATE entries SET body = ? WHERE seq = ?", json.dumps(body), seq)
+    for look in (ledger.verify, lambda: Ledger(path)):
+        with pytest.raises(Refusal, match=f"entry {seq} was changed") as refusal:
+            look()
+        assert refusal.value.code == "ledger"
+
+
+def test_a_removed_entry_is_named(path: Path) -> None:
+    for round in range(3):
+        charge(Ledger(path), round)
+    alter(path, "DELETE FROM entries WHERE seq = 2")
+    with pytest.raises(Refusal, match="entry 2 is missing"):
+        Ledger(path)
+
+
+def test_an_older_copy_put_back_is_noticed_while_the_plant_runs(path: Path) -> None:
+    ledger = Ledger(path)
+    charge(ledger)
+    backup = path.read_bytes()
+    charge(ledger, 2)
+    path.write_bytes(backup)
+    with pytest.raises(Refusal, match="entry 2 is not what it was"):
+        charge(ledger, 3)
+
+
+def test_the_file_refuses_updates_and_deletes(path: Path) -> None:
+    charge(Ledger(path))
+    connection = sqlite3.connect(path)
+    for statement in ("DELETE FROM entries", "UPDATE entries SET hash = ''"):
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            connection.execute(statement)
+    connection.close()
+
+
+@pytest.mark.parametrize("content", [b"not a database, " * 100, b"\x00" * 4096])
+def test_a_file_that_is_no_ledger_is_refused_in_one_line_and_kept(
+    path: Path, content: bytes
+) -> None:
+    path.write_bytes(content)
+    with pytest.raises(Refusal) as refusal:
+        Ledger(path)
+    assert refusal.value.code == "ledger"
+    assert "\n" not in str(refusal.value)
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_page_is_refused(path: Path) -> None:
+    ledger = Ledger(path)
+    for round in range(60):
+        charge(ledger, round)
+    content = bytearray(path.read_bytes())
+    content[-8000:-2000] = os.urandom(6000)
+    path.write_bytes(content)
+    with pytest.raises(Refusal) as refusal:
+        Ledger(path)
+    assert refusal.value.code == "ledger"
+
+
+def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InterplantError):
+        Ledger(tmp_path)
+
+
+def test_the_file_is_the_plants_alone(path: Path) -> None:
+    Ledger(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+class OnAFullDisk(Ledger):
+    """SQLite's own limit on pages fails with the code that a full disk gives."""
+
+    full = True
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        with super()._connected() as connection:
+            if self.full:
+                connection.execute("PRAGMA max_page_count = 1")
+            yield connection
+
+
+def test_a_full_disk_refuses_the_round_and_leaves_the_chain_whole(path: Path) -> None:
+    Ledger(path)
+    ledger = OnAFullDisk(path)
+    big = {"run": "run-1", "round": 1, "task": "x" * 20_000, "lineage": "turbofan"}
+    with pytest.raises(Refusal) as refusal:
+        ledger.reserve(PLAN, **big)
+    assert refusal.value.code == "disk_full"
+    assert ledger.entries() == Ledger(path).entries() == []
+    ledger.full = False
+    ledger.reserve(PLAN, **big)
+    assert ledger.verify().entries == 1
+
+
+def test_the_clock_decides_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(path)
+    for now in ("2030-01-01T00:00:00+00:00", "1999-01-01T00:00:00+00:00"):
+        monkeypatch.setattr("interplant.privacy.ledger._now", lambda now=now: now)
+        charge(ledger)
+    assert [entry.time[:4] for entry in Ledger(path).entries()] == ["2030", "1999"]
+    assert len(ledger.events("turbofan")) == 2
+    assert ledger.verify().entries == 2
+
+
+def test_two_ledgers_on_one_file_see_each_other(path: Path) -> None:
+    one, two = Ledger(path), Ledger(path)
+    charge(one, 1)
+    charge(two, 2)
+    charge(one, 3)
+    assert [entry.round for entry in two.entries()] == [1, 2, 3]
+    assert one.verify() == two.verify()
+
+
+def test_threads_share_a_ledger(path: Path) -> None:
+    ledger = Ledger(path)
+    threads = [threading.Thread(target=charge, args=(ledger, number)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ledger.verify().entries == 8
+
+
+RACER = """
+import sys
+from pathlib import Path
+from interplant.core.errors import Refusal
+from interplant.privacy.ledger import Ledger
+from interplant.privacy.plan import Plan
+plan = Plan("window", 10_000, 100, 1.0, 1.0, 100, 1e-5)
+ledger = Ledger(Path(sys.argv[1]))
+try:
+    for round in range(100):
+        ledger.reserve(plan, run=sys.argv[2], round=round, task="rul", lineage="turbofan",
+                       epsilon=1.2, delta=1e-5)
+except Refusal as refusal:
+    sys.exit(0 if refusal.code == "budget_spent" else 1)
+sys.exit(2)
+"""
+
+
+def test_two_processes_cannot_pass_the_budget_together(path: Path) -> None:
+    covered = Ledger(path).rounds_left(PLAN, "turbofan", 1.2, 1e-5)
+    racers = [
+        subprocess.Popen([sys.executable, "-c", RACER, str(path), name]) for name in ("a", "b")
+    ]
+    assert [racer.wait(60) for racer in racers] == [0, 0]
+    ledger = Ledger(path)
+    assert len(ledger.events("turbofan")) == covered
+    assert ledger.spent("turbofan", 1e-5).epsilon <= 1.2
+
+
+VICTIM = """
+import os, sys
+from pathlib import Path
+from interplant.privacy.ledger import Ledger
+from interplant.privacy.plan import Plan
+plan = Plan("window", 10_000, 100, 1.0, 1.0, 100, 1e-5)
+noise = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+ledger = Ledger(Path(sys.argv[1]))
+for round in range(100_000):
+    reservation = ledger.reserve(plan, run="run-1", round=round, task="rul", lineage="turbofan")
+    os.write(noise, (reservation.id + "\\n").encode())
+    ledger.commit(reservation)
+"""
+
+
+def test_killed_at_any_moment_it_never_counts_too_little(path: Path, tmp_path: Path) -> None:
+    noise = tmp_path / "noise"
+    noise.touch()
+    moments = random.Random(0)
+    for _ in range(12):
+        before = noise.stat().st_size
+        victim = subprocess.Popen([sys.executable, "-c", VICTIM, str(path), str(noise)])
+        while noise.stat().st_size == before and victim.poll() is None:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.02))
+        victim.send_signal(signal.SIGKILL)
+        assert victim.wait(30) == -signal.SIGKILL
+        drawn = noise.read_text().split()
+        charged = {entry.id for entry in Ledger(path).entries() if entry.kind == "reserve"}
+        assert set(drawn) <= charged
+        assert len(Ledger(path).events("turbofan")) >= len(drawn)
+    assert Ledger(path).verify().entries > 24
+
+
+def test_a_charge_costs_milliseconds(path: Path) -> None:
+    ledger = Ledger(path)
+    started = time.process_time()
+    for round in range(20):
+        ledger.commit(charge(ledger, round))
+    assert (time.process_time() - started) / 20 < 0.05
+
+
+def test_plans_come_back_as_they_were_charged(path: Path) -> None:
+    odd = replace(PLAN, noise=1.0000000000000002, delta=3.3e-7, records=7919)
+    Ledger(path).reserve(odd, run="r", round=1, task="t", lineage="l")
+    assert Ledger(path).entries()[0].plan == odd
