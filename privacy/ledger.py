@@ -204,8 +204,13 @@ class Ledger:
             Refusal: ``ledger``, naming the first broken entry.
         """
         with self._lock:
-            self._read = []
+            remembered, self._read = self._read, []
         with self._reading():
+            same = self._read[: len(remembered)] == remembered
+            if not same:
+                # Go on refusing: what was remembered is the newer state.
+                self._read = remembered
+                raise self._broken(f"it no longer holds the {len(remembered)} entries it held")
             return self._head()
 
     def _within(self, plan: Plan, lineage: str, epsilon: float, delta: float) -> None:
@@ -233,7 +238,9 @@ class Ledger:
         text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
         row = (head.entries + 1, text, head.hash, _digest(head.hash, text))
         connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", row)
-        return self._checked(row, head)
+        entry = self._checked(row, head)
+        self._read.append(entry)
+        return entry
 
     def _catch_up(self, connection: sqlite3.Connection) -> None:
         """Read and check what other processes appended since this one last looked."""

@@ -63,7 +63,9 @@ class PlantApi(CoordinatorServicer):
             certificate = await asyncio.to_thread(self._authority.accept, caller, request.signing_request)
         except InterplantError as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
-        self._exchange.nodes = {plant.node_id: plant.name for plant in self._registry.plants()}
+        self._exchange.nodes = {
+            plant.node_id: plant.name for plant in self._registry.plants() if plant.is_enrolled
+        }
         log.info("%s has joined", caller.name)
         return pb.CertificateReply(certificate=certificate)
 

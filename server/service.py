@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
 from interplant.core import logs, processes
-from interplant.core.certificates import Identity
+from interplant.core.certificates import Identity, utc_now
 from interplant.core.errors import InterplantError
 from interplant.server.authority import Authority
 from interplant.server.directory import CoordinatorDirectory
@@ -50,7 +50,7 @@ class Service:
         self.registry = Registry.open(directory.path)
         self.authority = Authority.open(directory.path)
         self.exchange = Exchange(Spool(directory.spool), {})
-        self._allowed: dict[tuple[str, str, str], bool] = {}
+        self._allowed: dict[tuple[str, str], bool] = {}
         self.reload()
         for release in reversed(self.registry.releases()):
             if release.state == "ready":
@@ -60,7 +60,7 @@ class Service:
         """Read who is enrolled, and end the connections of those who no longer are."""
         plants = self.registry.plants()
         self._allowed.clear()
-        self.exchange.nodes = {plant.node_id: plant.name for plant in plants if plant.state == "enrolled"}
+        self.exchange.nodes = {plant.node_id: plant.name for plant in plants if plant.is_enrolled}
         for name in self.exchange.online() - set(self.exchange.nodes.values()):
             self.exchange.hang_up(name)
 
@@ -68,7 +68,9 @@ class Service:
         """Tell whether a verified caller is enrolled and not revoked; asked of the registry once."""
         if caller.role != "plant":
             return True  # a bootstrap's single use and the server's own calls are checked elsewhere
-        key = (caller.role, caller.name, str(caller.serial))
+        if caller.not_after < utc_now():
+            return False
+        key = (caller.name, caller.serial)
         if key not in self._allowed:
             self._allowed[key] = self.registry.is_allowed(caller.name, caller.serial)
         return self._allowed[key]

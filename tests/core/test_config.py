@@ -76,7 +76,6 @@ def test_values_and_defaults(tmp_path: Path) -> None:
         ("rounds: 3", "round: 3", 2, "round"),
         ("  steps: 5", "  step: 5", 14, "training.step"),
         ("heat: {unit: K, low: 200,", "heat: {unit: K, lo: 200,", 7, "contract.sensors.heat.lo"),
-        ("      centre: {speed: 1}", "      center: {speed: 1}", 11, "contract.conditions[0].center"),
     ],
 )
 def test_an_unknown_key_is_named_with_its_line(

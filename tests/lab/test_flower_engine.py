@@ -189,8 +189,8 @@ def test_what_goes_wrong_is_said(tmp_path: Path, apps: str) -> None:
         assert engine.wait(deployment, run_id) == ("completed", "")
         assert json.loads(result.read_text())["errors"] == [["north", 1000, "paused"]]
 
-        said = knock_with_unknown_key(deployment, tmp_path)
-        assert "Failed to activate SuperNode" in said
+        assert "Failed to activate SuperNode" in knock(deployment, tmp_path, with_key=True)
+        assert "Exit Code" in knock(deployment, tmp_path, with_key=False)
 
         run_id = engine.submit(deployment, f"{apps}:endless", f"{apps}:client", {})
         deployment.services[1].child.kill()
@@ -198,8 +198,8 @@ def test_what_goes_wrong_is_said(tmp_path: Path, apps: str) -> None:
             engine.wait(deployment, run_id)
 
 
-def knock_with_unknown_key(deployment: engine.Deployment, folder: Path) -> str:
-    """Start a SuperNode whose key nobody has registered; return what it says before it ends."""
+def knock(deployment: engine.Deployment, folder: Path, *, with_key: bool) -> str:
+    """Start a SuperNode with a key nobody has registered, or with none; return its last words."""
     key = folder / "stranger"
     key.write_bytes(
         certificates.make_key().private_bytes(
@@ -209,11 +209,9 @@ def knock_with_unknown_key(deployment: engine.Deployment, folder: Path) -> str:
         )
     )
     words = ["--superlink", deployment.address, "--root-certificates", str(deployment.tls.ca)]
-    words += ["--auth-supernode-private-key", str(key), "--host", engine.HOST]
-    with socket.socket() as free:
-        free.bind((engine.HOST, 0))
-        port = str(free.getsockname()[1])
-    command = [str(Path(sys.executable).parent / "flower-supernode"), *words, "--port", port]
+    words += ["--auth-supernode-private-key", str(key)] if with_key else []
+    words += ["--host", engine.HOST, "--port", str(engine.free_ports(1)[0])]
+    command = [str(Path(sys.executable).parent / "flower-supernode"), *words]
     environment = os.environ | {
         "FLWR_HOME": str(deployment.root / "stranger"),
         "FLWR_TELEMETRY_ENABLED": "0",

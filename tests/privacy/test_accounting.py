@@ -23,9 +23,7 @@ def gaussian_epsilon(noise: float, delta: float) -> float:
     low, high = 0.0, 100.0
     for _ in range(200):
         middle = (low + high) / 2
-        here = normal(0.5 / noise - middle * noise) - math.exp(middle) * normal(
-            -0.5 / noise - middle * noise
-        )
+        here = normal(0.5 / noise - middle * noise) - math.exp(middle) * normal(-0.5 / noise - middle * noise)
         low, high = (middle, high) if here > delta else (low, middle)
     return high
 
@@ -88,9 +86,7 @@ def test_accountants_agree(event: Event, delta: float) -> None:
 
 
 @pytest.mark.parametrize("wrong", [0.3, 5.0])
-def test_accountants_that_disagree_are_refused(
-    wrong: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_accountants_that_disagree_are_refused(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
     right = accounting._certificate
     monkeypatch.setattr(accounting, "_certificate", lambda *a: wrong * right(*a))
     with pytest.raises(InterplantError, match="accountants disagree"):
@@ -183,6 +179,4 @@ def test_a_machine_with_very_many_windows_is_said_to_be_unprotected() -> None:
 def test_sentence_says_the_figure_and_what_it_means() -> None:
     assert machine_sentence(1.5, 2) == "a machine with 2 windows has epsilon 1.50"
     assert machine_sentence(0.5, 1) == "a machine with 1 window has epsilon 0.50"
-    assert machine_sentence(368.0, 30) == (
-        "a machine with 30 windows is not protected: its epsilon is 368"
-    )
+    assert machine_sentence(368.0, 30) == ("a machine with 30 windows is not protected: its epsilon is 368")

@@ -183,6 +183,10 @@ def test_an_older_copy_put_back_is_noticed_while_the_plant_runs(path: Path) -> N
     path.write_bytes(backup)
     with pytest.raises(Refusal, match="entry 2 is not what it was"):
         charge(ledger, 3)
+    with pytest.raises(Refusal, match="no longer holds the 2 entries"):
+        ledger.verify()
+    with pytest.raises(Refusal, match="entry 2 is not what it was"):
+        charge(ledger, 3)
 
 
 def test_the_file_refuses_updates_and_deletes(path: Path) -> None:
@@ -195,9 +199,7 @@ def test_the_file_refuses_updates_and_deletes(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"not a database, " * 100, b"\x00" * 4096])
-def test_a_file_that_is_no_ledger_is_refused_in_one_line_and_kept(
-    path: Path, content: bytes
-) -> None:
+def test_a_file_that_is_no_ledger_is_refused_in_one_line_and_kept(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(Refusal) as refusal:
         Ledger(path)
@@ -303,9 +305,7 @@ sys.exit(2)
 
 def test_two_processes_cannot_pass_the_budget_together(path: Path) -> None:
     covered = Ledger(path).rounds_left(PLAN, "turbofan", 1.2, 1e-5)
-    racers = [
-        subprocess.Popen([sys.executable, "-c", RACER, str(path), name]) for name in ("a", "b")
-    ]
+    racers = [subprocess.Popen([sys.executable, "-c", RACER, str(path), name]) for name in ("a", "b")]
     assert [racer.wait(60) for racer in racers] == [0, 0]
     ledger = Ledger(path)
     assert len(ledger.events("turbofan")) == covered

@@ -70,7 +70,7 @@ def test_two_runs_of_a_plan_draw_different_batches_whatever_the_seeds() -> None:
     """Trap 7, for the sampler."""
     drawn = []
     for _ in range(2):
-        np.random.seed(0)  # noqa: NPY002
+        np.random.seed(0)
         drawn.append(np.concatenate(list(replace(PLAN, steps=5).batches(2000))))
     assert not np.array_equal(*[part[:50] for part in drawn])
 
