@@ -1,14 +1,18 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 help:  ## Show what can be made.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
+# Built without isolation: an isolated build would fetch whatever setuptools is newest, not the pinned one.
 .venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+	  || { echo 'Interplant needs Python 3.11 or 3.12: make PYTHON=python3.11 …' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch>=2.10,<2.14" packaging
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(PIP) setuptools
+	$(PIP) --no-build-isolation --editable ".[dev]"
 	@touch $@
 
 setup: .venv/ready  ## Make the environment in .venv.
@@ -19,20 +23,23 @@ demo: setup  ## Run the whole loop on this machine: coordinator, four plants, TL
 test: setup  ## Run every test.
 	$(BIN)/python -m pytest $(ARGS)
 
-check: setup  ## Lint, format and type check.
-	$(BIN)/ruff check .
+check: setup  ## Lint, format, types, layout, documents.
+	$(BIN)/ruff check --output-format concise .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_layout.py
+	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_docs.py
 
 bench: setup  ## Run the benchmarks; each prints JSON.
-	$(BIN)/python benchmarks/rounds.py --json
+	@$(BIN)/python benchmarks/rounds.py --json $(ARGS)
+
+docs: setup  ## Build the documentation in site/; a broken link fails.
+	$(BIN)/mkdocs build --quiet --strict
 
 proto: setup  ## Generate code from core/federation.proto.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I .typing --python_out=.typing \
 	  --mypy_out=.typing --grpc_python_out=.typing --mypy_grpc_out=.typing interplant/core/federation.proto
 
 clean:  ## Remove what was made here.
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis interplant-demo
+	rm -rf .venv build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis interplant-demo
 
 .PHONY: help setup demo test check bench docs proto clean

@@ -1,16 +1,17 @@
 """``interplant coordinator``: the central service."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from interplant.cli.output import Json, show, table
+from interplant.cli.serving import keep_serving
+from interplant.cli.tree import Group
 from interplant.server.directory import CoordinatorDirectory
 
-app = typer.Typer(
-    help="The central service: enrols plants, runs rounds, signs releases.", no_args_is_help=True
-)
+app = Group("The central service: enrols plants, runs rounds, signs releases.")
 
 Directory = Annotated[Path, typer.Option("--dir", help="The coordinator's directory.")]
 HERE = Path("coordinator")
@@ -30,47 +31,40 @@ def init(
     make(directory, name, listen, address or listen)
     show(
         json,
-        {"federation": name, "directory": str(directory)},
+        {"federation": name, "directory": str(directory), "address": address or listen},
         f"Federation {name} is in {directory}. Next: interplant coordinator serve --dir {directory}",
     )
 
 
 @app.command()
-def serve(directory: Directory = HERE) -> None:
+def serve(directory: Directory = HERE, json: Json = False) -> None:
     """Serve plants and run rounds until Ctrl-C; what dies is started again."""
-    from interplant.core import logs
-    from interplant.server.coordinator import serve as keep_serving
 
-    logs.setup()
-    raise typer.Exit(keep_serving(CoordinatorDirectory(directory)))
+    def work(stopping: object) -> int:
+        from interplant.server.coordinator import serve as work_here
+
+        return work_here(CoordinatorDirectory(directory), stopping)  # type: ignore[arg-type]
+
+    code = keep_serving(work)
+    show(json, {"coordinator": str(directory), "state": "stopped"}, "The coordinator has stopped.")
+    raise typer.Exit(code)
 
 
 @app.command()
 def status(directory: Directory = HERE, json: Json = False) -> None:
-    """Show plants, who is connected, and the latest runs."""
-    from interplant.server.registry import Registry
-    from interplant.server.runs import online
+    """Show whether it serves, its plants, and the latest runs and releases."""
+    from interplant.server.status import status as look
 
-    place = CoordinatorDirectory(directory)
-    place.load()
-    connected = online(place)
-    registry = Registry.open(directory)
-    plants = [
-        {
-            "plant": one.name,
-            "state": one.state,
-            "online": connected.get(one.name, False),
-            "last_seen": one.last_seen,
-        }
-        for one in registry.plants()
+    found = look(CoordinatorDirectory(directory))
+    plants = [[one.name, one.state, one.online, one.last_seen] for one in found.plants]
+    runs = [[one.run, one.task, one.state, f"{one.round}/{one.rounds}"] for one in found.runs]
+    state = "serving" if found.serving else "not serving"
+    parts = [
+        f"Federation {found.federation} at {found.address} is {state}.",
+        table(["plant", "state", "online", "last seen"], plants, "No plant has joined yet."),
+        table(["run", "task", "state", "round"], runs, "No run was started yet."),
     ]
-    serving = "serving" if connected or is_serving(place) else "not serving"
-    runs = [
-        {"run": one.id, "task": one.task_name, "state": one.state, "round": one.round}
-        for one in registry.runs()
-    ]
-    text = table(["plant", "state", "online", "last seen"], [list(one.values()) for one in plants])
-    show(json, {"state": serving, "plants": plants, "runs": runs}, f"The coordinator is {serving}.\n{text}")
+    show(json, asdict(found), "\n\n".join(parts))
 
 
 @app.command()
@@ -104,7 +98,7 @@ def revoke(
 ) -> None:
     """Shut a plant out, from its next message on."""
     from interplant.server.authority import Authority
-    from interplant.server.runs import reload
+    from interplant.server.control import reload
 
     Authority.open(directory).revoke(name)
     told = reload(CoordinatorDirectory(directory))
@@ -122,10 +116,3 @@ def renew(directory: Directory = HERE, json: Json = False) -> None:
         {"renewed": changed},
         "The server's certificate is renewed." if changed else "It is not due yet.",
     )
-
-
-def is_serving(place: CoordinatorDirectory) -> bool:
-    """Tell whether a coordinator answers on its local socket."""
-    from interplant.server.runs import reload
-
-    return reload(place)

@@ -1,34 +1,75 @@
-"""``interplant``: thin commands over plain functions."""
+"""``interplant`` as a process: an exit code, and one line on standard error if it fails."""
 
+import os
+import signal
 import sys
+import traceback
+from collections.abc import Callable
 
-import typer
-
-from interplant.cli import coordinator, plant, run
-from interplant.core.errors import InterplantError
-
-app = typer.Typer(
-    name="interplant",
-    help="Federated learning for manufacturers with several plants.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-app.add_typer(coordinator.app, name="coordinator")
-app.add_typer(plant.app, name="plant")
-app.add_typer(run.app, name="run")
+FAILED = 1
+MISUSED = 2
 
 
 def run_command() -> None:
-    """Run one command; a failure is one line on standard error."""
+    """Run the command that this process was started for, and end it."""
+    # gRPC's C core would write lines of its own beside ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # Until the commands are loaded nothing is half done, and an import must not end in a traceback.
+    signal.signal(signal.SIGINT, lambda *_: _end("stopped"))
+    from interplant.cli.commands import call
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = exit_code(lambda: call(sys.argv[1:]))
+    # Nothing is left to stop but Python's own tidying up.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """Call ``command``; whatever it raises becomes one line and an exit code."""
     try:
-        app()
-    except InterplantError as error:
-        typer.echo(f"interplant: {error}", err=True)
-        sys.exit(error.exit_code)
+        return command()
+    except BrokenPipeError:
+        # Who read our output has closed it; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except KeyboardInterrupt:
-        typer.echo("interplant: stopped", err=True)
-        sys.exit(1)
+        return _say("stopped", FAILED)
+    except Exception as error:  # noqa: BLE001 - the outermost: a traceback is no answer to a person
+        return _answer(error)
+
+
+def _answer(error: Exception) -> int:
+    """Say what went wrong, in the words that belong to its kind."""
+    import click
+
+    from interplant.core.errors import InterplantError
+
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return MISUSED
+    if isinstance(error, click.UsageError):
+        where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
+        return _say(f"{error.format_message().rstrip('.')}{where}", MISUSED)
+    if isinstance(error, InterplantError):
+        return _say(str(error), error.exit_code)
+    if isinstance(error, OSError) and error.filename:
+        return _say(f"{error.filename}: {error.strerror}", FAILED)
+    if os.environ.get("INTERPLANT_TRACEBACK"):
+        traceback.print_exception(error)
+    what = f"a fault in interplant: {type(error).__name__}: {error}"
+    return _say(f"{what}; set INTERPLANT_TRACEBACK=1 to see where, and report it", FAILED)
+
+
+def _say(sentence: str, code: int) -> int:
+    sys.stderr.write(f"interplant: {' '.join(sentence.split())}\n")
+    return code
+
+
+def _end(sentence: str) -> None:
+    _say(sentence, FAILED)
+    sys.stderr.flush()
+    os._exit(FAILED)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 """``interplant plant``: one site."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from interplant.cli.output import Json, show
+from interplant.cli.output import Json, facts, show
+from interplant.cli.serving import keep_serving
+from interplant.cli.tree import Group
 from interplant.client.directory import PlantDirectory
 
-app = typer.Typer(
-    help="One site: joins a federation, trains on its own data, tries releases.", no_args_is_help=True
-)
+app = Group("One site: joins a federation, trains on its own data, tries releases.")
 
 Directory = Annotated[Path, typer.Option("--dir", help="The plant's directory.")]
 HERE = Path("plant")
@@ -29,17 +30,82 @@ def join(
     plant = join_plant(file, directory, address or None)
     show(
         json,
-        {"plant": plant.load().name, "directory": str(directory)},
+        {"plant": plant.load().name, "federation": plant.load().federation, "directory": str(directory)},
         f"This plant's directory is {directory}. Its policy offers nothing yet: edit {plant.config}, "
         f"then: interplant plant serve --dir {directory}",
     )
 
 
 @app.command()
-def serve(directory: Directory = HERE) -> None:
+def serve(directory: Directory = HERE, json: Json = False) -> None:
     """Take part in the federation until Ctrl-C; what dies is started again."""
-    from interplant.client.plant import serve as keep_serving
-    from interplant.core import logs
 
-    logs.setup()
-    raise typer.Exit(keep_serving(PlantDirectory(directory)))
+    def work(stopping: object) -> int:
+        from interplant.client.plant import serve as work_here
+
+        return work_here(PlantDirectory(directory), stopping)  # type: ignore[arg-type]
+
+    code = keep_serving(work)
+    show(json, {"plant": str(directory), "state": "stopped"}, "The plant has stopped.")
+    raise typer.Exit(code)
+
+
+@app.command()
+def status(directory: Directory = HERE, json: Json = False) -> None:
+    """Show the connection, the privacy budget, what serves, and what waits."""
+    from interplant.client.status import status as look
+
+    found = look(PlantDirectory(directory))
+    link = " ".join(part for part in (found.connection.state, found.connection.since) if part)
+    lines: dict[str, object] = {
+        "plant": f"{found.plant}, federation {found.federation}",
+        "connection": f"{link}: {found.connection.reason}" if found.connection.reason else link,
+        "rounds": "paused; `interplant plant resume` takes part again" if found.paused else "takes part",
+    }
+    for one in found.budgets:
+        lines[f"budget of {one.dataset}"] = (
+            f"epsilon {one.epsilon:.3f} of {one.budget:g} spent, counted per {one.unit}, at delta "
+            f"{one.delta:g}; {one.machine}"
+        )
+    lines |= {
+        "champion": found.champion or "none yet",
+        "waiting for approval": ", ".join(found.waiting) or "none",
+        "kept replies": found.kept_replies,
+    }
+    show(json, asdict(found), facts(lines))
+
+
+@app.command()
+def pause(directory: Directory = HERE, json: Json = False) -> None:
+    """Take part in no round until `resume`; releases still come in and are tried."""
+    from interplant.client.policy import pause as stop_rounds
+
+    plant = _plant(directory)
+    changed = stop_rounds(plant)
+    show(
+        json,
+        {"paused": True, "changed": changed},
+        "The plant is paused: it refuses rounds, and the coordinator is told so."
+        if changed
+        else "The plant was paused already.",
+    )
+
+
+@app.command()
+def resume(directory: Directory = HERE, json: Json = False) -> None:
+    """Take part in rounds again."""
+    from interplant.client.policy import resume as go_on
+
+    changed = go_on(_plant(directory))
+    show(
+        json,
+        {"paused": False, "changed": changed},
+        "The plant takes part again." if changed else "The plant was not paused.",
+    )
+
+
+def _plant(directory: Path) -> PlantDirectory:
+    """The directory; a mistake in plant.yaml must not keep anybody from pausing."""
+    plant = PlantDirectory(directory)
+    plant.check()
+    return plant

@@ -1,41 +1,42 @@
 """``interplant run``: federated trainings."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from interplant.cli.coordinator import HERE, Directory
 from interplant.cli.output import Json, show, table
+from interplant.cli.tasks import Overrides, TaskWord, load_task
+from interplant.cli.tree import Group
 from interplant.server.directory import CoordinatorDirectory
 
-app = typer.Typer(help="Federated trainings: start, watch, stop, resume.", no_args_is_help=True)
+app = Group("Federated trainings: start, watch, stop, resume.")
 
 RunId = Annotated[str, typer.Argument(help="The run's id; see `interplant run list`.")]
 
 
 @app.command()
 def start(
-    task: Annotated[str, typer.Argument(help="A task file, or the name of a built-in task: turbofan.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes: rounds=5 training.steps=50 …")
-    ] = None,
+    task: TaskWord,
+    overrides: Overrides = None,
     directory: Directory = HERE,
     release: Annotated[bool, typer.Option(help="End with a signed release.")] = True,
     start_from: Annotated[str, typer.Option(help="Release to start from.")] = "",
     json: Json = False,
 ) -> None:
-    """Start a run."""
-    from interplant.core import config
-    from interplant.core.schema import Task
-    from interplant.data.tasks import builtin
+    """Queue a run of a task; the serving coordinator carries it out."""
+    from interplant.server.control import reload
     from interplant.server.runs import start_run
 
-    path = Path(task) if Path(task).suffix else builtin(task)
-    loaded = config.load(path, Task, overrides or [])
-    run = start_run(CoordinatorDirectory(directory), loaded, release, start_from)
-    show(json, asdict(run), f"Run {run.id} is queued. Watch it: interplant run show {run.id}")
+    place = CoordinatorDirectory(directory)
+    run = start_run(place, load_task(task, overrides or []), release, start_from)
+    waits = "" if reload(place) else " It begins when `interplant coordinator serve` runs."
+    show(
+        json,
+        asdict(run),
+        f"Run {run.id} is queued.{waits} Watch it: interplant run show {run.id} --dir {directory}",
+    )
 
 
 @app.command(name="list")
@@ -45,7 +46,8 @@ def list_runs(directory: Directory = HERE, json: Json = False) -> None:
 
     runs = Registry.open(directory).runs()
     rows = [[one.id, one.task_name, one.state, f"{one.round}/{one.rounds}", one.reason] for one in runs]
-    show(json, [asdict(one) for one in runs], table(["run", "task", "state", "round", "reason"], rows))
+    columns = ["run", "task", "state", "round", "reason"]
+    show(json, [asdict(one) for one in runs], table(columns, rows, "No run was started yet."))
 
 
 @app.command(name="show")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flwr.clientapp import ClientApp
 
-from interplant.client import deployment, joining
+from interplant.client import connection, deployment, joining
 from interplant.client.app import make_app
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import let_out_words
@@ -20,7 +20,7 @@ from interplant.client.outbox import Outbox
 from interplant.client.trainer import WarmTrainer
 from interplant.core import certificates, flower, logs, processes
 from interplant.core import federation_pb2 as pb
-from interplant.core.errors import InterplantError, Refusal
+from interplant.core.errors import InterplantError, UsageError
 from interplant.core.release import ReleaseRefused
 from interplant.core.wire import blob_of, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
 
@@ -50,6 +50,9 @@ class Agent:
         self._link: Link | None = None
         self._stopping = threading.Event()
         self._renew_again_at = 0.0
+        self._away_because = ""
+        now = deployment.champion(plant)
+        self._champion = now.release if now else ""
 
     def run(self) -> int:
         """Stay connected until a polite end; return the exit code."""
@@ -63,6 +66,7 @@ class Agent:
         while stream.is_alive() and not self._stopping.wait(_TICK):
             self._trainer.release_if_idle(self._settings.trainer.idle_seconds)
             self._renew_in_time()
+            self._tell_of_approval()
         self._stopping.set()
         if self._link:
             self._link.close()
@@ -74,27 +78,35 @@ class Agent:
 
     def _stay_connected(self) -> int:
         """Connect, and connect again with a growing pause, for minutes or days."""
-        connection = self._settings.connection
-        pause = connection.backoff_seconds
+        settings = self._settings.connection
+        pause = settings.backoff_seconds
         while not self._stopping.is_set():
             begun = time.monotonic()
             try:
                 self._link = Link(self._plant)
                 self._listen(self._link)
             except TurnedAwayError as error:
-                log.error("%s", error)
+                connection.note(self._plant, connection.TURNED_AWAY, str(error))
+                processes.last_words(str(error))
                 return processes.HOPELESS
             except InterplantError as error:
                 if not self._stopping.is_set():
-                    log.warning("%s", error)
+                    self._away(str(error))
             finally:
                 if self._link:
                     self._link.close()
             if time.monotonic() - begun > _SETTLED_CONNECTION:
-                pause = connection.backoff_seconds
+                pause = settings.backoff_seconds
             self._stopping.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads plants in time
-            pause = min(pause * 2, connection.backoff_max_seconds)
+            pause = min(pause * 2, settings.backoff_max_seconds)
         return 0
+
+    def _away(self, reason: str) -> None:
+        """Say why there is no connection, once for each reason: tries go on for days."""
+        if reason != self._away_because:
+            log.warning("%s; trying again", reason)
+        self._away_because = reason
+        connection.note(self._plant, connection.AWAY, reason)
 
     def _listen(self, link: Link) -> None:
         """Read notices until the connection ends."""
@@ -107,6 +119,8 @@ class Agent:
         kind = notice.WhichOneof("what")
         if kind == "welcome":
             log.info("connected to federation %s", notice.welcome.federation)
+            self._away_because = ""
+            connection.note(self._plant, connection.CONNECTED)
             for parcel in list(self._outbox.all()):
                 self._jobs.put(lambda parcel=parcel: self._offer(parcel))  # type: ignore[misc]
             self._jobs.put(self._finish_releases)
@@ -182,6 +196,14 @@ class Agent:
             self._trainer.try_release(release)
             self._report(release)
 
+    def _tell_of_approval(self) -> None:
+        """Report a champion that a person has approved in another process."""
+        champion = deployment.champion(self._plant) if self._plant.champion.exists() else None
+        release = champion.release if champion else ""
+        if release != self._champion:
+            self._champion = release
+            self._jobs.put(lambda: self._report(release))
+
     def _report(self, release: str) -> None:
         verdict = deployment.verdict_of(self._plant, release)
         if verdict is not None:
@@ -220,9 +242,9 @@ def main(words: list[str]) -> int:
     logs.setup()
     try:
         return Agent(PlantDirectory(Path(words[0]))).run()
-    except Refusal as error:
-        log.error("%s", error)
-        return 1
+    except UsageError as error:
+        processes.last_words(str(error))
+        return error.exit_code
     except InterplantError as error:
         log.error("%s", error)
         return error.exit_code

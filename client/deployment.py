@@ -28,6 +28,7 @@ WAITING: Final = "waiting"
 REFUSED: Final = "refused"
 RECEIVED: Final = "received"
 
+_VERDICT: Final = ".verdict.json"
 _OF_THE_FOLDER: Final = {"signature", "tampered", "lineage", "task_invalid"}
 _OF_THE_POLICY: Final = {"policy_task", "policy_model", "policy_privacy"}
 _OF_THE_MODEL: Final = {"model_missing", "model", "parity", "not_finite"}
@@ -188,6 +189,12 @@ def verdict_of(plant: PlantDirectory, release: str) -> Verdict | None:
         raise InterplantError(f"{path}: cannot be read: {error}; remove it and try again") from None
 
 
+def verdicts(plant: PlantDirectory) -> list[tuple[str, Verdict]]:
+    """Return what became of every release that came here, by name."""
+    names = sorted(path.name.removesuffix(_VERDICT) for path in plant.releases.glob(f"*{_VERDICT}"))
+    return [(name, verdict) for name in names if (verdict := verdict_of(plant, name))]
+
+
 def untried(plant: PlantDirectory) -> list[str]:
     """Return the releases that lie here without a verdict: a process died while it tried them."""
     if not plant.releases.is_dir():
@@ -266,7 +273,7 @@ def _record(plant: PlantDirectory, release: str, verdict: Verdict) -> Verdict:
 
 
 def _verdict_path(plant: PlantDirectory, release: str) -> Path:
-    return plant.releases / f"{check_id(release)}.verdict.json"
+    return plant.releases / f"{check_id(release)}{_VERDICT}"
 
 
 def _incoming(plant: PlantDirectory) -> Path:

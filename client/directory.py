@@ -109,6 +109,26 @@ class PlantDirectory:
         return self.path / "fetched"
 
     @property
+    def paused(self) -> Path:
+        """While this file is there the plant takes part in no round; see `interplant.client.policy`."""
+        return self.path / "paused"
+
+    @property
+    def serve_lock(self) -> Path:
+        """Held by `plant serve`."""
+        return self.path / "serve.lock"
+
+    @property
+    def connection(self) -> Path:
+        """What the agent last noted of its connection."""
+        return self.path / "connection.json"
+
+    @property
+    def spending(self) -> Path:
+        """Figures computed from the ledger, kept because computing them takes seconds."""
+        return self.path / "spent.json"
+
+    @property
     def trainer_log(self) -> Path:
         """Log of the trainer process."""
         return self.path / "trainer.log"

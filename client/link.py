@@ -54,7 +54,7 @@ class Link:
         self._address = plant.load().connection.coordinator
         files = plant.tls_files
         certificates.check_clock(
-            files.certificate.read_bytes(), "or ask the coordinator's operator for a new join file"
+            files.certificate.read_bytes(), "ask the coordinator's operator for a new join file"
         )
         credentials = grpc.ssl_channel_credentials(
             files.authority.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes()

@@ -40,6 +40,7 @@ def take_part(plant: PlantDirectory, trainer: Trainer, message: Message) -> Mess
         The reply. All that it holds has passed the gateway.
     """
     try:
+        policy.check_not_paused(plant)
         request = read(message)
         policy.admit(plant.load(), request.task)
         trained = trainer.train(request.run, request.round, request.task, request.weights)
@@ -50,6 +51,9 @@ def take_part(plant: PlantDirectory, trainer: Trainer, message: Message) -> Mess
     except InterplantError as error:
         log.error("round failed: %s", error)
         return refuse(message, Refusal("internal", str(error)))
+    except Exception:  # noqa: BLE001 - stock Flower would send the exception's text, and values in it
+        log.exception("round failed")
+        return refuse(message, Refusal("internal"))
 
 
 def read(message: Message) -> Request:

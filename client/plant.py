@@ -1,15 +1,16 @@
 """``interplant plant serve``: the agent, restarted when it dies; the agent keeps the trainer."""
 
-import logging
 import threading
+from typing import Final
 
+from interplant.client import connection
 from interplant.client.directory import PlantDirectory
-from interplant.core import processes
+from interplant.core import certificates, processes
 from interplant.core.errors import InterplantError
 from interplant.core.files import only_one
 from interplant.core.processes import Service, python_module, supervise
 
-log = logging.getLogger(__name__)
+_REMEDY: Final = "ask the coordinator's operator for a new join file"
 
 
 def serve(plant: PlantDirectory, stopping: threading.Event | None = None) -> int:
@@ -23,15 +24,39 @@ def serve(plant: PlantDirectory, stopping: threading.Event | None = None) -> int
         The exit code.
 
     Raises:
-        InterplantError: Another process runs this plant; the coordinator will not have it.
+        InterplantError: Another process runs this plant; its certificate is no good; the coordinator
+            will not have it.
     """
     plant.load()
+    check_keys(plant)
     if stopping is None:
         stopping = threading.Event()
         processes.on_stop_signals(stopping)
-    with only_one(plant.path / "serve.lock", "this plant"):
+    with only_one(plant.serve_lock, "this plant"):
         agent = Service("agent", python_module("interplant.client.agent", str(plant.path.resolve())))
-        code = supervise([agent], stopping)
-    if code:
-        raise InterplantError("the plant cannot serve; the line above says why")
+        try:
+            if supervise([agent], stopping):
+                raise InterplantError(agent.reason or "the agent ended without a word")
+        finally:
+            connection.forget(plant)
     return 0
+
+
+def check_keys(plant: PlantDirectory) -> None:
+    """Raise `InterplantError` unless the plant's certificate is its own, of its federation, and valid now.
+
+    Who would be turned away by every coordinator is told before anything starts.
+    """
+    pem = certificates.read_pem(plant.plant_certificate)
+    try:
+        certificates.check_issued(pem, certificates.read_pem(plant.ca_certificate))
+        certificates.check_pair(pem, certificates.read_key(plant.plant_key))
+        holder, name = certificates.identity(pem), plant.load().name
+        if (holder.role, holder.name) != ("plant", name):
+            raise InterplantError(
+                f"expected the certificate of plant {name}, found that of {holder.role} {holder.name}"
+            )
+        certificates.check_clock(pem, _REMEDY)
+    except InterplantError as error:
+        remedy = "" if _REMEDY in str(error) else f": restore keys/ from a backup, or {_REMEDY}"
+        raise InterplantError(f"{plant.plant_certificate}: {error}{remedy}") from None

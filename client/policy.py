@@ -1,7 +1,31 @@
 """The plant has the last word: what the coordinator asks is held against ``plant.yaml``."""
 
+from interplant.client.directory import PlantDirectory
 from interplant.core.errors import Refusal
+from interplant.core.files import disk_errors, write_atomic
 from interplant.core.schema import Plant, Task
+
+
+def pause(plant: PlantDirectory) -> bool:
+    """Have every round refused with ``paused`` from now on; return whether that is new."""
+    new = not plant.paused.exists()
+    if new:
+        write_atomic(plant.paused, "rounds are refused while this file is here\n")
+    return new
+
+
+def resume(plant: PlantDirectory) -> bool:
+    """Take part in rounds again; return whether that is new."""
+    new = plant.paused.exists()
+    with disk_errors(plant.paused):
+        plant.paused.unlink(missing_ok=True)
+    return new
+
+
+def check_not_paused(plant: PlantDirectory) -> None:
+    """Raise `Refusal` ``paused`` while the plant's engineer wants no rounds."""
+    if plant.paused.exists():
+        raise Refusal("paused", "`interplant plant resume` takes part again")
 
 
 def admit(plant: Plant, task: Task) -> None:

@@ -70,6 +70,7 @@ def train_round(
         )
         charges.append(charge)
 
+    first_step = time.time()
     result = train(
         model,
         windows.x,
@@ -82,7 +83,8 @@ def train_round(
     for charge in charges:
         ledger.commit(charge)
     receipt = _receipt(directory, plant, task, snapshot, ledger)
-    _note(directory, {"run": run, "round": number, "seconds": time.monotonic() - begun})
+    took = time.monotonic() - begun
+    _note(directory, {"run": run, "round": number, "seconds": took, "first_step": first_step})
     return Trained(result.update, receipt)
 
 

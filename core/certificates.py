@@ -244,6 +244,11 @@ def parse_certificate(pem: bytes | str, origin: str = "the certificate") -> x509
     return found[0]
 
 
+def read_pem(path: Path) -> bytes:
+    """Read a PEM file, or say in one sentence why not."""
+    return _read(path)
+
+
 def identity(pem: bytes | str) -> Identity:
     """Read who a certificate belongs to.
 

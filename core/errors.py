@@ -32,6 +32,7 @@ REFUSALS: Final[dict[str, str]] = {
     "disk_full": "the plant's disk is full",
     "paused": "the plant is paused by its engineer",
     "gateway": "the plant's gateway did not let the reply out",
+    "unreadable": "the plant's reply cannot be read: check that both sides run the same version",
     "internal": "the plant met an unexpected fault; its own log has the details",
 }
 """What a plant may tell the coordinator of a failure: a code and our own sentence, no values."""

@@ -20,7 +20,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise InterplantError(
                 f"{path}: the disk is full; free some space and start again (nothing was lost)"
             ) from error
@@ -96,3 +96,17 @@ def only_one(path: Path, what: str) -> Iterator[None]:
         except BlockingIOError:
             raise InterplantError(f"{what} is already running from {path.parent}; stop it first") from None
         yield
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds `only_one` on ``path``."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -13,4 +13,4 @@ def setup(level: int = logging.INFO) -> None:
         force=True,
     )
     for noisy in ("flwr", "dvc", "dvc_data", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))

@@ -11,11 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 log = logging.getLogger(__name__)
 
 HOPELESS = 3
 """Exit code of a child that starting again cannot help."""
+
+_QUIET = {"GRPC_VERBOSITY": "NONE"}
+"""gRPC's C core writes lines of its own to standard error; what they say reaches us as errors."""
 
 _PR_SET_PDEATHSIG = 1
 _PARENT = "INTERPLANT_PARENT"
@@ -31,6 +35,15 @@ def follow_parent() -> None:
     parent = os.environ.get(_PARENT)
     if parent and os.getppid() != int(parent):
         sys.exit(f"{sys.argv[0]}: the process that started this one is gone")
+
+
+def last_words(sentence: str) -> None:
+    """Say why starting this process again cannot help; its supervisor repeats it once, at its own end.
+
+    A supervised child's standard output holds nothing else; see `Service.reason`.
+    """
+    sys.stdout.write(f"{sentence}\n")
+    sys.stdout.flush()
 
 
 def python_module(module: str, *words: str) -> list[str]:
@@ -52,7 +65,7 @@ def start(command: Sequence[str], log_file: Path | None = None, **more: object) 
             list(command),
             stderr=error,
             start_new_session=True,
-            env=os.environ | {_PARENT: str(os.getpid())},
+            env=_QUIET | os.environ | {_PARENT: str(os.getpid())},
             **more,
         )
     finally:
@@ -91,6 +104,26 @@ class Service:
     child: "subprocess.Popen[bytes] | None" = None
     deaths: list[float] = field(default_factory=list)
     resume_at: float = 0.0
+    reason: str = ""
+    """After the end: the last line that the child wrote to its standard output, see `last_words`."""
+    _words: BinaryIO | None = None
+
+    def begin(self) -> None:
+        """Start the child."""
+        if self._words is None:
+            # In memory: a full disk must not keep a child from saying so.
+            self._words = os.fdopen(os.memfd_create("last-words"), "w+b")
+        self.child = start(self.command, self.log_file, stdin=subprocess.DEVNULL, stdout=self._words)
+
+    def end(self) -> None:
+        """Stop the child, and read its `reason`."""
+        if self.child:
+            stop(self.child)
+        if self._words:
+            with self._words as words:
+                words.seek(0)
+                lines = words.read().decode(errors="replace").strip().splitlines()
+            self.reason, self._words = (lines[-1] if lines else ""), None
 
 
 def supervise(
@@ -108,11 +141,12 @@ def supervise(
         patience: Seconds of the first pause; it doubles with each death within a minute, to 30.
 
     Returns:
-        0 after a stop, or the exit code of a service that restarting cannot mend.
+        0 after a stop, or the exit code of a service that restarting cannot mend; its `Service.reason`
+        says why.
     """
     try:
         for service in services:
-            service.child = start(service.command, service.log_file)
+            service.begin()
         while not stopping.is_set():
             for service in services:
                 code = _tend(service, patience)
@@ -123,8 +157,7 @@ def supervise(
         return 0
     finally:
         for service in reversed(services):
-            if service.child:
-                stop(service.child)
+            service.end()
 
 
 def _tend(service: Service, patience: float) -> int | None:
@@ -139,7 +172,7 @@ def _tend(service: Service, patience: float) -> int | None:
         service.resume_at = now + pause
         log.warning("%s ended (%s); starting it again in %.1f s", service.name, _how(code), pause)
     if service.child is None and now >= service.resume_at:
-        service.child = start(service.command, service.log_file)
+        service.begin()
     return None
 
 
@@ -151,7 +184,10 @@ def _wait_for_death(services: Sequence[Service], stopping: threading.Event) -> N
 
 
 def _how(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    named = -code in set(signal.Signals)
+    return f"signal {signal.Signals(-code).name if named else -code}"
 
 
 def is_alive(pid: int) -> bool:

@@ -81,7 +81,7 @@ def from_parcel(parcel: pb.Parcel, tensors: Tensors) -> Message:
     """Rebuild a message from its parcel and tensors.
 
     Raises:
-        InterplantError: The parcel's records are not what `to_parcel` writes.
+        InterplantError: The parcel is not what `to_parcel` writes.
     """
     envelope = Envelope(
         parcel.message_id,
@@ -94,14 +94,15 @@ def from_parcel(parcel: pb.Parcel, tensors: Tensors) -> Message:
         parcel.created_at,
         parcel.ttl,
     )
-    if parcel.error:
-        code = parcel.error if parcel.error in REFUSALS else "internal"
-        return message(envelope, None, Error(0, code))
     try:
-        content = _content(json.loads(parcel.records or b"{}"), tensors)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InterplantError(f"message {parcel.message_id}: records cannot be read: {error}") from None
-    return message(envelope, content)
+        if parcel.error:
+            code = parcel.error if parcel.error in REFUSALS else "internal"
+            return message(envelope, None, Error(0, code))
+        return message(envelope, _content(json.loads(parcel.records or b"{}"), tensors))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InterplantError(
+            f"message {parcel.message_id or parcel.reply_to} cannot be read: {error}"
+        ) from None
 
 
 def blob_of(body: bytes) -> pb.Blob:

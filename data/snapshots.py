@@ -101,6 +101,19 @@ def load(snapshot: Snapshot) -> Dataset:
     return tables.decode(contents)
 
 
+def most_readings(repository: Path) -> int:
+    """Return how many readings the machine with the most has in the newest snapshot; 0 without one.
+
+    No machine has more windows than readings. A figure of the plant's data: it stays there.
+    """
+    try:
+        manifest = json.loads((repository / READINGS / tables.MANIFEST).read_text(encoding="utf-8"))
+        return max(manifest["train"]["machines"].values(), default=0)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        # Damaged readings are the business of `Repository.open`, which says so.
+        return 0
+
+
 @dataclass(frozen=True)
 class Repository:
     """A plant's Git and DVC repository.

@@ -83,6 +83,18 @@ def last_windows(frame: "pd.DataFrame", task: Task) -> Windows:
     return _cut(readings, readings.last, task)
 
 
+def count_windows(frame: "pd.DataFrame", task: Task) -> int:
+    """Return how many windows `training_windows` cuts, without cutting them."""
+    rows = frame[task.contract.machine].value_counts().to_numpy()
+    return int(((np.maximum(rows, task.window.length) - task.window.length) // task.window.stride + 1).sum())
+
+
+def rounded(count: int) -> int:
+    """Return ``count`` to two digits: what a plant may declare without telling its exact size."""
+    scale: int = 10 ** max(0, len(str(count)) - 2)
+    return (2 * count + scale) // (2 * scale) * scale
+
+
 def normalise(values: Floats, contract: Contract) -> NDArray[np.float32]:
     """Map readings to ``[-BOUND, BOUND]`` by the declared ranges of their operating condition.
 

@@ -20,7 +20,7 @@ from interplant.core import config, processes
 from interplant.core.errors import InterplantError
 from interplant.core.files import write_atomic
 from interplant.core.schema import Federation, Plant, Rounds, Task
-from interplant.server import runs, setup
+from interplant.server import control, runs, setup
 from interplant.server.authority import Authority
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.records import Run
@@ -69,7 +69,9 @@ class LocalFederation:
     def start_coordinator(self, seconds: float = 30.0) -> None:
         """Start ``coordinator serve`` and wait until it answers."""
         self._start("coordinator", ["coordinator", "serve", "--dir", str(self.coordinator.path)])
-        self.until(lambda: runs.reload(self.coordinator), seconds, "the coordinator to answer", "coordinator")
+        self.until(
+            lambda: control.reload(self.coordinator), seconds, "the coordinator to answer", "coordinator"
+        )
 
     def join(self, name: str, change: Callable[[Plant], None] = lambda _: None) -> PlantDirectory:
         """Enrol a plant and have it join; ``change`` edits its ``plant.yaml``."""
@@ -94,7 +96,7 @@ class LocalFederation:
         """Wait until these plants are connected."""
         wanted = set(names)
         self.until(
-            lambda: wanted <= {name for name, here in runs.online(self.coordinator).items() if here},
+            lambda: wanted <= {name for name, here in control.online(self.coordinator).items() if here},
             seconds,
             f"{', '.join(sorted(wanted))} to connect",
         )

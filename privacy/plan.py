@@ -132,7 +132,7 @@ class Plan:
 
 
 def system_generator() -> np.random.Generator:
-    """Return a generator keyed with 256 bits of the operating system's entropy.
+    """Return a generator with a key of 128 bits of the operating system's entropy.
 
     Not `torch.Generator`: on the CPU it keeps only the low 32 bits of its seed, few enough to try.
     """

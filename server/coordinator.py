@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from interplant.core import processes
+from interplant.core import certificates, processes
 from interplant.core.errors import InterplantError
 from interplant.core.files import only_one
 from interplant.core.processes import Service, python_module, supervise
@@ -32,6 +32,7 @@ def serve(directory: CoordinatorDirectory, stopping: threading.Event | None = No
         InterplantError: Another coordinator runs from this directory; the port is in use.
     """
     directory.load()
+    check_keys(directory)
     if stopping is None:
         stopping = threading.Event()
         processes.on_stop_signals(stopping)
@@ -41,10 +42,24 @@ def serve(directory: CoordinatorDirectory, stopping: threading.Event | None = No
             Service("gRPC server", python_module("interplant.server.service", path)),
             Service("round loop", python_module("interplant.server.runner", path)),
         ]
-        code = supervise(services, stopping, _chores(directory))
-    if code:
-        raise InterplantError("the coordinator cannot serve; the line above says why")
+        if supervise(services, stopping, _chores(directory)):
+            raise InterplantError(next(filter(None, (one.reason for one in services)), "a process ended"))
     return 0
+
+
+def check_keys(directory: CoordinatorDirectory) -> None:
+    """Raise `InterplantError` unless the server's certificate is its own and of this federation."""
+    if not directory.server_certificate.exists():
+        return  # `Authority.ensure_server_certificate` writes it anew
+    pem = certificates.read_pem(directory.server_certificate)
+    try:
+        certificates.check_issued(pem, certificates.read_pem(directory.ca_certificate))
+        certificates.check_pair(pem, certificates.read_key(directory.server_key))
+    except InterplantError as error:
+        raise InterplantError(
+            f"{directory.server_certificate}: {error}: restore keys/ from a backup, or remove this file to "
+            "have it issued anew"
+        ) from None
 
 
 def _chores(directory: CoordinatorDirectory) -> Callable[[], None]:

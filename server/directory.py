@@ -80,9 +80,13 @@ class CoordinatorDirectory:
         Raises:
             UsageError: This is no coordinator directory, or the file is wrong.
         """
+        self.check()
+        return config.load(self.config, Federation)
+
+    def check(self) -> None:
+        """Raise `UsageError` unless this is a coordinator directory."""
         if not self.config.is_file() or not self.keys.is_dir():
             raise UsageError(
                 f"{self.path}: expected a coordinator directory (federation.yaml and keys/), found "
                 "none; make one with `interplant coordinator init`"
             )
-        return config.load(self.config, Federation)

@@ -78,6 +78,7 @@ class Exchange:
     async def offer(self, reply: pb.Parcel) -> pb.Answer:
         """A plant has a reply to an open message: which bytes of it are wanted."""
         message_id = reply.reply_to
+        _address(reply, self._open[message_id])
         if reply.error:
             reply.error = reply.error if reply.error in REFUSALS else "internal"
             await self.deliver(message_id, reply)
@@ -133,7 +134,7 @@ class Exchange:
 
     def close(self, message_ids: Iterable[str], settled: pb.Settled | None) -> None:
         """These messages are done with; say so to the plants that keep replies to them."""
-        for message_id in message_ids:
+        for message_id in [*message_ids, *self._over(settled)]:
             self._open.pop(message_id, None)
             self._ready.pop(message_id, None)
             self._offered.pop(message_id, None)
@@ -147,6 +148,23 @@ class Exchange:
         self.releases[release.task] = release
         self._tell_all(pb.Notice(release=release))
 
+    def _over(self, settled: pb.Settled | None) -> list[str]:
+        """Open messages of a settled run's rounds; a killed round loop may not have closed them."""
+
+        def is_over(message_id: str) -> bool:
+            run, number, _ = message_id.split(".")
+            return settled is not None and run == settled.run and int(number) <= settled.round
+
+        return [message_id for message_id in self._open if settled and is_over(message_id)]
+
     def _tell_all(self, notice: pb.Notice) -> None:
         for watcher in self._watchers.values():
             watcher.notices.put_nowait(notice)
+
+
+def _address(reply: pb.Parcel, question: pb.Parcel) -> None:
+    """Take from the question who answers what: a plant's own words about itself count for nothing."""
+    reply.source, reply.destination = question.destination, question.source
+    reply.run_id, reply.group_id = question.run_id, question.group_id
+    reply.message_type, reply.ttl = question.message_type, question.ttl
+    reply.created_at = question.created_at

@@ -1,6 +1,7 @@
 """Flower's Grid over the coordinator's own gRPC process: work is pushed, nothing polls."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -10,23 +11,20 @@ from flwr.app import Message, RecordDict
 
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
+from interplant.core.errors import InterplantError
 from interplant.core.flower import Envelope, Grid, Run, empty_run, message
 from interplant.core.wire import Tensors, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
+from interplant.server.control import connect
 from interplant.server.directory import CoordinatorDirectory
-from interplant.server.local_api import socket_path
+from interplant.server.rounds import StoppedError
 from interplant.server.spool import Spool
+
+log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
 _LONG_WAIT = 30.0
 """Seconds that one call may wait; a longer wait is several calls."""
-
-
-def connect(directory: CoordinatorDirectory) -> grpc.Channel:
-    """Open the local socket of the coordinator in ``directory``."""
-    return grpc.insecure_channel(
-        f"unix:{socket_path(directory.path)}", [("grpc.max_receive_message_length", -1)]
-    )
 
 
 class GrpcGrid(Grid):
@@ -40,13 +38,20 @@ class GrpcGrid(Grid):
         run: Id of the run; with round and node it names each message, so that a message that is
             pushed again is the same message.
         run_id: Flower's number for the run.
+        stopped: Tells that the gRPC process is not to be waited for any longer.
     """
 
-    def __init__(self, directory: CoordinatorDirectory, run: str, run_id: int) -> None:
+    def __init__(
+        self,
+        directory: CoordinatorDirectory,
+        run: str,
+        run_id: int,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._spool = Spool(directory.spool)
         self._channel = connect(directory)
         self._local = rpc.LocalStub(self._channel)
-        self._run, self._run_id = run, run_id
+        self._run, self._run_id, self._stopped = run, run_id, stopped
         self._open: dict[str, pb.Parcel] = {}
 
     def close(self) -> None:
@@ -148,10 +153,20 @@ class GrpcGrid(Grid):
         return written[key]
 
     def _await(self, message_ids: list[str], limit: int, seconds: float) -> Iterator[Message]:
-        request = pb.AwaitRequest(message_ids=message_ids, limit=limit, seconds=seconds)
+        known = [message_id for message_id in message_ids if message_id in self._open]
+        request = pb.AwaitRequest(message_ids=known, limit=limit, seconds=seconds)
         for parcel in self._patiently(lambda: self._local.Await(request)).parcels:
             self._open.pop(parcel.reply_to, None) if parcel.error else None
-            yield from_parcel(parcel, self._tensors(parcel))
+            yield self._message(parcel)
+
+    def _message(self, parcel: pb.Parcel) -> Message:
+        """Read a reply; one that cannot be read is answered for by an error of that name."""
+        try:
+            return from_parcel(parcel, self._tensors(parcel))
+        except InterplantError as error:
+            log.warning("%s", error)
+            parcel.error = "unreadable"
+            return from_parcel(parcel, {})
 
     def _tensors(self, parcel: pb.Parcel) -> Tensors:
         if parcel.error or not parcel.body.size:
@@ -166,11 +181,13 @@ class GrpcGrid(Grid):
             except grpc.RpcError as error:
                 if error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
+            if self._stopped():
+                raise StoppedError("the coordinator stops")
             time.sleep(0.2)
             self._push_again()
 
     def _push_again(self) -> None:
         try:
-            self._local.Push(pb.ParcelList(parcels=self._open.values()), wait_for_ready=True, timeout=60)
+            self._local.Push(pb.ParcelList(parcels=self._open.values()), wait_for_ready=True, timeout=2)
         except grpc.RpcError:
             return  # the next call tries again

@@ -5,14 +5,17 @@ from __future__ import annotations  # grpc's classes take type arguments only fo
 import asyncio
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import grpc
 from grpc import aio
 
 from interplant.core import federation_pb2 as pb
+from interplant.core.errors import InterplantError
 from interplant.core.federation_pb2_grpc import LocalServicer
 from interplant.server.exchange import Exchange
 
@@ -30,6 +33,12 @@ def socket_path(directory: Path) -> Path:
     short = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"interplant-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077 or not stat.S_ISDIR(found.st_mode):
+        raise InterplantError(
+            f"{folder}: expected a folder that only this user can open; remove it, or give the coordinator "
+            f"a directory with a shorter path than {path.parent}"
+        )
     return folder / f"{short}.sock"
 
 
@@ -58,6 +67,9 @@ class LocalApi(LocalServicer):
 
     async def Await(self, request: pb.AwaitRequest, context: Context) -> pb.ParcelList:  # noqa: N802
         """Wait for replies."""
+        if not all(map(self._exchange.request, request.message_ids)):
+            # This process was restarted between two calls; see `GrpcGrid._patiently`.
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "unknown here: push these messages again")
         found = await self._exchange.wait_for(list(request.message_ids), request.limit, request.seconds)
         return pb.ParcelList(parcels=found)
 

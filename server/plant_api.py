@@ -26,6 +26,14 @@ log = logging.getLogger(__name__)
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
+DEPLOYMENT_STATES = ("received", "waiting", "refused", "active")
+"""What a plant may say of a release, beside a short code."""
+
+_LONGEST_CODE = 40
+
+_PATIENCE = 60.0
+"""Seconds that a plant whose turn it is may take for one piece; a turn is not held for ever."""
+
 MAX_CLOCK_SKEW = 300.0
 """Seconds that a plant's clock may differ; certificates and histories need the two to agree."""
 
@@ -85,11 +93,12 @@ class PlantApi(CoordinatorServicer):
         await _same_time(request.clock, context)
         name = identity_of(context).name
         node_id = next(key for key, value in self._exchange.nodes.items() if value == name)
-        yield pb.Notice(welcome=pb.Welcome(federation=self._federation, node_id=node_id))
-        await asyncio.to_thread(self._registry.seen, name, request.protocol)
+        # Known from here on, without a pause since the guard looked, so that a revocation ends it.
         watcher = self._exchange.watch(name)
         log.info("%s is connected", name)
         try:
+            yield pb.Notice(welcome=pb.Welcome(federation=self._federation, node_id=node_id))
+            await asyncio.to_thread(self._registry.seen, name, request.protocol)
             while (notice := await watcher.notices.get()) is not None:
                 yield notice
         finally:
@@ -100,9 +109,9 @@ class PlantApi(CoordinatorServicer):
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.Piece]:  # noqa: N802
         """Stream a blob: a broadcast, or a file of a release."""
         path = self._exchange.spool.blob(request.sha256)
-        if not path.exists():
+        if not path.is_file():
             path = self._release_file(request.sha256) or path
-        if not path.exists():
+        if not path.is_file():
             await context.abort(grpc.StatusCode.NOT_FOUND, "this blob is no longer here")
         for piece in pieces(path, request.offset):
             yield piece
@@ -112,8 +121,7 @@ class PlantApi(CoordinatorServicer):
         question = self._exchange.request(request.reply_to)
         if question is None:
             return pb.Answer(want=self._still_wanted(request))
-        if self._exchange.nodes.get(question.destination) != identity_of(context).name:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this message was sent to another plant")
+        await self._check_addressee(question, context)
         # An update is about as large as the model it answers; twice that is room enough.
         if request.body.size > 2 * question.body.size + PIECE or len(request.records) > MAX_RECORDS:
             await context.abort(
@@ -125,31 +133,38 @@ class PlantApi(CoordinatorServicer):
     async def Upload(self, request_iterator: AsyncIterator[pb.Piece], context: Context) -> pb.Answer:  # noqa: N802
         """Receive an offered reply, whole, when it is this plant's turn."""
         async with self._turns:
-            first = await anext(aiter(request_iterator))
-            question = self._exchange.request(first.message_id)
-            reply = self._exchange.offered(first.message_id)
-            if question is None or reply is None:
-                return pb.Answer(want=pb.Answer.KEEP)
-            if self._exchange.nodes.get(question.destination) != identity_of(context).name:
-                await context.abort(
-                    grpc.StatusCode.PERMISSION_DENIED, "this message was sent to another plant"
-                )
-            receiving = self._exchange.spool.receive(first.message_id, reply.body)
             try:
-                receiving.write(first.offset, first.data)
-                async for piece in request_iterator:
-                    receiving.write(0, piece.data)
-                receiving.finish()
+                await self._receive(_in_time(request_iterator), context)
             except InterplantError as error:
                 await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
-            finally:
-                receiving.close()
-        await self._exchange.deliver(first.message_id, reply)
         return pb.Answer(want=pb.Answer.KEEP)
+
+    async def _receive(self, arriving: AsyncIterator[pb.Piece], context: Context) -> None:
+        """Write an offered reply to the spool and deliver it; what was not offered is left unread."""
+        first = await anext(arriving, pb.Piece())
+        question = self._exchange.request(first.message_id)
+        reply = self._exchange.offered(first.message_id)
+        if question is None or reply is None:
+            return
+        await self._check_addressee(question, context)
+        receiving = self._exchange.spool.receive(first.message_id, reply.body)
+        try:
+            receiving.write(first.offset, first.data)
+            async for piece in arriving:
+                receiving.write(receiving.size, piece.data)
+            receiving.finish()
+        finally:
+            receiving.close()
+        await self._check_addressee(question, context)  # again: it may have been revoked meanwhile
+        await self._exchange.deliver(first.message_id, reply)
 
     async def Deployed(self, request: pb.Deployment, context: Context) -> pb.Empty:  # noqa: N802
         """Record what became of a release at the plant that calls."""
         name = identity_of(context).name
+        if request.state not in DEPLOYMENT_STATES or len(request.code) > _LONGEST_CODE:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"expected one of {', '.join(DEPLOYMENT_STATES)} and a code"
+            )
         try:
             await asyncio.to_thread(
                 self._registry.record_deployment, request.release, name, request.state, request.code
@@ -157,6 +172,10 @@ class PlantApi(CoordinatorServicer):
         except InterplantError as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
         return pb.Empty()
+
+    async def _check_addressee(self, question: pb.Parcel, context: Context) -> None:
+        if self._exchange.nodes.get(question.destination) != identity_of(context).name:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this message was sent to another plant")
 
     def _release_file(self, sha256: str) -> Path | None:
         """Path of a file that a release on offer names by its digest."""
@@ -169,13 +188,29 @@ class PlantApi(CoordinatorServicer):
     def _still_wanted(self, reply: pb.Parcel) -> pb.Answer.Want.ValueType:
         """A reply to no open message: its round may come again, or it is over."""
         run_id, _, rest = reply.reply_to.partition(".")
-        number = rest.partition(".")[0]
         try:
+            number = int(rest.partition(".")[0])
             run = self._registry.run(run_id)
-        except InterplantError:
+        except (InterplantError, ValueError):
             return pb.Answer.DROP
-        over = run.state in RUN_ENDS or not number.isdigit() or int(number) <= run.round
+        over = run.state in RUN_ENDS or number <= run.round
         return pb.Answer.DROP if over else pb.Answer.KEEP
+
+
+async def _in_time(arriving: AsyncIterator[pb.Piece]) -> AsyncIterator[pb.Piece]:
+    """Yield pieces; one that takes longer than `_PATIENCE` ends the upload, and the turn is free.
+
+    Raises:
+        InterplantError: The plant has stalled; what came is kept.
+    """
+    pieces_ = aiter(arriving)
+    while True:
+        try:
+            yield await asyncio.wait_for(anext(pieces_), _PATIENCE)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise InterplantError(f"expected a piece within {_PATIENCE:g} s; send the rest later") from None
 
 
 async def _same_protocol(found: str, context: Context) -> None:

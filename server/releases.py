@@ -15,6 +15,9 @@ from interplant.server.packaging import PackageOrder, package_in_child
 from interplant.server.registry import Registry
 from interplant.server.run_folder import Checkpoint, RunFolder
 
+_LONGEST_ID = 63
+"""A release's id names folders and stands in manifests; see `interplant.core.release.check_id`."""
+
 
 def release_run(directory: CoordinatorDirectory, registry: Registry, run: RunFolder) -> pb.Release:
     """Package, sign and record the release of a finished run; done again, it changes nothing.
@@ -29,7 +32,7 @@ def release_run(directory: CoordinatorDirectory, registry: Registry, run: RunFol
     """
     order, task, state = run.order(), run.task(), run.restore()
     assert state is not None, "only a finished run is released"
-    release = f"{task.name}-{order.run}"
+    release = f"{task.name[: _LONGEST_ID - len(order.run) - 1].rstrip('-')}-{order.run}"
     folder = directory.releases / release
     if not folder.exists():
         lineage = lineage_of(release, run, state)

@@ -20,7 +20,8 @@ from interplant.core.schema import Rounds, Task
 from interplant.core.wire import Tensors, from_bytes
 from interplant.server.run_folder import Checkpoint, RunFolder
 from interplant.server.updates import TASK, WEIGHTS, BadUpdateError, checked
-from interplant.strategies.registry import build
+from interplant.strategies.fedavg import Merge
+from interplant.strategies.registry import Strategy, build
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ def carry_out(
     """
     task, rules = run.task(), run.rounds()
     state = run.restore() or Checkpoint(0, _first_weights(run, task))
+    _finish(grid, [], state.round)  # a killed round loop may not have come to it
     while state.round < task.rounds:
         state = _next_state(grid, run, task, rules, state, tell, stopped)
     return state
@@ -136,7 +138,7 @@ def _next_state(
         tell(record)
         if good:
             return state
-        log.warning("round %d: %d of %d plants; trying again", number, len(outcome.receipts), rules.quorum)
+        log.warning("round %d: %d of %d plants", number, len(outcome.receipts), rules.quorum)
         _pause(rules.retry_seconds if attempt <= rules.retries else 0.0, stopped)
     raise QuorumError(
         f"round {number} found {len(outcome.receipts)} good updates, expected {rules.quorum}: "
@@ -160,27 +162,45 @@ def one_round(
     strategy = build(task.strategy)
     merge = strategy.begin(weights)
     outcome = Outcome(weights)
-    names = _names(grid)
     waiting = dict(_push(grid, run, task, number, weights))
+    names = _names(grid)  # after the push: a plant that has just joined has a name
     ids = list(waiting)
     for reply in _replies(grid, waiting, outcome, rules, stopped):
         node = reply.metadata.src_node_id
         name = names.get(node, f"node-{node}")
         try:
-            update = checked(reply, weights, rules.max_update_norm)
-            if names and update.receipt["plant"] != name:
-                raise BadUpdateError("bad_receipt", "the receipt names another plant")
+            _take(reply, name if names else "", weights, rules, strategy, merge, outcome)
         except BadUpdateError as error:
             outcome.dropped[name] = (error.code, str(error))
             log.warning("round %d: %s dropped: %s", number, name, error)
-            continue
-        strategy.fold(merge, update.arrays)
-        outcome.receipts[update.receipt["plant"]] = update.receipt
+        del reply
+    away = _away(grid, waiting.values())
     for node in waiting.values():
-        outcome.dropped[names.get(node, f"node-{node}")] = ("late", "no reply before the deadline")
+        late = ("away", "not connected") if node in away else ("late", "no reply before the deadline")
+        outcome.dropped[names.get(node, f"node-{node}")] = late
     if outcome.receipts:
         outcome.weights = strategy.finish(merge, weights)
     return outcome, ids
+
+
+def _take(
+    reply: Message,
+    name: str,
+    weights: Tensors,
+    rules: Rounds,
+    strategy: Strategy,
+    merge: Merge,
+    outcome: Outcome,
+) -> None:
+    """Check a reply and fold its update; ``name`` is the plant's, empty where the grid knows none."""
+    update = checked(reply, weights, rules.max_update_norm)
+    plant = update.receipt["plant"]
+    if name and plant != name:
+        raise BadUpdateError("bad_receipt", "the receipt names another plant")
+    if plant in outcome.receipts:
+        raise BadUpdateError("bad_receipt", "an update of this plant is in the merge already")
+    strategy.fold(merge, update.arrays)
+    outcome.receipts[plant] = update.receipt
 
 
 def _push(grid: Grid, run: str, task: Task, number: int, weights: Tensors) -> Iterator[tuple[str, int]]:
@@ -209,7 +229,8 @@ def _replies(
         if reply is not None:
             del waiting[reply.metadata.reply_to_message_id]
             yield reply
-        elif len(outcome.receipts) >= rules.quorum and not _any_online(grid, waiting.values()):
+            del reply  # before the next one is read
+        elif len(outcome.receipts) >= rules.quorum and _away(grid, waiting.values()) == {*waiting.values()}:
             grace = grace or time.monotonic() + _GRACE
             if time.monotonic() >= grace:
                 return
@@ -235,8 +256,8 @@ def _names(grid: Grid) -> dict[int, str]:
     return grid.names() if isinstance(grid, RingingGrid) else {}
 
 
-def _any_online(grid: Grid, nodes: Iterable[int]) -> bool:
-    return not isinstance(grid, RingingGrid) or bool(grid.online() & set(nodes))
+def _away(grid: Grid, nodes: Iterable[int]) -> set[int]:
+    return set(nodes) - grid.online() if isinstance(grid, RingingGrid) else set()
 
 
 def _pause(seconds: float, stopped: Callable[[], bool]) -> None:

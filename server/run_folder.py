@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+import numpy as np
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from interplant.core import config
@@ -97,26 +98,51 @@ class RunFolder:
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint durably; the old one stays until the new one is whole."""
         notes = {"round": str(checkpoint.round), "plants": json.dumps(checkpoint.plants)}
-        write_atomic(self.weights, save(checkpoint.weights, metadata=notes))
+        # safetensors stores only C-ordered arrays rightly.
+        weights = {name: np.asarray(array, order="C") for name, array in checkpoint.weights.items()}
+        write_atomic(self.weights, save(weights, metadata=notes))
 
     def restore(self) -> Checkpoint | None:
-        """Read the latest checkpoint, or None if no round is done."""
+        """Read the latest checkpoint, or None if no round is done.
+
+        Raises:
+            InterplantError: The file is damaged.
+        """
         if not self.weights.exists():
             return None
-        with safe_open(self.weights, framework="numpy") as file:
-            notes = file.metadata()
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        return Checkpoint(int(notes["round"]), weights, json.loads(notes["plants"]))
+        try:
+            with safe_open(self.weights, framework="numpy") as file:
+                notes = file.metadata()
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return Checkpoint(int(notes["round"]), weights, json.loads(notes["plants"]))
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise InterplantError(
+                f"{self.weights}: the checkpoint cannot be read ({error}); restore it from a backup, or "
+                "remove it to begin the run anew"
+            ) from None
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a line to the record of rounds."""
         path = self.path / "rounds.jsonl"
         with disk_errors(path), path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            # A line that a kill has cut off must not spoil the next.
+            file.write(_line_end(path) + json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def records(self) -> list[dict[str, Any]]:
-        """Read the record of rounds."""
+        """Read the record of rounds, without a line that a kill has cut off."""
         path = self.path / "rounds.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [record for line in lines if (record := _record(line)) is not None]
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        return None
+
+
+def _line_end(path: Path) -> str:
+    return "" if path.read_bytes()[-1:] in (b"", b"\n") else "\n"

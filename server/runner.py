@@ -1,5 +1,6 @@
 """The round process of a coordinator: carries out runs one after another, and goes on after a kill."""
 
+import contextlib
 import logging
 import sys
 import threading
@@ -11,9 +12,10 @@ import grpc
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
 from interplant.core import logs, processes
-from interplant.core.errors import InterplantError
+from interplant.core.errors import InterplantError, UsageError
+from interplant.server.control import connect
 from interplant.server.directory import CoordinatorDirectory
-from interplant.server.grid import GrpcGrid, connect
+from interplant.server.grid import GrpcGrid
 from interplant.server.records import Dropped, Run
 from interplant.server.registry import Registry
 from interplant.server.releases import release_run
@@ -67,27 +69,31 @@ class Runner:
     def _carry_out(self, run: Run) -> None:
         """Run the rounds that are left, then release; whatever happens is in the registry."""
         folder = RunFolder(self._directory.runs / run.id)
-        grid = GrpcGrid(self._directory, run.id, folder.order().run_id)
         try:
-            carry_out(grid, folder, lambda record: self._tell(run.id, record), lambda: self._stopped(run.id))
+            made = GrpcGrid(self._directory, run.id, folder.order().run_id, self._stopping.is_set)
+            with contextlib.closing(made) as grid:
+                state = carry_out(
+                    grid, folder, lambda record: self._tell(run.id, record), lambda: self._stopped(run.id)
+                )
             if folder.order().release:
                 self._announce(release_run(self._directory, self._registry, folder))
-            self._registry.update_run(run.id, state="finished", expected={"running"})
+            self._end(run.id, "finished", "", state.round)
         except QuorumError as error:
-            self._registry.update_run(run.id, state="paused", reason=str(error), expected={"running"})
+            self._end(run.id, "paused", str(error))
         except StoppedError:
             log.info("run %s stops", run.id)
         except InterplantError as error:
             log.error("run %s failed: %s", run.id, error)
-            self._registry.update_run(run.id, state="failed", reason=str(error))
+            self._end(run.id, "failed", str(error))
         except Exception as error:
-            # A fault of ours: the run is not lost, and the supervisor starts this process again.
+            # A fault of ours: the run is not lost, and the next one is not held up.
             log.exception("run %s met a fault", run.id)
-            self._registry.update_run(
-                run.id, state="paused", reason=f"a fault: {type(error).__name__}: {error}"
-            )
-        finally:
-            grid.close()
+            self._end(run.id, "paused", f"a fault: {type(error).__name__}: {error}")
+
+    def _end(self, run_id: str, state: str, reason: str, number: int | None = None) -> None:
+        """Record how a run ended, unless a person has stopped it meanwhile: then it stays stopped."""
+        if self._registry.run(run_id).state == "running":
+            self._registry.update_run(run_id, state=state, reason=reason, round=number)
 
     def _tell(self, run_id: str, record: dict[str, Any]) -> None:
         dropped = [Dropped(name, item["code"], item["text"]) for name, item in record["dropped"].items()]
@@ -123,6 +129,9 @@ def main(words: list[str]) -> int:
     logs.setup()
     try:
         return Runner(CoordinatorDirectory(Path(words[0]))).work()
+    except UsageError as error:
+        processes.last_words(str(error))
+        return error.exit_code
     except InterplantError as error:
         log.error("%s", error)
         return error.exit_code

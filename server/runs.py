@@ -2,20 +2,14 @@
 
 import hashlib
 import secrets
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
-
-import grpc
 
 from interplant.core import config
-from interplant.core import federation_pb2 as pb
-from interplant.core import federation_pb2_grpc as rpc
-from interplant.core.errors import InterplantError, UsageError
+from interplant.core.errors import UsageError
 from interplant.core.schema import Rounds, Task
+from interplant.server.control import ring
 from interplant.server.directory import CoordinatorDirectory
-from interplant.server.grid import connect
 from interplant.server.records import Run
 from interplant.server.registry import Registry
 from interplant.server.run_folder import Order, RunFolder
@@ -91,28 +85,6 @@ def resume_run(directory: CoordinatorDirectory, run_id: str) -> Run:
     return run
 
 
-def ring(directory: CoordinatorDirectory) -> None:
-    """Tell a serving coordinator that its runs have changed; one that is not serving finds out later."""
-    tell(directory, lambda local: local.Ring(pb.Empty(), timeout=5))
-
-
-def reload(directory: CoordinatorDirectory) -> bool:
-    """Have a serving coordinator read who is enrolled; return whether one is serving."""
-    return tell(directory, lambda local: local.Reload(pb.Empty(), timeout=5))
-
-
-def tell(directory: CoordinatorDirectory, call: Callable[[rpc.LocalStub], Any]) -> bool:
-    """Call a serving coordinator's local socket; return whether one is serving."""
-    with connect(directory) as channel:
-        try:
-            call(rpc.LocalStub(channel))
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNAVAILABLE:
-                return False
-            raise InterplantError(f"the coordinator's local socket: {error.details()}") from None
-    return True
-
-
 def new_run_id() -> str:
     """Make a run id of the time and chance; letters, digits and hyphens."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -121,14 +93,3 @@ def new_run_id() -> str:
 def flower_run_id(run: str) -> int:
     """Flower's number for a run."""
     return int.from_bytes(hashlib.sha256(run.encode()).digest()[:8], "big") >> 1
-
-
-def online(directory: CoordinatorDirectory) -> dict[str, bool]:
-    """Plant name to whether it is connected; empty if no coordinator is serving."""
-    found: dict[str, bool] = {}
-
-    def ask(local: rpc.LocalStub) -> None:
-        found.update({node.name: node.online for node in local.Nodes(pb.Empty(), timeout=5).nodes})
-
-    tell(directory, ask)
-    return found

@@ -52,9 +52,18 @@ class Service:
         self.exchange = Exchange(Spool(directory.spool), {})
         self._allowed: dict[tuple[str, str], bool] = {}
         self.reload()
-        for release in reversed(self.registry.releases()):
-            if release.state == "ready":
-                self.exchange.announce(offer_of(directory.releases / release.id, release.task))
+        self._offer_releases()
+
+    def _offer_releases(self) -> None:
+        """Offer the newest good release of each task to the plants that connect."""
+        for release in self.registry.releases():
+            if release.state == "ready" and release.task not in self.exchange.releases:
+                try:
+                    offer = offer_of(self.directory.releases / release.id, release.task)
+                except (OSError, ValueError, KeyError) as error:
+                    log.warning("release %s is not offered: %s", release.id, error)
+                    continue
+                self.exchange.announce(offer)
 
     def reload(self) -> None:
         """Read who is enrolled, and end the connections of those who no longer are."""
@@ -116,7 +125,7 @@ class Service:
         return server
 
     def _local(self) -> aio.Server:
-        server = aio.server()
+        server = aio.server(options=[("grpc.max_receive_message_length", -1)])
         rpc.add_LocalServicer_to_server(LocalApi(self.exchange, self.reload), server)
         path = socket_path(self.directory.path)
         path.unlink(missing_ok=True)
@@ -143,8 +152,8 @@ def main(words: list[str]) -> int:
     try:
         asyncio.run(Service(CoordinatorDirectory(Path(words[0]))).run())
     except InterplantError as error:
-        log.error("%s", error)
-        return 2
+        processes.last_words(str(error))
+        return processes.HOPELESS
     return 0
 
 

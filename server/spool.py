@@ -29,7 +29,8 @@ class Spool:
         """Store a broadcast under its digest; the same bytes are stored once."""
         blob = pb.Blob(sha256=hashlib.sha256(body).hexdigest(), size=len(body))
         path = self._blobs / blob.sha256
-        if not path.exists():
+        # A file of another size is what a power cut left of an earlier one.
+        if not path.exists() or path.stat().st_size != blob.size:
             temporary = path.with_suffix(f".{os.getpid()}.part")
             with disk_errors(path):
                 temporary.write_bytes(body)
@@ -51,12 +52,17 @@ class Spool:
         return self._replies / f"{Path(message_id).name}.body"
 
     def arrived(self, message_id: str, blob: pb.Blob) -> int:
-        """Bytes of an offered reply that are here already; all of them if it is whole."""
-        whole = self.reply(message_id)
-        if whole.exists() and whole.stat().st_size == blob.size and sha256_file(whole) == blob.sha256:
+        """Bytes of an offered reply that are here already; all of them only if it is whole and right."""
+        whole, part = self.reply(message_id), self._part(message_id, blob)
+        if _is(whole, blob):
             return blob.size
-        part = self._part(message_id, blob)
-        return min(part.stat().st_size, blob.size) if part.exists() else 0
+        if part.exists() and part.stat().st_size >= blob.size:
+            # The connection broke after the last byte and before its digest was looked at.
+            if _is(part, blob):
+                part.rename(whole)
+                return blob.size
+            part.unlink()
+        return part.stat().st_size if part.exists() else 0
 
     def receive(self, message_id: str, blob: pb.Blob) -> "Receiving":
         """Open the rest of an offered reply for writing."""
@@ -70,6 +76,10 @@ class Spool:
 
     def _part(self, message_id: str, blob: pb.Blob) -> Path:
         return self._replies / f"{Path(message_id).name}.{Path(blob.sha256).name[:16]}.part"
+
+
+def _is(path: Path, blob: pb.Blob) -> bool:
+    return path.exists() and path.stat().st_size == blob.size and sha256_file(path) == blob.sha256
 
 
 class Receiving:
@@ -92,12 +102,13 @@ class Receiving:
             InterplantError: The piece does not start where the file ends, or it would make the reply
                 longer than was offered.
         """
-        if offset and offset != self.size:
+        if offset != self.size:
             raise InterplantError(f"expected a piece from byte {self.size}, found one from byte {offset}")
         if self.size + len(data) > self._blob.size:
             raise InterplantError(f"expected {self._blob.size} bytes, found more")
         with disk_errors(self._part):
             self._file.write(data)
+            self._file.flush()
         self._digest.update(data)
         self.size += len(data)
 

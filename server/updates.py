@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 
 from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.flower import refusal
@@ -26,6 +26,9 @@ RECEIPT_KEYS: dict[str, type] = {
 """What a plant says beside its update: who, on which keyed snapshot, and what privacy was spent."""
 
 _LONGEST_TEXT = 200
+
+_NPY_HEAD = 1024
+"""More bytes than the head of an npy file takes."""
 
 
 class BadUpdateError(InterplantError):
@@ -64,9 +67,20 @@ def checked(reply: Message, weights: Tensors, max_norm: float) -> Update:
         raise BadUpdateError(
             "bad_names", f"expected arrays named {UPDATE!r} only, found {sorted(records)[:3]}"
         )
-    arrays = _same_shape({name: array.numpy() for name, array in records[UPDATE].items()}, weights)
+    arrays = _same_shape(_opened(records[UPDATE], weights), weights)
     _bounded(arrays, max_norm)
     return Update(arrays, _receipt(reply))
+
+
+def _opened(record: ArrayRecord, weights: Tensors) -> Tensors:
+    """The arrays of a record. On Flower's own wire they are npy files, whose heads may promise anything."""
+    for name, array in record.items():
+        if name in weights and len(array.data) > weights[name].nbytes + _NPY_HEAD:
+            raise BadUpdateError("bad_shape", f"{name}: expected {weights[name].nbytes} bytes, found more")
+    try:
+        return {name: array.numpy() for name, array in record.items()}
+    except Exception as error:  # noqa: BLE001 - bytes of a stranger: numpy's reader fails in many ways
+        raise BadUpdateError("bad_shape", f"arrays that cannot be read: {type(error).__name__}") from None
 
 
 def _same_shape(arrays: Tensors, weights: Tensors) -> Tensors:
@@ -75,6 +89,8 @@ def _same_shape(arrays: Tensors, weights: Tensors) -> Tensors:
         raise BadUpdateError("bad_names", f"missing or unknown arrays: {', '.join(odd[:3])}")
     for name, array in arrays.items():
         expected = weights[name]
+        if not isinstance(array, np.ndarray):
+            raise BadUpdateError("bad_shape", f"{name}: expected one array")
         if array.shape != expected.shape:
             raise BadUpdateError("bad_shape", f"{name}: expected {expected.shape}, found {array.shape}")
         if array.dtype != expected.dtype:
@@ -86,7 +102,8 @@ def _bounded(arrays: Tensors, max_norm: float) -> None:
     square = 0.0
     for name, array in arrays.items():
         flat = array.ravel().astype(np.float64, copy=False)
-        part = float(flat @ flat)
+        with np.errstate(over="ignore", invalid="ignore"):
+            part = float(flat @ flat)
         if not math.isfinite(part):
             raise BadUpdateError("not_finite", f"{name}: found values that are not finite")
         square += part
@@ -103,8 +120,15 @@ def _receipt(reply: Message) -> dict[str, Any]:
         raise BadUpdateError("bad_receipt", f"expected a receipt with {', '.join(RECEIPT_KEYS)}")
     for key, kind in RECEIPT_KEYS.items():
         value = found[key]
-        if not isinstance(value, kind) or (isinstance(value, str) and len(value) > _LONGEST_TEXT):
-            raise BadUpdateError("bad_receipt", f"receipt.{key}: expected a short {kind.__name__}")
+        if not isinstance(value, kind) or not _is_sensible(value):
+            raise BadUpdateError("bad_receipt", f"receipt.{key}: expected a short or finite {kind.__name__}")
     if reply.content.metric_records:
         raise BadUpdateError("bad_receipt", "expected no metrics, found some")
     return found
+
+
+def _is_sensible(value: Any) -> bool:
+    """A receipt stands in tables, on terminals and in the release's lineage."""
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_TEXT and value.isprintable()
+    return math.isfinite(value) and value >= 0

@@ -5,6 +5,7 @@ from Decentralized Data" (AISTATS 2017). An update is the difference between a p
 before its local steps. Weights are public numbers: equal ones by default, never row counts of a plant.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,11 @@ class FedAvg:
 
     learning_rate: float = 1.0
 
+    def __post_init__(self) -> None:
+        number = isinstance(self.learning_rate, int | float) and not isinstance(self.learning_rate, bool)
+        if not number or not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate: expected a number above 0, found {self.learning_rate!r}")
+
     def begin(self, weights: Arrays) -> "Merge":
         """Start an empty merge; it holds one model in float64, whatever the number of plants."""
         return Merge({name: np.zeros(array.shape, np.float64) for name, array in weights.items()})
@@ -36,8 +42,10 @@ class FedAvg:
     def finish(self, merge: "Merge", weights: Arrays) -> Arrays:
         """Return the next global weights, in the dtypes of the present ones."""
         step = self.learning_rate / merge.weight
+        # An array of no dimensions turns into a bare number in arithmetic.
         return {
-            name: (array + step * merge.totals[name]).astype(array.dtype) for name, array in weights.items()
+            name: np.asarray(array + step * merge.totals[name], array.dtype)
+            for name, array in weights.items()
         }
 
 

@@ -33,5 +33,5 @@ def build(settings: Settings) -> Strategy:
         raise UsageError(f"strategy.name: expected one of {known}, found {settings.name!r}")
     try:
         return REGISTERED[settings.name](**settings.args)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UsageError(f"strategy.args: {error}") from None

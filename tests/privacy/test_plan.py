@@ -8,7 +8,7 @@ import pytest
 
 from interplant.core.errors import Refusal, UsageError
 from interplant.core.schema import Task
-from interplant.privacy.plan import Event, Plan
+from interplant.privacy.plan import Event, Plan, system_generator
 
 PLAN = Plan("window", records=2000, batch=128, noise=1.0, clip=1.0, steps=100, delta=1e-5)
 
@@ -111,3 +111,12 @@ def test_a_plan_survives_json() -> None:
 def test_an_impossible_value_is_named(field: str, value: object, key: str) -> None:
     with pytest.raises(UsageError, match=f"^{key}: expected"):
         replace(PLAN, **{field: value})
+
+
+def test_seeds_are_used_whole() -> None:
+    """torch's CPU generator keeps 32 bits of its seed, few enough to try; this one's key has 128."""
+    keys = [system_generator().bit_generator.state["state"]["key"] for _ in range(50)]
+    assert all(key.nbytes * 8 >= 128 for key in keys)
+    for half in range(keys[0].size):
+        assert len({int(key[half]) for key in keys}) == 50
+        assert max(int(key[half]) for key in keys) > 2**32

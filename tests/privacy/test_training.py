@@ -54,6 +54,14 @@ def private(
     return train(model, x, y, training, plan, reserve)
 
 
+def apply(model: nn.Module, result: Trained) -> None:
+    """Add the update to the model, as a merge would."""
+    weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, change in result.update.items():
+            weights[name].add_(torch.from_numpy(change))
+
+
 def flat(update: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([part.ravel() for part in update.values()])
 
@@ -88,9 +96,7 @@ def test_without_noise_worth_the_name_it_learns() -> None:
     plan = replace(PLAN, records=400, batch=200, noise=1e-3, steps=60)
     model = cnn()
     result = private(model, x, y, plan, Training(optimizer="adam", learning_rate=1e-2))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter += torch.from_numpy(result.update[name])
+    apply(model, result)
     assert np.mean((predict(model, x) - y) ** 2) < 0.3 * np.var(y)
 
 
@@ -136,13 +142,13 @@ def test_noise_has_the_magnitude_that_is_charged() -> None:
     assert abs(update.mean()) < 6 * expected / math.sqrt(update.size)
 
 
-def test_one_step_of_noise_is_within_a_percent_over_many_values() -> None:
-    """A shortfall of some percent would be seen (trap 13's plain variance test)."""
-    x, y = np.zeros((10, 5, 40_000), np.float32), np.zeros(10, np.float32)
-    plan = replace(PLAN, records=10, batch=10, steps=1)
-    update = private(Flat(200_000), x, y, plan).update["layer.weight"].ravel() * 10
-    assert update.std() == pytest.approx(1.0, abs=0.01)
-    assert abs(np.corrcoef(update[1:], update[:-1])[0, 1]) < 0.02
+def test_one_step_of_noise_is_within_half_a_percent_over_many_values() -> None:
+    """A shortfall of one percent is seen (trap 13); the spread of the estimate itself is 0.07 %."""
+    x, y = np.zeros((2, 5, 200_000), np.float32), np.zeros(2, np.float32)
+    plan = replace(PLAN, records=2, batch=2, steps=1)
+    update = private(Flat(1_000_000), x, y, plan).update["layer.weight"].ravel() * 2
+    assert update.std() == pytest.approx(1.0, abs=0.005)
+    assert abs(np.corrcoef(update[1:], update[:-1])[0, 1]) < 0.01
     assert np.abs(update).max() > 4.0
 
 
@@ -169,7 +175,7 @@ def test_the_same_torch_seed_does_not_give_the_same_noise() -> None:
 
 
 def test_noise_tail_reaches_beyond_float32() -> None:
-    """Trap 8, in part: the noise is drawn in double precision (a lattice still needs issue-level care)."""
+    """Trap 8, in part: the noise is drawn in double precision (the lattice is not dealt with yet)."""
     from interplant.privacy.plan import system_generator
 
     drawn = system_generator().standard_normal(1_000_000)
@@ -308,20 +314,20 @@ def test_without_a_plan_nothing_is_charged_and_it_learns() -> None:
     training = Training(steps=150, batch=64, optimizer="adam", learning_rate=1e-2)
     model = cnn()
     result = train(model, x, y, training, None, lambda: charged.append(True))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter += torch.from_numpy(result.update[name])
+    apply(model, result)
     assert charged == []
     assert result.mode == "plain"
     assert np.mean((predict(model, x) - y) ** 2) < 0.2 * np.var(y)
 
 
 def test_training_leaves_the_callers_random_state_alone() -> None:
+    model = cnn()
     torch.manual_seed(5)
     expected = torch.rand(3)
-    torch.manual_seed(5)
-    train(Flat(), *windows(50), SGD, None, lambda: None, seed=9)
-    assert torch.equal(torch.rand(3), expected)
+    for plan in (None, PLAN):
+        torch.manual_seed(5)
+        train(model, *windows(50), SGD, plan, lambda: None, seed=9)
+        assert torch.equal(torch.rand(3), expected)
 
 
 def test_plain_training_without_data_is_refused() -> None:

@@ -1,0 +1,130 @@
+"""``interplant release``: signed model versions, at the coordinator and at a plant."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interplant.cli import plant as plants
+from interplant.cli import releases
+from interplant.cli.coordinator import HERE, Directory
+from interplant.cli.output import Json, facts, show, table
+from interplant.cli.tree import Group
+from interplant.client.directory import PlantDirectory
+from interplant.server.directory import CoordinatorDirectory
+
+app = Group("Signed model versions: list, check, approve at a plant, read their cards.")
+
+
+@app.command(name="list")
+def list_releases(directory: Directory = HERE, plant: releases.AtPlant = None, json: Json = False) -> None:
+    """List the releases: at the coordinator the newest first, at a plant with what became of them."""
+    if plant is not None:
+        _list_at(PlantDirectory(plant), json)
+        return
+    from interplant.server.registry import Registry
+
+    found = Registry.open(CoordinatorDirectory(directory)).releases()
+    rows = [[one.id, one.task, one.run, one.created, one.manifest_sha256[:12]] for one in found]
+    columns = ["release", "task", "run", "created", "sha256"]
+    show(json, [asdict(one) for one in found], table(columns, rows, "There is no release yet."))
+
+
+@app.command(name="show")
+def show_release(
+    release: Annotated[str, typer.Argument(help="The release's id.")],
+    directory: Directory = HERE,
+    plant: releases.AtPlant = None,
+    json: Json = False,
+) -> None:
+    """Show a release: at the coordinator its state at each plant, at a plant the gate's result."""
+    if plant is not None:
+        _show_at(PlantDirectory(plant), release, json)
+        return
+    from interplant.core.release import sentence
+    from interplant.server.registry import Registry
+
+    registry = Registry.open(CoordinatorDirectory(directory))
+    found, deployed = registry.release(release), registry.deployments(release)
+    rows = [
+        [one.plant, one.state, sentence(one.reason) if one.reason else "", one.updated] for one in deployed
+    ]
+    lines = {"release": found.id, "task": found.task, "run": found.run, "created": found.created}
+    text = table(["plant", "state", "reason", "told"], rows, "No plant has told of it yet.")
+    document = {"release": asdict(found), "plants": [asdict(one) for one in deployed]}
+    show(json, document, f"{facts(dict(lines))}\n\n{text}")
+
+
+@app.command()
+def approve(
+    release: Annotated[str, typer.Argument(help="The release's id.")],
+    plant: Annotated[Path, typer.Option("--plant", help="The plant's directory.")] = plants.HERE,
+    json: Json = False,
+) -> None:
+    """At a plant: let a release serve that has passed the gate and waits for a person."""
+    from interplant.client import deployment
+
+    place = PlantDirectory(plant)
+    place.check()
+    verdict = deployment.approve(place, release)
+    show(json, {"release": release, **asdict(verdict)}, f"Release {release} is {verdict.state}.")
+
+
+@app.command()
+def verify(
+    release: Annotated[Path, typer.Argument(help="The release's folder, or a file in it.")],
+    key: Annotated[Path, typer.Option("--key", help="The federation's public key, release.pub.")],
+    json: Json = False,
+) -> None:
+    """Check a release without any network: signature, every file, lineage."""
+    found = releases.find(str(release.resolve()), HERE, None, key)
+    show(
+        json,
+        {"release": found.id, "sha256": found.sha256, "signature_verified": True},
+        f"Release {found.id} is signed by this key and unchanged (sha256 {found.sha256}).",
+    )
+
+
+@app.command()
+def card(
+    release: releases.Name,
+    directory: Directory = HERE,
+    plant: releases.AtPlant = None,
+    key: releases.Key = None,
+    json: Json = False,
+) -> None:
+    """Print a release's model card, Markdown, after checking its signature."""
+    from interplant.core.release import CARD
+
+    found = releases.find(release, directory, plant, key)
+    text = (found.folder / CARD).read_text(encoding="utf-8")
+    show(json, {"release": found.id, "card": text}, text.rstrip())
+
+
+def _list_at(plant: PlantDirectory, json: bool) -> None:
+    from interplant.client import deployment
+
+    plant.check()
+    found = deployment.verdicts(plant)
+    rows = [[name, one.state, one.sentence] for name, one in found]
+    document = [{"release": name, **asdict(one)} for name, one in found]
+    show(json, document, table(["release", "state", "why"], rows, "No release has come here yet."))
+
+
+def _show_at(plant: PlantDirectory, release: str, json: bool) -> None:
+    from interplant.client import deployment
+    from interplant.core.errors import UsageError
+
+    plant.check()
+    verdict, champion = deployment.verdict_of(plant, release), deployment.champion(plant)
+    if verdict is None:
+        raise UsageError(
+            f"release {release!r} was not tried at this plant; "
+            f"see `interplant release list --plant {plant.path}`"
+        )
+    serving = champion is not None and champion.release == release
+    lines: dict[str, object] = {"release": release, "state": verdict.state, "why": verdict.sentence}
+    lines["serves now"] = serving
+    document = {"release": release, "serving": serving, **asdict(verdict)}
+    show(json, document, facts(lines))

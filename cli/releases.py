@@ -1,0 +1,47 @@
+"""How commands name a release: by its id at the coordinator or at a plant, or by its folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from interplant.client.directory import PlantDirectory
+from interplant.core.errors import UsageError
+from interplant.server.directory import CoordinatorDirectory
+
+if TYPE_CHECKING:
+    from interplant.core.release import Release
+
+Name = Annotated[str, typer.Argument(help="The release's id, or the path of its folder.")]
+AtPlant = Annotated[Path | None, typer.Option("--plant", help="Look at this plant's directory instead.")]
+Key = Annotated[Path | None, typer.Option("--key", help="The federation's public key, release.pub.")]
+
+
+def find(name: str, coordinator: Path, plant: Path | None, key: Path | None = None) -> "Release":
+    """Find a release and check its signature, its files and its lineage.
+
+    Args:
+        name: Its id, or a path: anything with a folder in it, or a file of the release.
+        coordinator: The coordinator's directory, unless ``plant`` is given.
+        plant: A plant's directory.
+        key: The public key, by default the directory's own.
+
+    Raises:
+        UsageError: There is no such release.
+        ReleaseRefused: It is not what was signed.
+    """
+    from interplant.core import signing
+    from interplant.core.release import check_id, read_release
+
+    place = PlantDirectory(plant) if plant else CoordinatorDirectory(coordinator)
+    if len(Path(name).parts) > 1 or Path(name).exists():
+        folder = Path(name).resolve()
+        folder = folder.parent if folder.is_file() else folder
+    else:
+        place.check()
+        folder = place.releases / check_id(name)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: expected a release here, found none; see `interplant release list`")
+    if key is None:
+        place.check()
+    return read_release(folder, signing.read_public(key or place.release_public_key))

@@ -1,0 +1,103 @@
+"""What a plant has spent of its privacy budgets, in words that nobody misreads."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from interplant.client.directory import PlantDirectory
+from interplant.core.files import write_atomic
+from interplant.core.schema import Plant
+from interplant.data.snapshots import most_readings
+from interplant.privacy.ledger import Entry, Ledger
+from interplant.privacy.plan import Event
+
+
+@dataclass(frozen=True)
+class Spending:
+    """One dataset's account.
+
+    Args:
+        dataset: Name of the dataset, over all its snapshots.
+        unit: What one neighbour differs by.
+        rounds: Charges on the ledger; a round that was tried twice counts twice.
+        epsilon: Spent, at ``delta``.
+        delta: The probability beside it.
+        budget: The cap of ``plant.yaml``.
+        left: What the cap leaves.
+        machine_windows: Windows of the machine with the most, at most; 0 if there is no snapshot.
+        machine: What the same charges mean for that machine, as a sentence.
+    """
+
+    dataset: str
+    unit: str
+    rounds: int
+    epsilon: float
+    delta: float
+    budget: float
+    left: float
+    machine_windows: int
+    machine: str
+
+
+def spending(directory: PlantDirectory) -> list[Spending]:
+    """Return the account of each dataset that was charged, and of the present one in any case.
+
+    Figures are kept beside the ledger and computed anew only when it, the policy or the data changed.
+
+    Raises:
+        Refusal: ``ledger``: it is damaged or cannot be read.
+    """
+    plant = directory.load()
+    entries = entries_of(directory)
+    names = sorted({entry.lineage for entry in entries} | {plant.data.repository})
+    kept = _kept(directory)
+    found = {name: _account(directory, plant, name, entries, kept.get(name, {})) for name in names}
+    changed = {name: content for name, (content, fresh) in found.items() if fresh}
+    if changed:
+        write_atomic(directory.spending, json.dumps(kept | changed, indent=1) + "\n", 0o600)
+    return [Spending(**content["account"]) for content, _ in found.values()]
+
+
+def entries_of(directory: PlantDirectory) -> list[Entry]:
+    """Return the ledger's entries; none, and no file made, if nothing was ever charged."""
+    return Ledger(directory.ledger).entries() if directory.ledger.exists() else []
+
+
+def _account(
+    directory: PlantDirectory, plant: Plant, name: str, entries: list[Entry], kept: dict[str, Any]
+) -> tuple[dict[str, Any], bool]:
+    """One dataset's account with what it was computed from, and whether it was computed anew."""
+    policy = plant.policy.privacy
+    charges = [entry for entry in entries if entry.lineage == name and entry.plan is not None]
+    windows = most_readings(directory.path / name)
+    basis = [charges[-1].hash if charges else "", policy.epsilon, policy.delta, windows]
+    if kept.get("basis") == basis:
+        return kept, False
+    events = [entry.plan.event for entry in charges if entry.plan]
+    account = _figures(name, events, policy.epsilon, policy.delta, windows, policy.units)
+    return {"basis": basis, "account": asdict(account)}, bool(charges)
+
+
+def _figures(
+    name: str, events: list[Event], budget: float, delta: float, windows: int, units: list[str]
+) -> Spending:
+    unit = events[0].unit if events else ", ".join(units)
+    epsilon, machine = 0.0, "nothing was spent"
+    if events:
+        from interplant.privacy import accounting
+
+        epsilon = accounting.spent(events, delta).epsilon
+        machine = f"a machine with many {unit}s has a higher epsilon than {epsilon:.2f}"
+        if windows:
+            machine = accounting.machine_sentence(accounting.machine_epsilon(events, delta, windows), windows)
+    left = max(0.0, budget - epsilon)
+    return Spending(name, unit, len(events), epsilon, delta, budget, left, windows, machine)
+
+
+def _kept(directory: PlantDirectory) -> dict[str, Any]:
+    try:
+        kept = json.loads(directory.spending.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        # Computing again is always right.
+        return {}
+    return kept if isinstance(kept, dict) else {}

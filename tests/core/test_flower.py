@@ -1,0 +1,80 @@
+"""The one adapter to what Flower does not make public."""
+
+import time
+
+import pytest
+from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interplant.core import flower
+from interplant.core.errors import REFUSALS, Refusal
+
+ENVELOPE = flower.Envelope("run.1.5", 3, 0, 5, "train", "1", "", 1_750_000_000.0, 30.0)
+
+
+def test_a_message_has_the_envelope_it_was_given():
+    assert flower.Envelope.of(flower.message(ENVELOPE, RecordDict())) == ENVELOPE
+
+
+@given(
+    st.builds(
+        flower.Envelope,
+        st.text(max_size=9), st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1),
+        st.sampled_from(["train", "evaluate", "query"]), st.text(max_size=5), st.text(max_size=9),
+        st.floats(1e9, 2e9), st.floats(1, 1e6),
+    )
+)  # fmt: skip
+def test_any_envelope_comes_back(envelope):
+    assert flower.Envelope.of(flower.message(envelope, RecordDict())) == envelope
+
+
+def test_a_message_without_a_time_is_of_now():
+    envelope = flower.Envelope("m", 1, 0, 2, "train", "1")
+    assert abs(flower.Envelope.of(flower.message(envelope, RecordDict())).created_at - time.time()) < 5
+
+
+def test_content_and_error_exclude_each_other():
+    content = RecordDict({"w": ArrayRecord({"a": Array("float32", (1,), "numpy.ndarray", b"")})})
+    good, bad = flower.message(ENVELOPE, content), flower.message(ENVELOPE, None, Error(0, "paused"))
+    assert (good.has_content(), good.has_error()) == (True, False)
+    assert (bad.has_content(), bad.has_error()) == (False, True)
+
+
+def test_a_client_app_answers_a_message_of_ours():
+    """The ids survive Flower's own code, outside a SuperLink."""
+    app = ClientApp()
+
+    @app.train()
+    def train(request: Message, context) -> Message:
+        assert (context.node_id, context.run_id, context.node_config) == (5, 3, {"plant": "x"})
+        return Message(RecordDict(), reply_to=request)
+
+    reply = app(flower.message(ENVELOPE, RecordDict()), flower.context(5, 3, {"plant": "x"}, {}))
+    found = flower.Envelope.of(reply)
+    assert (found.reply_to, found.source, found.destination) == ("run.1.5", 5, 0)
+    assert (found.run_id, found.group_id, found.message_type) == (3, "1", "train")
+
+
+def test_the_run_of_a_grid_has_its_number():
+    assert flower.empty_run(77).run_id == 77
+
+
+def test_the_grid_is_flowers_own():
+    assert flower.Grid is Grid
+
+
+@pytest.mark.parametrize("code", sorted(REFUSALS))
+def test_every_refusal_comes_back_by_its_code(code):
+    request = flower.message(ENVELOPE, RecordDict())
+    reply = flower.refuse(request, Refusal(code, "17.3 bar on line 2"))
+    assert flower.refusal(reply) == code
+    assert "17.3" not in repr(reply.error.__dict__)
+    assert reply.metadata.reply_to_message_id == "run.1.5"
+
+
+@pytest.mark.parametrize("reason", ["", None, "division by zero", "BUDGET_SPENT"])
+def test_a_reason_that_is_not_ours_reads_internal(reason):
+    assert flower.refusal(flower.message(ENVELOPE, None, Error(0, reason))) == "internal"

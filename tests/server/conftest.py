@@ -1,0 +1,269 @@
+"""A real coordinator's gRPC process in a thread: real TLS, real authority and registry, raw stubs."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import grpc
+import numpy as np
+import pytest
+import yaml
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from interplant.core import certificates, wire
+from interplant.core import federation_pb2 as pb
+from interplant.core import federation_pb2_grpc as rpc
+from interplant.core.flower import Envelope, message
+from interplant.server import control, setup
+from interplant.server.directory import CoordinatorDirectory
+from interplant.server.service import Service
+
+SECONDS = 20
+
+
+class Caller:
+    """One TLS connection with a certificate of its own."""
+
+    def __init__(self, port, authority, key, certificate):
+        self.key, self.certificate = key, certificate
+        credentials = grpc.ssl_channel_credentials(authority, key, certificate)
+        self.channel = grpc.secure_channel(f"127.0.0.1:{port}", credentials, [("grpc.enable_retries", 0)])
+        self.stub = rpc.CoordinatorStub(self.channel)
+
+    @property
+    def serial(self):
+        return certificates.identity(self.certificate).serial
+
+    @contextmanager
+    def watch(self):
+        """Open the standing stream; every read is bounded."""
+        call = self.stub.Watch(pb.Hello(protocol=wire.PROTOCOL, clock=time.time()), timeout=SECONDS)
+        try:
+            assert next(call).WhichOneof("what") == "welcome"
+            yield call
+        finally:
+            call.cancel()
+
+    def offer(self, parcel):
+        return self.stub.Offer(parcel, timeout=SECONDS)
+
+    def upload(self, parcel, body, offset=0, size=7):
+        first = pb.Piece(message_id=parcel.reply_to, offset=offset, data=body[offset : offset + size])
+        rest = [pb.Piece(data=body[at : at + size]) for at in range(offset + size, len(body), size)]
+        return self.stub.Upload(iter([first, *rest]), timeout=SECONDS)
+
+    def deliver(self, parcel, body):
+        answer = self.offer(parcel)
+        return self.upload(parcel, body, answer.offset) if answer.want == pb.Answer.SEND else answer
+
+    def fetch(self, sha256, offset=0):
+        pieces = self.stub.Fetch(pb.FetchRequest(sha256=sha256, offset=offset), timeout=SECONDS)
+        return b"".join(piece.data for piece in pieces)
+
+
+class Serving:
+    """The service in a thread of its own; ``call`` runs something in its event loop."""
+
+    def __init__(self, directory):
+        self.directory, self.callers = directory, []
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.call(self._start)
+        self.local_channel = control.connect(directory)
+        self.local = rpc.LocalStub(self.local_channel)
+
+    async def _start(self):
+        self.service = Service(self.directory)
+        self.servers = [self.service._public(), self.service._local()]
+        for server in self.servers:
+            await server.start()
+
+    def call(self, function, *arguments):
+        async def run():
+            result = function(*arguments)
+            return await result if asyncio.iscoroutine(result) else result
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(SECONDS)
+
+    def restart(self):
+        """A new service, which knows only what is on disk."""
+
+        async def stop():
+            await asyncio.gather(*(server.stop(None) for server in self.servers))
+
+        self.call(stop)
+        self.service.registry.close()
+        self.service.authority.registry.close()
+        self.call(self._start)
+
+    def close(self):
+        for channel in [self.local_channel, *(caller.channel for caller in self.callers)]:
+            channel.close()
+
+        async def stop():
+            await asyncio.gather(*(server.stop(None) for server in self.servers))
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        self.call(stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(SECONDS)
+        self.loop.close()
+        self.service.registry.close()
+        self.service.authority.registry.close()
+
+    # --- who calls ---------------------------------------------------------------------------------
+
+    @property
+    def port(self):
+        return int(self.service.federation.listen.rpartition(":")[2])
+
+    @property
+    def authority_pem(self):
+        return self.directory.ca_certificate.read_bytes()
+
+    def caller(self, key, certificate):
+        self.callers.append(Caller(self.port, self.authority_pem, key, certificate))
+        return self.callers[-1]
+
+    def bootstrap(self, name):
+        """Hold a join file that was not used yet."""
+        words = yaml.safe_load(self.service.authority.invite(name))
+        return self.caller(words["key"].encode(), words["certificate"].encode())
+
+    def plant(self, name):
+        """Join as a plant."""
+        key = certificates.make_key()
+        bootstrap = certificates.identity(yaml.safe_load(self.service.authority.invite(name))["certificate"])
+        pem = self.service.authority.accept(bootstrap, certificates.make_csr(key))
+        self.call(self.service.reload)
+        return self.caller(certificates.key_pem(key), pem)
+
+    def revoke(self, name):
+        self.service.registry.revoke(name)
+        assert control.reload(self.directory)
+
+    def node(self, name):
+        return self.service.registry.plant(name).node_id
+
+    # --- messages ----------------------------------------------------------------------------------
+
+    def question(self, name, run="run", round=1, body=None):
+        """An instruction to a plant whose tensors are in the spool."""
+        blob = self.service.exchange.spool.put(body or wire.to_bytes({"weights/w": np.ones(64, np.float32)}))
+        return pb.Parcel(
+            message_id=f"{run}.{round}.{self.node(name)}",
+            run_id=7,
+            destination=self.node(name),
+            group_id=str(round),
+            message_type="train",
+            records=b"{}",
+            body=blob,
+        )
+
+    def push(self, *parcels):
+        self.local.Push(pb.ParcelList(parcels=parcels), timeout=SECONDS)
+
+    def replies(self, *parcels, seconds=0.0, limit=100):
+        ids = [parcel.message_id for parcel in parcels]
+        request = pb.AwaitRequest(message_ids=ids, limit=limit, seconds=seconds)
+        return list(self.local.Await(request, timeout=SECONDS).parcels)
+
+    def close_messages(self, *parcels, settled=None):
+        ids = [parcel.message_id for parcel in parcels]
+        self.local.Close(pb.MessageIds(ids=ids, settled=settled), timeout=SECONDS)
+
+    def until(self, true, seconds=5.0):
+        end = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.01)
+
+
+def reply_to(question, body=None, error=""):
+    """A reply as a plant's gateway makes it, and its tensors."""
+    body = body if body is not None else wire.to_bytes({"update/w": np.full(64, 0.5, np.float32)})
+    records = {"config": {"receipt": {"plant": "north"}}, "metrics": {}}
+    parcel = pb.Parcel(
+        reply_to=question.message_id,
+        run_id=question.run_id,
+        source=question.destination,
+        message_type="train",
+        records=b"" if error else json.dumps(records).encode(),
+        error=error,
+        body=None if error else wire.blob_of(body),
+    )
+    return parcel, body
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def coordinator(tmp_path):
+    """A coordinator directory on a free port."""
+    address = f"127.0.0.1:{free_port()}"
+    setup.init(tmp_path / "coordinator", "demo", address, address)
+    return CoordinatorDirectory(tmp_path / "coordinator")
+
+
+@pytest.fixture
+def change(coordinator):
+    """Change federation.yaml before the service starts."""
+
+    def edit(key, value):
+        words = yaml.safe_load(coordinator.config.read_text())
+        words[key] = value
+        coordinator.config.write_text(yaml.safe_dump(words))
+
+    return edit
+
+
+@pytest.fixture
+def serve(coordinator):
+    """Start the service when the test is ready for it."""
+    started = []
+
+    def start():
+        started.append(Serving(coordinator))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+@pytest.fixture
+def serving(serve):
+    return serve()
+
+
+@pytest.fixture
+def answer():
+    return reply_to
+
+
+@pytest.fixture
+def an_update():
+    """Make a reply message as it reaches the checks."""
+
+    def make(arrays, receipt, extra=None):
+        content = RecordDict(
+            {
+                "update": ArrayRecord({name: Array(array) for name, array in arrays.items()}),
+                "receipt": ConfigRecord(receipt),
+                **(extra or {}),
+            }
+        )
+        return message(Envelope("", 1, 2, 0, "train", "1", "run.1.2"), content)
+
+    return make
