@@ -27,7 +27,7 @@ check: setup  ## Lint, format, types, layout, documents.
 	$(BIN)/ruff check --output-format concise .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_docs.py
+	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_repository.py tests/test_docs.py
 
 bench: setup  ## Run the benchmarks; each prints JSON.
 	@$(BIN)/python benchmarks/rounds.py --json $(ARGS)

@@ -128,10 +128,9 @@ def log(directory: Directory = HERE, json: Json = False) -> None:
 
 
 def _repository(directory: Path) -> "Repository":
-    from interplant.data.snapshots import Repository
+    from interplant.client.setup import data_repository
 
-    plant = PlantDirectory(directory)
-    return Repository(plant.path / plant.load().data.repository)
+    return data_repository(PlantDirectory(directory))
 
 
 def _dataset(

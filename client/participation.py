@@ -1,6 +1,5 @@
 """What a plant does in a round: `take_part`, top to bottom."""
 
-import json
 import logging
 from dataclasses import dataclass
 
@@ -64,7 +63,7 @@ def read(message: Message) -> Request:
     """
     try:
         words = message.content.config_records["task"]
-        task = config.parse(json.loads(str(words["task"])), Task, "task")
+        task = config.task_from_json(str(words["task"]))
         weights = {name: array.numpy() for name, array in message.content.array_records["weights"].items()}
         return Request(str(words["run"]), int(str(words["round"])), task, weights)
     except (KeyError, ValueError, TypeError, InterplantError) as error:

@@ -5,6 +5,7 @@ from typing import Final
 
 from interplant.client import connection
 from interplant.client.directory import PlantDirectory
+from interplant.client.setup import data_repository
 from interplant.core import certificates, processes
 from interplant.core.errors import InterplantError
 from interplant.core.files import only_one
@@ -29,6 +30,7 @@ def serve(plant: PlantDirectory, stopping: threading.Event | None = None) -> int
     """
     plant.load()
     check_keys(plant)
+    data_repository(plant)
     if stopping is None:
         stopping = threading.Event()
         processes.on_stop_signals(stopping)

@@ -1,10 +1,13 @@
 """``interplant plant join``: keys, certificate, plant.yaml and an empty data repository."""
 
+import shutil
 from pathlib import Path
 
 from interplant.client.directory import PlantDirectory
 from interplant.client.joining import join_federation, read_join_file
-from interplant.client.link import enrol
+from interplant.client.link import TurnedAwayError, enrol
+from interplant.core.errors import UsageError
+from interplant.core.staging import staging_path
 from interplant.data.snapshots import Repository
 
 
@@ -19,6 +22,26 @@ def join_plant(file: Path, directory: Path, address: str | None = None) -> Plant
     Raises:
         InterplantError: The file is no good, the coordinator refuses or cannot be reached.
     """
-    plant = join_federation(directory, read_join_file(file), enrol, address)
-    Repository.create(plant.path / plant.load().data.repository, plant.remote)
+    try:
+        plant = join_federation(directory, read_join_file(file), enrol, address)
+    except TurnedAwayError:
+        # Only a lost answer is asked for again with the same key; this one is worth nothing.
+        shutil.rmtree(staging_path(directory.absolute()), ignore_errors=True)
+        raise
+    data_repository(plant)
     return plant
+
+
+def data_repository(plant: PlantDirectory) -> Repository:
+    """Open the plant's data repository; the plant's own is made, or completed after a killed join.
+
+    Raises:
+        UsageError: ``plant.yaml`` names another, and there is none.
+    """
+    path = plant.path / plant.load().data.repository
+    try:
+        return Repository(path)
+    except UsageError:
+        if path != plant.data:
+            raise
+        return Repository.create(path, plant.remote)

@@ -78,7 +78,7 @@ class WarmTrainer:
         incoming.write_bytes(to_bytes(weights))
         job = {"weights": str(incoming), "update": str(outgoing), "run": run, "round": number}
         try:
-            answer = self._do("train", job | {"task": config.dump(task)})
+            answer = self._do("train", job | {"task": config.to_json(task)})
             return Trained(from_bytes(outgoing.read_bytes()), Receipt(**answer["receipt"]))
         finally:
             incoming.unlink(missing_ok=True)

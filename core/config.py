@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -10,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from interplant.core.errors import UsageError
-from interplant.core.schema import Impossible
+from interplant.core.schema import Impossible, Task
 
 
 class Checked(Protocol):
@@ -75,11 +77,23 @@ def parse(
     return value
 
 
+@lru_cache(maxsize=16)
+def task_from_json(text: str) -> Task:
+    """Read a task that came as JSON; each round repeats it, so it is checked once. Treat it as read-only.
+
+    Raises:
+        UsageError: It is not a task.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"task: expected JSON, found something else: {error}") from None
+    return parse(content, Task, "task")
+
+
 def dump(value: Any) -> dict[str, Any]:
     """Turn a configuration dataclass into plain dicts, lists and scalars."""
-    content = OmegaConf.to_container(OmegaConf.structured(value))
-    assert isinstance(content, dict)
-    return {str(key): item for key, item in content.items()}
+    return asdict(value)
 
 
 def to_json(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+import shutil
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -43,8 +44,14 @@ def start_run(
     settings = {"release": release, "start_from": start_from}
     run_id = new_run_id()
     order = make_order(run_id, task, rules, "grpc", release, str(weights or ""))
-    RunFolder(directory.runs / run_id).create(order)
-    run = registry.create_run(task.name, config.dump(task), task.rounds, settings, run_id)
+    folder = directory.runs / run_id
+    try:
+        RunFolder(folder).create(order)
+        run = registry.create_run(task.name, config.dump(task), task.rounds, settings, run_id)
+    except BaseException:
+        # Ctrl-C too: a folder without its run would never be looked at.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     ring(directory)
     return run
 

@@ -103,7 +103,8 @@ def test_stopping_a_child_that_has_ended_is_no_matter():
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_children_end_with_their_parent_however_that_ends(tmp_path, end):
     code = "from interplant.core import processes; processes.follow_parent()"
-    child = python(code, f"open({str(tmp_path / 'child')!r}, 'w').write(str(__import__('os').getpid()))", WAIT)
+    pid_file = str(tmp_path / "child")
+    child = python(code, f"open({pid_file!r}, 'w').write(str(__import__('os').getpid()))", WAIT)
     parent = subprocess.Popen(
         python(
             "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)",

@@ -343,7 +343,9 @@ def test_killed_at_any_moment_it_never_counts_too_little(path: Path, tmp_path: P
         charged = {entry.id for entry in Ledger(path).entries() if entry.kind == "reserve"}
         assert set(drawn) <= charged
         assert len(Ledger(path).events("turbofan")) >= len(drawn)
-    assert Ledger(path).verify().entries > 24
+    # Every victim was let live until its first noise: the loop above compared something.
+    assert len(noise.read_text().split()) >= 12
+    Ledger(path).verify()
 
 
 def test_a_charge_costs_milliseconds(path: Path) -> None:

@@ -1,7 +1,9 @@
 """The loop of one federation, and what happens to it when something dies."""
 
+import itertools
 import json
 import signal
+import time
 from typing import Any
 
 import psutil
@@ -78,7 +80,7 @@ def test_weights_change_every_round_with_privacy_on_and_all_plants_start_from_th
     look(run)
     assert len(seen) >= 2
     rounds = sorted(seen)
-    for earlier, later in zip(rounds, rounds[1:], strict=False):
+    for earlier, later in itertools.pairwise(rounds):
         for name, array in seen[earlier].items():
             assert (array != seen[later][name]).any(), f"{name} did not change"
 
@@ -116,6 +118,7 @@ def test_a_dead_trainer_is_told_at_once_and_asked_again(federation: LocalFederat
     words = ["rounds=1", "training.steps=2500", "privacy.mechanism=none"]
     run = federation.start_run(turbofan(*words), release=False)
     until_training(federation)
+    time.sleep(1)  # the job has reached the trainer's process
     child_of(federation.children["south"], "interplant.client.worker").send_signal(signal.SIGKILL)
     ended = federation.until_over(run.id)
     assert ended.state == "finished"
