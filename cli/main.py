@@ -12,8 +12,9 @@ MISUSED = 2
 
 def run_command() -> None:
     """Run the command that this process was started for, and end it."""
-    # gRPC's C core would write lines of its own beside ours.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # gRPC's C core would write lines of its own beside ours; flwr sets "error" where nothing is set.
+    if os.environ.get("GRPC_VERBOSITY", "error").lower() == "error":
+        os.environ["GRPC_VERBOSITY"] = "NONE"
     # Until the commands are loaded nothing is half done, and an import must not end in a traceback.
     signal.signal(signal.SIGINT, lambda *_: _end("stopped"))
     from interplant.cli.commands import call

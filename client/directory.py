@@ -1,6 +1,8 @@
 """Where everything of a plant lies."""
 
+import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from interplant.core import config
@@ -145,7 +147,8 @@ class PlantDirectory:
             UsageError: This is no plant directory, or the file is wrong.
         """
         self.check()
-        return config.load(self.config, Plant)
+        state = self.config.stat()
+        return copy.deepcopy(_loaded(self.config, state.st_mtime_ns, state.st_size, state.st_ino))
 
     def check(self) -> None:
         """Raise `UsageError` unless this is a plant directory."""
@@ -154,3 +157,9 @@ class PlantDirectory:
                 f"{self.path}: expected a plant directory (plant.yaml and keys/), found none; "
                 "make one with `interplant plant join FILE`"
             )
+
+
+@lru_cache(maxsize=8)
+def _loaded(path: Path, changed: int, size: int, inode: int) -> Plant:
+    """Read a plant.yaml that has not changed since only once; each round asks for it."""
+    return config.load(path, Plant)

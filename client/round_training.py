@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from interplant.client.directory import PlantDirectory
@@ -24,11 +24,18 @@ from interplant.privacy.training import train
 
 @dataclass
 class Bench:
-    """What a trainer keeps warm between rounds: the windows of the snapshot it used last."""
+    """What a trainer keeps between rounds.
+
+    Args:
+        key: Names the windows.
+        windows: Those of the snapshot and task that were used last.
+        ledger: Stays open: it remembers its head, so that a ledger put back while the plant runs is
+            noticed.
+    """
 
     key: str = ""
     windows: Windows | None = None
-    keep: dict[str, str] = field(default_factory=dict)
+    ledger: Ledger | None = None
 
 
 def train_round(
@@ -54,7 +61,7 @@ def train_round(
     model = _model(task, weights)
     plan = None if task.privacy.mechanism == "none" else Plan.of(task, plant.data.declared_windows)
     charges: list[Reservation] = []
-    ledger = Ledger(directory.ledger)
+    ledger = bench.ledger = bench.ledger or Ledger(directory.ledger)
     policy = plant.policy.privacy
 
     def reserve() -> None:

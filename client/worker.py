@@ -1,7 +1,7 @@
 """The trainer process: torch loaded, one job at a time, lines of JSON in and out."""
 
-import importlib
 import ctypes
+import importlib
 import json
 import logging
 import os

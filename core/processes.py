@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -17,9 +17,6 @@ log = logging.getLogger(__name__)
 
 HOPELESS = 3
 """Exit code of a child that starting again cannot help."""
-
-_QUIET = {"GRPC_VERBOSITY": "NONE"}
-"""gRPC's C core writes lines of its own to standard error; what they say reaches us as errors."""
 
 _PR_SET_PDEATHSIG = 1
 _PARENT = "INTERPLANT_PARENT"
@@ -51,12 +48,18 @@ def python_module(module: str, *words: str) -> list[str]:
     return [sys.executable, "-m", module, *words]
 
 
-def start(command: Sequence[str], log_file: Path | None = None, **more: object) -> "subprocess.Popen[bytes]":
+def start(
+    command: Sequence[str],
+    log_file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    **more: object,
+) -> "subprocess.Popen[bytes]":
     """Start a child of ours that does not get the terminal's Ctrl-C; see `follow_parent`.
 
     Args:
         command: The command line.
         log_file: Where its standard error goes; this process's own if None.
+        environment: Variables beside this process's own.
         **more: Further arguments of ``subprocess.Popen``.
     """
     error = log_file.open("ab") if log_file else None
@@ -65,7 +68,7 @@ def start(command: Sequence[str], log_file: Path | None = None, **more: object) 
             list(command),
             stderr=error,
             start_new_session=True,
-            env=_QUIET | os.environ | {_PARENT: str(os.getpid())},
+            env={**os.environ, **(environment or {}), _PARENT: str(os.getpid())},
             **more,
         )
     finally:

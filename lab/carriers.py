@@ -95,11 +95,12 @@ class GrpcCarrier:
         """Wait for the verdicts: the run has ended with a release, which is pushed."""
         release = f"{run.task().name}-{run.order().run}"
         plants = [self.federation.plant(name) for name in _names(self.federation)]
-        self.federation.until(
-            lambda: all(deployment.verdict_of(plant, release) is not None for plant in plants),
-            _VERDICT_SECONDS,
-            f"every plant to try release {release}",
-        )
+
+        def tried() -> bool:
+            self._sample()
+            return all(deployment.verdict_of(plant, release) is not None for plant in plants)
+
+        self.federation.until(tried, _VERDICT_SECONDS, f"every plant to try release {release}")
         return release
 
     def _sample(self) -> None:

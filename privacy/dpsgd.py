@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from interplant.privacy.plan import Plan, system_generator
 
-PHYSICAL_BYTES = 16 << 20
+PHYSICAL_BYTES = 4 << 20
 """Memory for one physical batch of per-sample gradients; it changes speed, never the result."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -44,7 +44,6 @@ class Runner:
         """Wait for the bell, carry out what is queued or was interrupted; until a polite end."""
         processes.on_stop_signals(self._stopping)
         threading.Thread(target=self._listen, daemon=True).start()
-        threading.Thread(target=_warm_up, daemon=True).start()
         while not self._stopping.is_set():
             if not self._bell.wait(1.0):
                 continue
@@ -116,11 +115,6 @@ class Runner:
 
     def _announce(self, offer: pb.Release) -> None:
         self._local.Announce(offer, wait_for_ready=True, timeout=60)
-
-
-def _warm_up() -> None:
-    """Load torch while nothing waits for it; the first run needs it for the first weights."""
-    import torch  # noqa: F401
 
 
 def main(words: list[str]) -> int:

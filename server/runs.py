@@ -6,15 +6,20 @@ import shutil
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from interplant.core import config
+from interplant.core import config, models
 from interplant.core.errors import UsageError
+from interplant.core.files import write_atomic
 from interplant.core.schema import Rounds, Task
+from interplant.core.wire import to_bytes
 from interplant.server.control import ring
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.records import Run
 from interplant.server.registry import Registry
 from interplant.server.run_folder import Order, RunFolder
 from interplant.strategies import registry as strategies
+
+_FIRST = "first.safetensors"
+"""The weights that a run starts from, in its folder."""
 
 
 def start_run(
@@ -25,6 +30,9 @@ def start_run(
     rounds: Rounds | None = None,
 ) -> Run:
     """Queue a run and ring for the round process.
+
+    The first weights are made here, so that a model that is not installed or does not fit its task is
+    found before anything starts, and the coordinator's own processes need no torch.
 
     Args:
         directory: The coordinator's directory.
@@ -43,10 +51,12 @@ def start_run(
     registry = Registry.open(directory.path)
     settings = {"release": release, "start_from": start_from}
     run_id = new_run_id()
-    order = make_order(run_id, task, rules, "grpc", release, str(weights or ""))
     folder = directory.runs / run_id
+    first = to_bytes(models.parameters(models.build(task))) if weights is None else weights.read_bytes()
+    order = make_order(run_id, task, rules, "grpc", release, str(folder / _FIRST))
     try:
         RunFolder(folder).create(order)
+        write_atomic(folder / _FIRST, first)
         run = registry.create_run(task.name, config.dump(task), task.rounds, settings, run_id)
     except BaseException:
         # Ctrl-C too: a folder without its run would never be looked at.

@@ -20,17 +20,15 @@ import pytest
 import yaml
 
 from interplant.client.directory import PlantDirectory
-from interplant.core import certificates, processes, signing
+from interplant.core import certificates, signing
 from interplant.core.certificates import utc_now
 from interplant.core.release import CARD, LINEAGE, ONNX, TASK, WEIGHTS
-from interplant.core.schema import Plant
 from interplant.data.simulator import simulate
 from interplant.data.snapshots import Repository
 from interplant.data.tasks import builtin
-from interplant.lab.federation import LocalFederation, free_port, local_federation
+from interplant.lab.federation import LocalFederation, local_federation
 from interplant.server.authority import Authority
 from interplant.server.packaging import package
-from interplant.server.registry import Registry
 
 pytestmark = pytest.mark.system
 
@@ -483,7 +481,7 @@ def small_disk(path: Path, kilobytes: int) -> Iterator[Callable[..., Done]]:
             subprocess.run(["umount", "--lazy", str(path)], check=True)
         return
     script = path.with_suffix(".py")
-    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes << 7},) * 2)"
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes << 10},) * 2)"
     script.write_text(CHANGED.format(change=limit))
     yield lambda *words: command(*words, module=[sys.executable, str(script)])
 
@@ -498,17 +496,10 @@ def test_a_full_disk_while_a_federation_is_made(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_while_a_join_file_is_written(federation: LocalFederation, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", 4) as run:
+    with small_disk(tmp_path / "disk", 1) as run:
         out = tmp_path / "disk" / "north.join"
-        if os.path.ismount(tmp_path / "disk"):
-            (tmp_path / "disk" / "fill").write_bytes(bytes(4096))
-        else:
-            run = lambda *words: command(
-                *words,
-                module=changed(
-                    tmp_path, "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))"
-                ),
-            )  # noqa: E731
+        with contextlib.suppress(OSError):
+            (tmp_path / "disk" / "fill").write_bytes(bytes(1 << 14))
         done = run("coordinator", "enrol", "north", "--dir", federation.coordinator.path, "--out", out)
         assert done.code == 1
         assert "full" in done.line
