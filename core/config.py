@@ -1,11 +1,11 @@
 """Read a YAML file into a dataclass, or say which file, line and key is wrong."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -64,6 +64,8 @@ def parse(
     """Turn plain content (from YAML or from a message) into ``schema``; see `load`."""
     if not isinstance(content, dict):
         raise UsageError(f"{origin}: expected keys and values, found {type(content).__name__}")
+    for key, error in _wrong_entries(schema, content):
+        raise UsageError(f"{_place(origin, tree, key)}: {_sentence(error)}")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), content)
         merged = OmegaConf.merge(merged, _from_words(overrides))
@@ -104,6 +106,23 @@ def to_json(value: Any) -> str:
 def to_yaml(value: Any) -> str:
     """Return a configuration dataclass as YAML, keys in the order of the dataclass."""
     return yaml.safe_dump(dump(value), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _wrong_entries(
+    schema: type, content: dict[Any, Any], prefix: str = ""
+) -> Iterator[tuple[str, OmegaConfBaseException]]:
+    """Find what is wrong inside lists: OmegaConf's errors do not say in which entry."""
+    for name, kind in get_type_hints(schema).items():
+        value = content.get(name)
+        if is_dataclass(kind) and isinstance(value, dict):
+            assert isinstance(kind, type)
+            yield from _wrong_entries(kind, value, f"{prefix}{name}.")
+        elif get_origin(kind) is list and is_dataclass(get_args(kind)[0]) and isinstance(value, list):
+            for number, entry in enumerate(value):
+                try:
+                    OmegaConf.merge(OmegaConf.structured(get_args(kind)[0]), entry)
+                except OmegaConfBaseException as error:
+                    yield f"{prefix}{name}.{number}.{error.full_key or ''}".rstrip("."), error
 
 
 def _from_words(overrides: Iterable[str]) -> DictConfig:

@@ -22,7 +22,7 @@ EARLIER = {
     "lab": {"core", "privacy", "strategies", "data", "client", "server"},
     "cli": {"core", "privacy", "strategies", "data", "client", "server", "lab"},
 }
-"""What each room may import, as design says: core <- privacy, strategies <- data <- client, server <- lab <- cli."""
+"""What each room may import: core, then privacy and strategies, data, client and server, lab, cli."""
 
 NOT_ROOMS = {"tests", "benchmarks", "deploy", "docs", "examples"}
 ROOMS = sorted(EARLIER)

@@ -251,3 +251,30 @@ def test_equal_values_give_equal_json(tmp_path: Path) -> None:
     one, other = config.load(write(tmp_path, TASK), Task), config.load(write(tmp_path, swapped), Task)
     assert config.to_json(one) == config.to_json(other)
     assert "\n" not in config.to_json(one)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("center: {a: 1}", "centr: {a: 1}", 7, "contract.conditions.1.centr: unknown key 'centr'"),
+        ("name: high", "name: [1]", 6, "contract.conditions.1.name:"),
+    ],
+)
+def test_an_error_inside_a_list_names_entry_and_line(
+    tmp_path: Path, old: str, new: str, line: int, said: str
+) -> None:
+    text = """name: x
+contract:
+  settings: {a: {unit: m, low: 0, high: 1}}
+  conditions:
+  - {name: low, centre: {a: 0}}
+  - name: high
+    center: {a: 1}
+"""
+    path = tmp_path / "task.yaml"
+    path.write_text(text.replace(old, new))
+    if new.startswith("name"):
+        path.write_text(path.read_text().replace("center", "centre"))
+    with pytest.raises(UsageError) as caught:
+        config.load(path, Task)
+    assert str(caught.value).startswith(f"{path}:{line}: {said}")
