@@ -49,7 +49,7 @@ def check_model(release: Release) -> None:
     except InterplantError as error:
         raise ReleaseRefused("model_missing", str(error)) from None
     try:
-        export.load_weights(model, export.read_weights(release.folder / WEIGHTS))
+        models.set_parameters(model, export.read_weights(release.folder / WEIGHTS), frozen=True)
     except InterplantError as error:
         raise ReleaseRefused("model", str(error)) from None
     try:

@@ -99,8 +99,11 @@ def dump(value: Any) -> dict[str, Any]:
 
 
 def to_json(value: Any) -> str:
-    """Return a configuration dataclass as one line of JSON, keys sorted: equal values, equal text."""
-    return json.dumps(dump(value), sort_keys=True, separators=(",", ":"))
+    """Return a configuration dataclass as one line of JSON: equal values in equal order, equal text.
+
+    Keys are not sorted: the order of a contract's columns is the order of the model's input channels.
+    """
+    return json.dumps(dump(value), separators=(",", ":"))
 
 
 def to_yaml(value: Any) -> str:

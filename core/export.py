@@ -6,7 +6,7 @@ says, and gives ``prediction``, float32 (batch,), in units of the target's cap.
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -131,36 +131,6 @@ def probes(task: Task) -> list[Floats]:
     signs = FURTHEST * drawn.choice([-1.0, 1.0], (2, *shape))
     normals = [drawn.normal(0.0, scale, (n, *shape)) for n, scale in ((1, 1.0), (33, 0.5), (64, 3.0))]
     return [np.array(array, dtype=np.float32) for array in (constants, signs, *normals)]
-
-
-def weights_of(model: "nn.Module") -> dict[str, Floats]:
-    """Return a model's parameters by name, float32; buffers stay behind."""
-    return {
-        name: parameter.detach().numpy().astype(np.float32) for name, parameter in model.named_parameters()
-    }
-
-
-def load_weights(model: "nn.Module", weights: Mapping[str, NDArray[Any]]) -> None:
-    """Put weights into a model strictly by name.
-
-    Raises:
-        InterplantError: A name is missing or unknown, or a shape or dtype differs; the model is then
-            as it was.
-    """
-    import torch
-
-    own = dict(model.named_parameters())
-    wrong = sorted(set(own) ^ set(weights))
-    if wrong:
-        side = "missing" if wrong[0] in own else "unknown to the model"
-        raise InterplantError(f"weights: {wrong[0]!r} is {side} ({len(wrong)} such names)")
-    for name, parameter in own.items():
-        expected, found = (tuple(parameter.shape), "float32"), _kind(weights[name])
-        if found != expected:
-            raise InterplantError(f"weights: {name!r}: expected {expected}, found {found}")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(torch.from_numpy(np.array(weights[name])))
 
 
 def read_weights(path: Path) -> dict[str, NDArray[Any]]:
@@ -293,7 +263,3 @@ def _one_each(prediction: NDArray[Any], windows: int) -> Floats:
 
 def _joined(parts: list[Floats]) -> Floats:
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
-
-
-def _kind(array: NDArray[Any]) -> tuple[tuple[int, ...], str]:
-    return tuple(array.shape), str(array.dtype)

@@ -2,13 +2,19 @@
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.schema import Task
 
 if TYPE_CHECKING:
     from torch import nn
+
+Floats = NDArray[Any]
 
 REGISTERED = {"cnn1d": "interplant.core.networks.Cnn1d"}
 """Short names of the models that ship with Interplant."""
@@ -49,31 +55,44 @@ def build(task: Task) -> "nn.Module":
     return model
 
 
-def parameters(model: "nn.Module") -> dict[str, Any]:
-    """Return copies of a model's trainable weights as numpy arrays by name; buffers stay."""
-    return {
-        name: value.detach().cpu().numpy().copy()
-        for name, value in model.named_parameters()
-        if value.requires_grad
-    }
+def parameters(model: "nn.Module", frozen: bool = False) -> dict[str, Floats]:
+    """Return copies of a model's weights by name; buffers stay.
+
+    Args:
+        model: The network.
+        frozen: Also those that are not trained: a release holds them, a round does not.
+    """
+    return {name: value.detach().cpu().numpy().copy() for name, value in _own(model, frozen).items()}
 
 
-def set_parameters(model: "nn.Module", weights: dict[str, Any]) -> None:
-    """Overwrite a model's trainable weights.
+def set_parameters(model: "nn.Module", weights: Mapping[str, NDArray[Any]], frozen: bool = False) -> None:
+    """Put weights into a model, strictly by name; see `parameters`.
 
     Raises:
-        InterplantError: Names or shapes differ from the model's own; nothing is changed then.
+        InterplantError: A name is missing or unknown, or a shape or dtype differs; the model is then
+            as it was.
     """
     import torch
 
-    own = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    own = _own(model, frozen)
     odd = sorted(own.keys() ^ weights.keys())
-    odd += [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
     if odd:
-        raise InterplantError(f"the weights do not fit the model: {', '.join(odd[:3])}")
+        side = "missing" if odd[0] in own else "unknown to the model"
+        raise InterplantError(f"the weights do not fit the model: {odd[0]!r} is {side}")
+    for name, value in own.items():
+        expected = (tuple(value.shape), str(value.dtype).removeprefix("torch."))
+        found = (weights[name].shape, str(weights[name].dtype))
+        if found != expected:
+            raise InterplantError(
+                f"the weights do not fit the model: {name!r}: expected {expected}, found {found}"
+            )
     with torch.no_grad():
         for name, value in own.items():
-            value.copy_(torch.tensor(weights[name], dtype=value.dtype))
+            value.copy_(torch.from_numpy(np.array(weights[name])))
+
+
+def _own(model: "nn.Module", frozen: bool) -> "dict[str, nn.Parameter]":
+    return {name: value for name, value in model.named_parameters() if frozen or value.requires_grad}
 
 
 def find(name: str) -> "type[nn.Module]":

@@ -164,9 +164,8 @@ def check_id(release: str) -> str:
 
 
 def task_digest(task: Task) -> str:
-    """Return the SHA-256 of a task's canonical JSON: equal exactly if every value is equal."""
-    text = json.dumps(config.dump(task), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Return the SHA-256 of a task's JSON: equal exactly if every value is, and the order of columns."""
+    return hashlib.sha256(config.to_json(task).encode()).hexdigest()
 
 
 def manifest_meta(lineage: Lineage) -> dict[str, Any]:

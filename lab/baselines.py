@@ -48,6 +48,11 @@ def read_plant(repository: Path, task: Task) -> PlantWindows:
     return PlantWindows.of(load(Repository(repository).open()), task)
 
 
+def public(task: Task) -> Task:
+    """Return the same task without privacy."""
+    return replace(task, privacy=replace(task.privacy, mechanism="none"))
+
+
 def train_alone(task: Task, windows: Windows) -> Tensors:
     """Train the task's model on these windows for all the steps of a run, without privacy.
 
@@ -77,7 +82,7 @@ def pool(parts: Sequence[Windows]) -> Windows:
 
 def capped_rmse(task: Task, weights: Tensors, test: Windows) -> float:
     """Return the root mean square error in cycles on windows whose targets are capped."""
-    from interplant.privacy.training import predict
+    from interplant.core.export import predict
 
     model = models.build(task)
     models.set_parameters(model, weights)

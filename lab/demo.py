@@ -29,7 +29,7 @@ from interplant.server.run_folder import RunFolder
 
 PRESETS: Final[dict[str, tuple[str, ...]]] = {
     "simulated": ("rounds=20", "training.steps=15", "training.learning_rate=0.004"),
-    "cmapss": ("rounds=30", "training.steps=30", "training.learning_rate=0.004"),
+    "cmapss": ("rounds=30", "training.steps=30", "training.learning_rate=0.004", "privacy.noise=1.2"),
 }
 """Changes to the turbofan task, by dataset."""
 
@@ -94,7 +94,7 @@ class Settings:
             raise UsageError("rounds and seed: expected numbers from 0 (0 rounds: as many as are usual)")
 
     def task(self) -> Task:
-        """Return the task with privacy; see `public`."""
+        """Return the task with privacy; see `interplant.lab.baselines.public`."""
         words = [*PRESETS[self.source.dataset], f"seed={self.seed}", *self.overrides]
         if self.rounds:
             words.append(f"rounds={self.rounds}")
@@ -132,18 +132,13 @@ def run_demo(settings: Settings, tell: Teller | None = None) -> Summary:
             tell.stage(f"starting a coordinator and {len(plants)} plants ({settings.engine} engine)")
             carrier.enrol(plants, lambda one: offer(one, task, settings.budget))
             rules = Rounds(quorum=len(plants))
-            plain = carrier.run(public(task), rules, False, _watch(tell, "without privacy", task))
+            plain = carrier.run(baselines.public(task), rules, False, _watch(tell, "without privacy", task))
             private = carrier.run(task, rules, True, _watch(tell, "with privacy", task))
             tell.stage("each plant verifies the signed release and tries it on its own machines")
             release = carrier.release(private)
         tell.stage("training each plant alone and all data pooled, to compare; measuring")
         made = _summary(settings, task, plants, federation, plain, private, release, carrier.memory_mb)
     return _publish(made, settings.path, tell)
-
-
-def public(task: Task) -> Task:
-    """Return the same task without privacy."""
-    return replace(task, privacy=replace(task.privacy, mechanism="none"))
 
 
 def runs_folder(path: Path, made: Summary) -> Path:

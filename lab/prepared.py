@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -113,10 +114,46 @@ def prepare(
     if place.is_dir() and (place / _RECORD).exists():
         shutil.rmtree(place)  # made by another version; what it was made from is still there
     with new_folder(place, "preparing the plants' data") as staging:
-        made = [_make(staging, name, dataset, task, tell) for name, dataset in _datasets(source, staging)]
+        made = []
+        for name, dataset in datasets(source):
+            tell(f"preparing the data of {name}")
+            made.append(make(staging / name, dataset, task))
         plants = [asdict(one) | {"folder": one.name} for one in made]
         write_atomic(staging / _RECORD, json.dumps({"recipe": recipe, "plants": plants}, indent=1))
     return _read(place, recipe)
+
+
+def datasets(source: Source) -> Iterator[tuple[str, "Dataset"]]:
+    """Yield each plant's name and readings.
+
+    Raises:
+        UsageError: The C-MAPSS files are not where they should be, or are others.
+    """
+    if source.simulated:
+        for index in range(PLANTS):
+            yield f"plant-{index + 1}", simulator.simulate(index, source.machines, source.seed)
+        return
+    assert source.data is not None
+    with tempfile.TemporaryDirectory(prefix="interplant-") as folder:
+        cmapss.fetch(source.data, Path(folder))
+        for subset in cmapss.SUBSETS:
+            yield subset.lower(), cmapss.read(Path(folder), subset)
+
+
+def make(folder: Path, dataset: "Dataset", task: Task) -> Prepared:
+    """Make one plant's repository and its first snapshot; the folder's name is the plant's."""
+    from interplant.data.windows import training_windows
+
+    snapshot = Repository.create(folder / "data", folder / "remote").snapshot(dataset)
+    return Prepared(
+        folder.name,
+        folder,
+        snapshot.digest,
+        snapshot.rows,
+        snapshot.machines,
+        rounded(len(training_windows(dataset.train, task))),
+        snapshot.simulated,
+    )
 
 
 def offer(prepared: Prepared, task: Task, epsilon: float) -> Callable[[Plant], None]:
@@ -142,7 +179,7 @@ def offer(prepared: Prepared, task: Task, epsilon: float) -> Callable[[Plant], N
 
 def rounded(count: int) -> int:
     """Round to two significant digits: what is declared public says no more about the data."""
-    step = 10 ** max(0, len(str(count)) - 2)
+    step = int(10 ** max(0, len(str(count)) - 2))
     return int(count / step + 0.5) * step
 
 
@@ -166,33 +203,3 @@ def _read(place: Path, recipe: str) -> list[Prepared]:
         return [Prepared(**one | {"folder": place / one["folder"]}) for one in content["plants"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-
-
-def _datasets(source: Source, staging: Path) -> Iterator[tuple[str, "Dataset"]]:
-    if source.simulated:
-        for index in range(PLANTS):
-            yield f"plant-{index + 1}", simulator.simulate(index, source.machines, source.seed)
-        return
-    assert source.data is not None
-    files = staging / "files"
-    cmapss.fetch(source.data, files)
-    for subset in cmapss.SUBSETS:
-        yield subset.lower(), cmapss.read(files, subset)
-    shutil.rmtree(files)
-
-
-def _make(staging: Path, name: str, dataset: "Dataset", task: Task, tell: Callable[[str], None]) -> Prepared:
-    from interplant.data.windows import training_windows
-
-    tell(f"preparing the data of {name}")
-    folder = staging / name
-    snapshot = Repository.create(folder / "data", folder / "remote").snapshot(dataset)
-    return Prepared(
-        name,
-        folder,
-        snapshot.digest,
-        snapshot.rows,
-        snapshot.machines,
-        rounded(len(training_windows(dataset.train, task))),
-        snapshot.simulated,
-    )

@@ -112,7 +112,7 @@ def overhead(rounds: Sequence[dict[str, Any]], training: dict[tuple[str, int], f
         run: The run.
     """
     extra = [one["seconds"] - training[run, one["round"]] for one in rounds if one["settled"]]
-    return max(0.0, median(extra))
+    return float(max(0.0, median(extra)))
 
 
 def slowest(records: Sequence[Sequence[dict[str, Any]]]) -> dict[tuple[str, int], float]:

@@ -76,19 +76,6 @@ def train(
     return _private(model, trained, x, y, training, plan, reserve)
 
 
-def predict(model: "nn.Module", x: Array, batch: int = 1024) -> Array:
-    """Return the model's predictions, float32 (N,), for windows (N, channels, window)."""
-    import torch
-
-    model.eval()
-    with torch.inference_mode():
-        parts = [
-            model(torch.from_numpy(x[start : start + batch])).reshape(-1).numpy()
-            for start in range(0, len(x), batch)
-        ]
-    return np.concatenate([np.empty(0, np.float32), *parts])
-
-
 def _private(
     model: "nn.Module",
     trained: "nn.Module",

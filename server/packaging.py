@@ -173,8 +173,8 @@ def _fill(order: PackageOrder, folder: Path) -> None:
     from safetensors.numpy import save
 
     model = models.build(order.task)
-    export.load_weights(model, export.read_weights(order.weights))
-    weights = export.weights_of(model)
+    models.set_parameters(model, export.read_weights(order.weights))
+    weights = models.parameters(model, frozen=True)
     for name, array in weights.items():
         if not bool((abs(array) < float("inf")).all()):
             raise InterplantError(f"{order.weights}: {name!r} holds values that are not finite")

@@ -1,6 +1,7 @@
 """The shape of the repository: folders are packages, and rooms are read in one direction."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -82,7 +83,18 @@ def test_linters_ban_the_bare_names():
 def test_rooms_are_flat(room):
     folders = [path.name for path in (ROOT / room).iterdir() if path.is_dir() and path.name != "__pycache__"]
     assert folders == []
-    assert (ROOT / room / "__init__.py").is_file()
+    assert (ROOT / room / "py.typed").is_file()
+    module = importlib.import_module(f"interplant.{room}")
+    assert Path(str(module.__file__)).resolve() == ROOT / room / "__init__.py"
+
+
+def test_every_way_to_import_is_seen(tmp_path):
+    (tmp_path / "module.py").write_text(
+        "import interplant.server.runs\nfrom interplant import client\nfrom interplant.lab.demo import run\n"
+        "def late():\n    from interplant.cli import main\n"
+    )
+    found = {name.split(".")[1] for name in imports_of(tmp_path / "module.py")}
+    assert found == {"server", "client", "lab", "cli"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -84,7 +84,7 @@ class Federation:
             name, "run-1", task.name, release.task_digest(task), "0.1.0", "1", None,
             "2025-05-01T10:00:00+00:00", 3, "grpc", private, True, (north,),
         )  # fmt: skip
-        weights = export.weights_of(models.build(task))
+        weights = models.parameters(models.build(task))
         weights["shift"] = np.full(1, shift, np.float32)
         save_file(weights, self.root / "merged.safetensors")
         folder = self.root / "sent" / name
@@ -270,7 +270,7 @@ def spoil_weights(folder: Path, **values: np.ndarray) -> None:
 def nan_model(folder: Path) -> None:
     """Weights and ONNX agree, and both give NaN."""
     model = models.build(TASK)
-    export.load_weights(model, {"stretch": np.ones(1, np.float32), "shift": np.full(1, np.nan, np.float32)})
+    models.set_parameters(model, {"stretch": np.ones(1, np.float32), "shift": np.full(1, np.nan, np.float32)})
     export.export_onnx(model, TASK, folder / "model.onnx")
     spoil_weights(folder, shift=np.full(1, np.nan, np.float32))
 

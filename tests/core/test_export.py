@@ -204,35 +204,6 @@ def test_onnx_weights_outside_the_file_are_not_read(tmp_path: Path, monkeypatch)
         export.predict_onnx(path, windows(2))
 
 
-def test_weights_go_in_by_name_and_come_back() -> None:
-    model, other = models.build(task_of()), models.build(task_of())
-    wanted = {name: array + 1 for name, array in export.weights_of(model).items()}
-    export.load_weights(other, wanted)
-    for name, array in export.weights_of(other).items():
-        np.testing.assert_array_equal(array, wanted[name])
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (lambda w: w.pop("net.0.bias"), r"'net.0.bias' is missing"),
-        (lambda w: w.update({"_module.x": w["net.0.bias"]}), "'_module.x' is unknown to the model"),
-        (lambda w: w.update({"net.0.bias": np.zeros(3, np.float32)}), r"'net.0.bias': expected .*32"),
-        (lambda w: w.update({"net.0.bias": w["net.0.bias"].astype(np.float64)}), "float64"),
-    ],
-    ids=["missing", "unknown", "shape", "dtype"],
-)
-def test_weights_that_do_not_fit_change_nothing(spoil, says: str) -> None:
-    model = models.build(task_of())
-    before = export.weights_of(model)
-    wrong = {name: array + 1 for name, array in before.items()}
-    spoil(wrong)
-    with pytest.raises(InterplantError, match=says):
-        export.load_weights(model, wrong)
-    for name, array in export.weights_of(model).items():
-        np.testing.assert_array_equal(array, before[name])
-
-
 def test_weights_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"\x80\x04pickle")
     for path in (tmp_path / "w", tmp_path / "absent"):

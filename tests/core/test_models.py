@@ -108,6 +108,7 @@ def test_only_trainable_weights_cross_and_they_are_copies() -> None:
     model = models.build(task("own_models.PartlyFrozen"))
     weights = models.parameters(model)
     assert list(weights) == ["layer.weight"]
+    assert set(models.parameters(model, frozen=True)) > {"layer.weight"}
     weights["layer.weight"][:] = 9
     assert not np.array_equal(models.parameters(model)["layer.weight"], weights["layer.weight"])
 
@@ -125,17 +126,19 @@ def test_weights_go_in_as_they_came_out() -> None:
 def test_weights_that_do_not_fit_change_nothing() -> None:
     model = models.build(task())
     before = models.parameters(model)
-    for change in ("absent", "extra", "shape"):
+    for change in ("absent", "extra", "shape", "dtype"):
         weights = {name: value + 1 for name, value in before.items()}
         name = next(iter(weights))
         if change == "absent":
             del weights[name]
         elif change == "extra":
             weights["ghost"] = np.zeros(1, dtype=np.float32)
+        elif change == "dtype":
+            weights[name] = weights[name].astype(np.float64)
         else:
             weights[name] = weights[name][:1]
         with pytest.raises(
-            InterplantError, match=f"do not fit the model: {'ghost' if change == 'extra' else name}"
+            InterplantError, match=f"do not fit the model: '{'ghost' if change == 'extra' else name}'"
         ):
             models.set_parameters(model, weights)
         after = models.parameters(model)

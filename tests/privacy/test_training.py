@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from interplant.core.errors import InterplantError, Refusal
+from interplant.core.export import predict
 from interplant.core.networks import Cnn1d
 from interplant.core.schema import Training
 from interplant.privacy.plan import Plan
-from interplant.privacy.training import Trained, predict, train
+from interplant.privacy.training import Trained, train
 
 PLAN = Plan("window", records=200, batch=40, noise=1.0, clip=1.0, steps=4, delta=1e-5)
 SGD = Training(steps=4, batch=40, optimizer="sgd", learning_rate=1.0)
@@ -341,12 +342,3 @@ def test_data_of_the_wrong_shape_or_type_is_refused() -> None:
     for bad in ((x.astype(np.float64), y), (x, y[:5]), (x, y[:, None])):
         with pytest.raises(InterplantError, match="expected float32 windows"):
             train(cnn(), *bad, SGD, PLAN, lambda: None)
-
-
-def test_predict_gives_one_value_a_window_in_any_batches() -> None:
-    x, _ = windows(25)
-    model = cnn()
-    whole = predict(model, x)
-    assert whole.shape == (25,)
-    np.testing.assert_allclose(predict(model, x, batch=4), whole, rtol=1e-5, atol=1e-6)
-    assert predict(model, x[:0]).shape == (0,)

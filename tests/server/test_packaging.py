@@ -43,7 +43,7 @@ def order_in(folder: Path, model: Model | None = None) -> PackageOrder:
     key = signing.make_key()
     (folder / "release.key").write_bytes(signing.key_pem(key))
     (folder / "release.pub").write_bytes(signing.public_pem(key.public_key()))
-    weights = export.weights_of(models.build(task))
+    weights = models.parameters(models.build(task))
     save_file({name: array + 0.125 for name, array in weights.items()}, folder / "merged.safetensors")
     plants = (
         Participant("north", "ab" * 32, 3, "dp-sgd", "window", 0.7312, 1e-5, True),
@@ -80,7 +80,7 @@ def test_onnx_and_weights_are_the_merged_model(order: PackageOrder, tmp_path: Pa
         np.testing.assert_array_equal(released[name], array)
     model = models.build(order.task)
     fresh = export.predict(model, np.ones((1, 2, 8), np.float32))
-    export.load_weights(model, released)
+    models.set_parameters(model, released)
     expected = export.predict(model, np.ones((1, 2, 8), np.float32))
     assert abs(expected - fresh) > 0.01
     found = export.predict_onnx(folder / "model.onnx", np.ones((1, 2, 8), np.float32))

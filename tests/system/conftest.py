@@ -71,5 +71,3 @@ def child_of(parent: "subprocess.Popen[bytes]", module: str) -> psutil.Process:
         if module in process.cmdline():
             return process
     raise AssertionError(f"no {module} under {parent.pid}")
-
-

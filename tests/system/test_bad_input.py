@@ -490,7 +490,8 @@ def test_a_full_disk_while_a_federation_is_made(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 20) as run:
         done = run("coordinator", "init", "acme", "--dir", tmp_path / "disk" / "c")
         assert done.code == 1
-        assert "disk is full" in done.line
+        # SQLite calls a file that may not grow an I/O error.
+        assert re.search("disk is full|disk I/O error; check the disk", done.line)
         assert not (tmp_path / "disk" / "c").exists()
         assert hidden_parts(tmp_path) == []
 

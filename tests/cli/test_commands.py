@@ -1,0 +1,318 @@
+"""What the commands show and do, in a federation on disk."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interplant.client import connection, deployment, policy
+from interplant.client.directory import PlantDirectory
+from interplant.core import config
+from interplant.core.errors import Refusal
+from interplant.core.schema import Task
+from interplant.data.simulator import simulate
+from interplant.data.tasks import builtin
+from interplant.privacy.ledger import Ledger
+from interplant.privacy.plan import Plan
+from interplant.server.records import Dropped
+from interplant.server.registry import Registry
+
+Call = Callable[..., Any]
+RUN = "20260101-120000-ab12"
+RELEASE = f"turbofan-{RUN}"
+
+
+@pytest.fixture
+def charged(plant: PlantDirectory) -> PlantDirectory:
+    """A plant that has taken part in two rounds."""
+    task = config.load(builtin("turbofan"), Task)
+    plan, ledger = Plan.of(task, 10_000), Ledger(plant.ledger)
+    for number in (1, 2):
+        ledger.commit(ledger.reserve(plan, run=RUN, round=number, task="turbofan", lineage="data"))
+    return plant
+
+
+def test_the_version(interplant: Call) -> None:
+    assert interplant("--version").out.startswith("interplant 0.")
+
+
+def test_help_lists_only_what_is_there(interplant: Call) -> None:
+    listed = interplant("coordinator", "--help").out
+    assert "serve" in listed
+    assert "backup" not in listed
+
+
+@pytest.mark.parametrize("group", ["coordinator", "plant", "run", "data", "privacy", "release"])
+def test_a_group_alone_explains_itself(group: str, interplant: Call) -> None:
+    done = interplant(group)
+    assert done.code == 2
+    assert "Commands:" in done.err
+
+
+def test_coordinator_status_without_and_with_a_plant(place: Path, interplant: Call) -> None:
+    done = interplant("coordinator", "status")
+    assert "Federation acme at 127.0.0.1:7443 is not serving." in done.out
+    assert "north" in done.out
+    found = interplant("coordinator", "status", "--json").json
+    assert found["serving"] is False
+    assert [(one["name"], one["state"], one["online"]) for one in found["plants"]] == [
+        ("north", "enrolled", False)
+    ]
+    assert found["releases"] == [RELEASE]
+
+
+def test_revoke_and_enrol_anew(place: Path, interplant: Call) -> None:
+    before = (place / "north.join").read_text()
+    done = interplant("coordinator", "enrol", "north")
+    assert done.code == 1
+    assert "is enrolled already" in done.err
+    assert (place / "north.join").read_text() == before
+    assert interplant("coordinator", "revoke", "north", "--json").json["state"] == "revoked"
+    done = interplant("coordinator", "enrol", "north", "--out", place / "new.join")
+    assert done.code == 0
+    assert (place / "new.join").stat().st_mode & 0o777 == 0o600
+    done = interplant("coordinator", "revoke", "nobody")
+    assert (done.code, done.out) == (1, "")
+
+
+def test_a_plants_status_before_anything_happened(plant: PlantDirectory, interplant: Call) -> None:
+    found = interplant("plant", "status", "--dir", plant.path, "--json").json
+    assert found["connection"]["state"] == "not serving"
+    assert found["champion"] is None
+    assert (found["waiting"], found["kept_replies"], found["paused"]) == ([], 0, False)
+    (budget,) = found["budgets"]
+    assert (budget["epsilon"], budget["budget"], budget["left"]) == (0.0, 1.0, 1.0)
+    assert not plant.ledger.exists()
+
+
+def test_a_plants_status_names_the_unit_and_what_it_means_for_a_machine(
+    charged: PlantDirectory, waiting: PlantDirectory, interplant: Call
+) -> None:
+    interplant("data", "snapshot", "--dir", charged.path, "--simulate", "0", "--machines", "2")
+    (charged.outbox / "one.parcel").write_bytes(b"")
+    done = interplant("plant", "status", "--dir", charged.path)
+    assert "counted per window, at delta 1e-05; a machine with" in done.out
+    assert "waiting for approval  " + RELEASE in done.out
+    found = interplant("plant", "status", "--dir", charged.path, "--json").json
+    assert found["kept_replies"] == 1
+    (budget,) = found["budgets"]
+    expected = Ledger(charged.ledger).spent("data", 1e-5).epsilon
+    assert budget["epsilon"] == pytest.approx(expected)
+    assert budget["rounds"] == 2
+    assert budget["left"] == pytest.approx(1.0 - expected)
+
+
+def test_figures_are_computed_anew_when_the_ledger_grows(charged: PlantDirectory, interplant: Call) -> None:
+    first = interplant("privacy", "budget", "--dir", charged.path, "--json").json[0]
+    kept = charged.spending.read_text()
+    assert interplant("privacy", "budget", "--dir", charged.path, "--json").json[0] == first
+    assert charged.spending.read_text() == kept
+    plan = Plan.of(config.load(builtin("turbofan"), Task), 10_000)
+    Ledger(charged.ledger).reserve(plan, run=RUN, round=3, task="turbofan", lineage="data")
+    second = interplant("privacy", "budget", "--dir", charged.path, "--json").json[0]
+    assert second["epsilon"] > first["epsilon"]
+    charged.spending.write_text("damaged")
+    assert interplant("privacy", "budget", "--dir", charged.path, "--json").json[0] == second
+
+
+def test_the_connection_that_the_agent_noted(plant: PlantDirectory) -> None:
+    from interplant.core.files import only_one
+
+    connection.note(plant, connection.AWAY, "nobody there")
+    assert connection.current(plant).state == connection.NOT_SERVING
+    with only_one(plant.serve_lock, "this plant"):
+        assert connection.current(plant).reason == "nobody there"
+        since = connection.current(plant).since
+        connection.note(plant, connection.AWAY, "nobody there")
+        assert connection.current(plant).since == since
+        connection.note(plant, connection.CONNECTED)
+        assert connection.current(plant).state == connection.CONNECTED
+        connection.forget(plant)
+        assert connection.current(plant).state == connection.STARTING
+    connection.note(plant, connection.TURNED_AWAY, "revoked")
+    connection.forget(plant)
+    assert connection.current(plant).reason == "revoked"
+
+
+def test_pause_refuses_rounds_until_resume(plant: PlantDirectory, interplant: Call) -> None:
+    assert interplant("plant", "pause", "--dir", plant.path, "--json").json == {
+        "paused": True,
+        "changed": True,
+    }
+    assert interplant("plant", "pause", "--dir", plant.path, "--json").json["changed"] is False
+    with pytest.raises(Refusal) as refused:
+        policy.check_not_paused(plant)
+    assert refused.value.code == "paused"
+    assert "paused" in interplant("plant", "status", "--dir", plant.path).out
+    assert interplant("plant", "resume", "--dir", plant.path, "--json").json["changed"] is True
+    policy.check_not_paused(plant)
+    plant.config.write_text("broken")
+    assert interplant("plant", "pause", "--dir", plant.path).code == 0
+
+
+def test_a_paused_plant_answers_a_round_with_its_code(plant: PlantDirectory) -> None:
+    from flwr.app import RecordDict
+
+    from interplant.client.participation import take_part
+    from interplant.core.flower import Envelope, message, refusal
+
+    envelope = Envelope("m.1.2", 7, 0, 2, "train", "1", "", 0.0, 60.0)
+    request = message(envelope, RecordDict())
+    trainer: Any = None
+    assert refusal(take_part(plant, trainer, request)) == "task_invalid"
+    policy.pause(plant)
+    assert refusal(take_part(plant, trainer, request)) == "paused"
+
+
+def test_runs_are_started_shown_stopped_and_resumed(place: Path, interplant: Call) -> None:
+    started = interplant("run", "start", "turbofan", "rounds=2", "--no-release", "--json").json
+    assert (started["state"], started["rounds"]) == ("queued", 2)
+    assert started["config"] == {"release": False, "start_from": ""}
+    assert "It begins when" in interplant("run", "start", "turbofan").out
+    assert len(interplant("run", "list", "--json").json) == 3
+    registry = Registry.open(place / "coordinator")
+    dropped = [Dropped("south", "paused", "the plant is paused by its engineer")]
+    registry.record_round(started["id"], 1, 1, ["north"], dropped=dropped, seconds={"total": 1.5})
+    shown = interplant("run", "show", started["id"]).out
+    assert "south: the plant is paused by its engineer [paused]" in shown
+    assert interplant("run", "stop", started["id"], "--json").json["state"] == "stopped"
+    done = interplant("run", "stop", started["id"])
+    assert done.code == 1
+    assert "is stopped; expected" in done.err
+    assert interplant("run", "resume", started["id"], "--json").json["state"] == "queued"
+    assert interplant("run", "show", "none").code == 1
+
+
+def test_snapshots_and_their_log(plant: PlantDirectory, interplant: Call) -> None:
+    words = ["data", "snapshot", "--dir", plant.path, "--simulate", "0", "--machines"]
+    first = interplant(*words, "2", "-m", "two", "--json").json
+    assert first["simulated"] is True
+    local = first["local"]
+    assert local["suggested_declared_windows"] == pytest.approx(local["windows"], rel=0.05)
+    assert len(str(local["suggested_declared_windows"]).rstrip("0")) <= 2
+    assert "Local figure" in interplant(*words, "3").out
+    log = interplant("data", "log", "--dir", plant.path, "--json").json
+    assert [one["machines"] for one in log] == [3, 2]
+    assert log[1]["digest"] == first["snapshot"]
+    done = interplant("data", "snapshot", "--dir", plant.path)
+    assert done.code == 2
+    assert "expected one of --from" in done.err
+
+
+def test_data_check_lists_what_it_lets_pass(tmp_path: Path, interplant: Call) -> None:
+    frame = simulate(0, 1, 0).train
+    frame["operator"] = 7
+    frame.to_parquet(tmp_path / "train.parquet")
+    done = interplant("data", "check", tmp_path / "train.parquet", "--json")
+    assert done.code == 0
+    assert [(one["column"], one["blocks"]) for one in done.json["violations"]] == [("operator", False)]
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    done = interplant("data", "check", tmp_path / "broken.parquet")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+
+
+def test_a_join_that_was_killed_before_its_repository_is_completed(
+    plant: PlantDirectory, interplant: Call
+) -> None:
+    shutil.rmtree(plant.data)
+    assert interplant("data", "log", "--dir", plant.path).code == 0
+    assert (plant.data / ".git").is_dir()
+
+
+def test_a_plan_costs_more_with_more_rounds_and_says_how_many_a_budget_covers(interplant: Call) -> None:
+    words = ["privacy", "plan", "turbofan", "rounds=3", "--windows", "10000"]
+    found = interplant(*words, "--epsilon", "0.7", "--machine-windows", "50", "--json").json
+    epsilons = [one["epsilon"] for one in found["costs"]]
+    assert epsilons == sorted(epsilons)
+    covered = found["rounds_left"]
+    assert max(one["rounds"] for one in found["costs"] if one["epsilon"] <= 0.7) <= covered
+    assert min(one["rounds"] for one in found["costs"] if one["epsilon"] > 0.7) > covered
+    (machine,) = [one for one in found["costs"] if one["machine"]]
+    assert machine["rounds"] == 3
+    assert machine["machine_epsilon"] is None or machine["machine_epsilon"] > machine["epsilon"]
+    assert "No budget was named." in interplant(*words).out
+
+
+def test_a_plan_at_a_plant_counts_what_was_spent(charged: PlantDirectory, interplant: Call) -> None:
+    words = ["privacy", "plan", "turbofan", "--dir", charged.path]
+    assert interplant(*words).code == 1  # the size is not declared
+    charged.config.write_text(
+        charged.config.read_text().replace("declared_windows: 0", "declared_windows: 10000")
+    )
+    found = interplant(*words, "--json").json
+    assert found["spent"] == pytest.approx(Ledger(charged.ledger).spent("data", 1e-5).epsilon)
+    assert found["budget"] == 1.0
+    fresh = interplant("privacy", "plan", "turbofan", "--windows", "10000", "--epsilon", "1", "--json").json
+    assert found["rounds_left"] == fresh["rounds_left"] - 2
+    assert interplant(*words, "--epsilon", "9").code == 2
+    assert interplant("privacy", "plan", "turbofan").code == 2
+    assert interplant("privacy", "plan", "turbofan", "privacy.mechanism=none", "--windows", "9").code == 2
+
+
+def test_the_ledger_and_its_check(charged: PlantDirectory, interplant: Call) -> None:
+    words = ["privacy", "ledger", "--dir", charged.path]
+    entries = interplant(*words, "--json").json
+    assert [one["kind"] for one in entries] == ["reserve", "commit"] * 2
+    assert "turbofan" in interplant(*words).out
+    assert interplant(*words, "--verify", "--json").json["entries"] == 4
+    content = charged.ledger.read_bytes()
+    charged.ledger.write_bytes(content.replace(b'"round":2', b'"round":3'))
+    done = interplant(*words, "--verify")
+    assert (done.code, done.out) == (1, "")
+    assert "was changed after it was written" in done.err
+
+
+def test_a_release_is_approved_by_a_person(waiting: PlantDirectory, interplant: Call) -> None:
+    listed = interplant("release", "list", "--plant", waiting.path, "--json").json
+    assert [(one["release"], one["state"]) for one in listed] == [(RELEASE, "waiting")]
+    words = ["release", "approve", RELEASE, "--plant", waiting.path]
+    assert interplant(*words, "--json").json["state"] == "active"
+    champion = deployment.champion(waiting)
+    assert champion is not None
+    assert champion.release == RELEASE
+    assert interplant("release", "show", RELEASE, "--plant", waiting.path, "--json").json["serving"] is True
+    done = interplant(*words)
+    assert done.code == 2
+    assert "it is active" in done.err
+    assert interplant("release", "show", "other", "--plant", waiting.path).code == 2
+
+
+def test_a_release_that_was_changed_is_not_approved(waiting: PlantDirectory, interplant: Call) -> None:
+    (waiting.releases / RELEASE / "weights.safetensors").write_bytes(b"other weights")
+    done = interplant("release", "approve", RELEASE, "--plant", waiting.path)
+    assert done.code == 1
+    assert "changed, added or removed after signing" in done.err
+    assert deployment.champion(waiting) is None
+
+
+def test_the_coordinator_shows_what_plants_told(place: Path, interplant: Call) -> None:
+    assert "No plant has told" in interplant("release", "show", RELEASE).out
+    Registry.open(place / "coordinator").record_deployment(RELEASE, "north", "refused", "worse")
+    assert "the release is worse than the plant's present model" in interplant("release", "show", RELEASE).out
+    assert interplant("release", "show", "none").code == 1
+
+
+def test_lineage_and_card_come_only_from_what_was_signed(place: Path, interplant: Call) -> None:
+    found = interplant("lineage", RELEASE, "--json").json
+    assert found["signature_verified"] is True
+    assert found["parent"] is None
+    assert found["participants"][0]["epsilon"] == 0.7312
+    text = interplant("lineage", RELEASE).out
+    assert "simulated data" in text
+    assert "abababababab" in text
+    folder = place / "coordinator" / "releases" / RELEASE
+    elsewhere = place / "elsewhere" / RELEASE
+    shutil.copytree(folder, elsewhere)
+    key = place / "north" / "keys" / "release.pub"
+    assert interplant("lineage", elsewhere, "--key", key).code == 0
+    lineage = json.loads((folder / "lineage.json").read_text())
+    lineage["participants"][0]["epsilon"] = 0.01
+    (folder / "lineage.json").write_text(json.dumps(lineage))
+    for words in (["lineage", RELEASE], ["release", "card", RELEASE]):
+        done = interplant(*words)
+        assert (done.code, done.out) == (1, "")
+        assert "tampered" in done.err
+    assert interplant("lineage", "none").code == 2

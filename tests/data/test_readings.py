@@ -1,0 +1,93 @@
+"""A plant's own files, as its historian wrote them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from interplant.core import config
+from interplant.core.errors import UsageError
+from interplant.core.schema import Task, Window
+from interplant.data import cmapss, readings
+from interplant.data.simulator import simulate
+from interplant.data.tasks import builtin
+from interplant.data.windows import count_windows, rounded, training_windows
+
+TASK = config.load(builtin("turbofan"), Task)
+DATASET = simulate(1, 2, 3)
+
+
+def test_csv_and_parquet_hold_the_same_readings(tmp_path: Path) -> None:
+    DATASET.train.to_csv(tmp_path / "train.csv", index=False)
+    DATASET.holdout.to_parquet(tmp_path / "holdout.parquet")
+    read = readings.read_folder(tmp_path)
+    assert list(read.train.columns) == list(DATASET.train.columns)
+    assert abs(read.train.to_numpy() - DATASET.train.to_numpy()).max() < 1e-9
+    assert read.holdout.equals(DATASET.holdout)
+    assert read.simulated is False
+    readings.require(read, TASK.contract, "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.xlsx", b"", "expected a file ending in .parquet or .csv"),
+        ("a.parquet", b"PAR1 nothing", "cannot be read as parquet"),
+        ("a.csv", b"", "cannot be read as csv"),
+        ("a.csv", b"\xff\xfe\x00", "cannot be read as csv"),
+        ("a.csv", None, "found no file"),
+    ],
+)
+def test_what_is_no_table_is_said_with_its_path(
+    tmp_path: Path, name: str, content: bytes | None, expected: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError) as refused:
+        readings.read_table(path)
+    assert str(refused.value).startswith(f"{path}: ")
+    assert expected in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_holdout_must_know_its_label(tmp_path: Path) -> None:
+    blind = DATASET.holdout.drop(columns=["rul"])
+    assert not readings.violations(blind, TASK.contract, holdout=False)
+    (found,) = readings.violations(blind, TASK.contract, holdout=True)
+    assert (found.column, found.blocks) == ("rul", True)
+    with pytest.raises(UsageError, match="here, holdout: column 'rul'"):
+        readings.require(replace(DATASET, holdout=blind), TASK.contract, "here")
+
+
+def test_a_folder_of_cmapss_is_eight_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in cmapss.FILES:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(cmapss, "read", lambda folder, subset: DATASET)
+    found = [(path.name, holdout) for path, _, holdout in readings.tables(tmp_path)]
+    assert found[:2] == [("train_FD001.txt", False), ("test_FD001.txt", True)]
+    assert len(found) == 8
+
+
+@pytest.mark.parametrize(("length", "stride"), [(30, 1), (30, 7), (500, 1), (1, 1)])
+def test_windows_are_counted_as_they_are_cut(length: int, stride: int) -> None:
+    task = replace(TASK, window=Window(length, stride))
+    assert count_windows(DATASET.train, task) == len(training_windows(DATASET.train, task))
+
+
+@pytest.mark.parametrize(
+    ("count", "declared"),
+    [
+        (0, 0),
+        (7, 7),
+        (42, 42),
+        (736, 740),
+        (734, 730),
+        (735, 740),
+        (995, 1000),
+        (15631, 16000),
+        (104999, 100000),
+    ],
+)
+def test_a_declared_size_has_two_digits(count: int, declared: int) -> None:
+    assert rounded(count) == declared

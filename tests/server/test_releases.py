@@ -1,0 +1,129 @@
+"""From a finished run to an offer; `test_packaging` looks inside the package itself."""
+
+import json
+
+import numpy as np
+import pytest
+
+from interplant.core.errors import InterplantError
+from interplant.core.files import sha256_file
+from interplant.core.release import check_id, task_digest
+from interplant.core.schema import Column, Contract, Rounds, Task
+from interplant.server import releases
+from interplant.server.registry import Registry
+from interplant.server.releases import offer_of, release_run
+from interplant.server.run_folder import Checkpoint, RunFolder
+from interplant.server.runs import make_order
+
+PLANTS = {
+    name: {
+        "plant": name, "snapshot": "ab" * 32, "mechanism": mechanism, "unit": "window",
+        "epsilon": 0.5, "delta": 1e-5, "simulated": simulated, "rounds": 2,
+    }
+    for name, mechanism, simulated in (("south", "dp-sgd", False), ("north", "dp-sgd", True))
+}  # fmt: skip
+
+
+@pytest.fixture
+def packaged(monkeypatch):
+    """Packages without torch: the files a release has, with something in them."""
+    orders = []
+
+    def package(order, folder):
+        orders.append(order)
+        folder.mkdir()
+        (folder / "weights.safetensors").write_bytes(order.weights.read_bytes())
+        (folder / "manifest.json").write_text(json.dumps({"files": {"weights.safetensors": "x"}}))
+        (folder / "manifest.sig").write_bytes(b"signature")
+
+    monkeypatch.setattr(releases, "package_in_child", package)
+    return orders
+
+
+@pytest.fixture
+def registry(coordinator):
+    registry = Registry.open(coordinator)
+    yield registry
+    registry.close()
+
+
+@pytest.fixture
+def finished(coordinator, registry):
+    def make(name="wear", plants=PLANTS):
+        task = Task(name=name, rounds=2, contract=Contract(sensors={"s1": Column("bar", 0.0, 1.0)}))
+        run = registry.create_run(name, {}, 2, run_id="20250101-120000-abcd")
+        folder = RunFolder(coordinator.runs / run.id)
+        folder.create(make_order(run.id, task, Rounds(), "grpc", True))
+        folder.save(Checkpoint(2, {"w": np.ones(3, np.float32)}, plants))
+        return folder
+
+    return make
+
+
+def test_the_lineage_says_where_a_release_comes_from(coordinator, registry, finished, packaged):
+    run = finished()
+    offer = release_run(coordinator, registry, run)
+    (order,) = packaged
+    lineage = order.lineage
+    assert offer.id == lineage.release == "wear-20250101-120000-abcd"
+    assert (lineage.run, lineage.task, lineage.rounds) == ("20250101-120000-abcd", "wear", 2)
+    assert (lineage.engine, lineage.private, lineage.simulated) == ("grpc", True, True)
+    assert lineage.task_digest == task_digest(run.task())
+    assert [(one.name, one.rounds, one.epsilon) for one in lineage.participants] == [
+        ("north", 2, 0.5),
+        ("south", 2, 0.5),
+    ]
+    assert order.weights == run.weights
+    assert order.key == coordinator.release_key
+
+
+def test_one_plant_without_privacy_marks_the_release(coordinator, registry, finished, packaged):
+    open_plant = PLANTS["north"] | {"mechanism": "none", "epsilon": 0.0}
+    release_run(coordinator, registry, finished(plants=PLANTS | {"north": open_plant}))
+    assert packaged[0].lineage.private is False
+
+
+def test_real_data_alone_is_not_called_simulated(coordinator, registry, finished, packaged):
+    release_run(coordinator, registry, finished(plants={"south": PLANTS["south"]}))
+    assert packaged[0].lineage.simulated is False
+
+
+def test_the_offer_names_every_file_by_its_digest(coordinator, registry, finished, packaged):
+    offer = release_run(coordinator, registry, finished())
+    folder = coordinator.releases / offer.id
+    assert offer.task == "wear"
+    assert [file.name for file in offer.files] == ["weights.safetensors", "manifest.json", "manifest.sig"]
+    for file in offer.files:
+        path = folder / file.name
+        assert (file.blob.sha256, file.blob.size) == (sha256_file(path), path.stat().st_size)
+    (recorded,) = registry.releases()
+    assert recorded.manifest_sha256 == sha256_file(folder / "manifest.json")
+    assert (recorded.run, recorded.state) == ("20250101-120000-abcd", "ready")
+    assert offer_of(folder, "wear") == offer
+
+
+def test_done_again_it_changes_nothing(coordinator, registry, finished, packaged):
+    run = finished()
+    assert release_run(coordinator, registry, run) == release_run(coordinator, registry, run)
+    assert len(packaged) == 1
+    assert len(registry.releases()) == 1
+
+
+def test_packaging_that_fails_leaves_no_release(coordinator, registry, finished, monkeypatch):
+    def fail(order, folder):
+        raise InterplantError("the model cannot be exported")
+
+    monkeypatch.setattr(releases, "package_in_child", fail)
+    with pytest.raises(InterplantError, match="cannot be exported"):
+        release_run(coordinator, registry, finished())
+    assert registry.releases() == []
+    assert list(coordinator.releases.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a" * 63, "a" * 41 + "-" + "b" * 21, "w"])
+def test_a_long_task_name_does_not_cost_the_release(coordinator, registry, finished, packaged, name):
+    """Found after the last round, it would be too late."""
+    offer = release_run(coordinator, registry, finished(name))
+    assert check_id(offer.id) == offer.id
+    assert offer.id.endswith("-20250101-120000-abcd")
+    assert offer.task == name
