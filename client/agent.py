@@ -51,8 +51,7 @@ class Agent:
         self._stopping = threading.Event()
         self._renew_again_at = 0.0
         self._away_because = ""
-        now = deployment.champion(plant)
-        self._champion = now.release if now else ""
+        self._champion = self._serving()
 
     def run(self) -> int:
         """Stay connected until a polite end; return the exit code."""
@@ -198,15 +197,23 @@ class Agent:
 
     def _tell_of_approval(self) -> None:
         """Report a champion that a person has approved in another process."""
-        champion = deployment.champion(self._plant) if self._plant.champion.exists() else None
-        release = champion.release if champion else ""
+        release = self._serving()
         if release != self._champion:
             self._champion = release
             self._jobs.put(lambda: self._report(release))
 
+    def _serving(self) -> str:
+        """The release that serves now, or nothing; a damaged pointer must not end the agent."""
+        try:
+            champion = deployment.champion(self._plant)
+        except InterplantError:
+            return ""
+        return champion.release if champion else ""
+
     def _report(self, release: str) -> None:
-        verdict = deployment.verdict_of(self._plant, release)
+        verdict = deployment.verdict_of(self._plant, release) if release else None
         if verdict is not None:
+            self._champion = self._serving()
             state, code = deployment.report_for_coordinator(self._plant.load().policy, verdict)
             let_out_words(self._plant, "deployment", {"release": release, "state": state, "code": code})
             self._connected().report(release, state, code)
