@@ -5,6 +5,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 FAILED = 1
 MISUSED = 2
@@ -20,7 +21,12 @@ def run_command() -> None:
     from interplant.cli.commands import call
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    code = exit_code(lambda: call(sys.argv[1:]))
+    try:
+        code = exit_code(lambda: call(sys.argv[1:]))
+    except KeyboardInterrupt:
+        # Not sys.exit: an interrupt that went through C++ which runs Python, as in torch's import, would
+        # have Python end itself by the signal.
+        _end("stopped")
     # Nothing is left to stop but Python's own tidying up.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
@@ -34,8 +40,6 @@ def exit_code(command: Callable[[], int]) -> int:
         # Who read our output has closed it; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except KeyboardInterrupt:
-        return _say("stopped", FAILED)
     except Exception as error:  # noqa: BLE001 - the outermost: a traceback is no answer to a person
         return _answer(error)
 
@@ -67,7 +71,7 @@ def _say(sentence: str, code: int) -> int:
     return code
 
 
-def _end(sentence: str) -> None:
+def _end(sentence: str) -> NoReturn:
     _say(sentence, FAILED)
     sys.stderr.flush()
     os._exit(FAILED)

@@ -116,6 +116,11 @@ class PlantDirectory:
         return self.path / "paused"
 
     @property
+    def terms(self) -> Path:
+        """What each private task asked of the data when it first came; see `interplant.client.policy`."""
+        return self.path / "terms.json"
+
+    @property
     def serve_lock(self) -> Path:
         """Held by `plant serve`."""
         return self.path / "serve.lock"

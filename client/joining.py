@@ -224,8 +224,8 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _parsed(content: dict[str, Any]) -> JoinFile:
     for word in _WORDS:
-        if not isinstance(content.get(word), str):
-            raise InterplantError(f"it has no {word!r}")
+        if not isinstance(content.get(word), str) or "${" in content[word]:
+            raise InterplantError(f"it has no plain {word!r}")
     pem = {word: content[word].encode() for word in _WORDS}
     bootstrap = certificates.identity(pem["certificate"])
     if (bootstrap.role, bootstrap.name) != ("bootstrap", content["plant"]):

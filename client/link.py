@@ -1,6 +1,7 @@
 """The plant's one connection: outbound, mutual TLS, everything else rides on it."""
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,12 @@ _FINAL = (
     grpc.StatusCode.UNAUTHENTICATED,
 )
 """Answers that trying again cannot change."""
+
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+LARGEST = 4 << 30
+"""Bytes of the largest blob that a plant takes: a coordinator cannot fill its disk with one."""
 
 
 class TurnedAwayError(InterplantError):
@@ -69,19 +76,22 @@ class Link:
     @contextmanager
     def watch(self) -> Iterator[Iterator[pb.Notice]]:
         """Open the standing stream of notices."""
-        call = self._stub.Watch(pb.Hello(protocol=PROTOCOL, clock=time.time()))
-        try:
-            with _plainly(self._address):
+        with _plainly(self._address):
+            call = self._stub.Watch(pb.Hello(protocol=PROTOCOL, clock=time.time()))
+            try:
                 yield iter(call)
-        finally:
-            call.cancel()  # type: ignore[no-untyped-call]
+            finally:
+                call.cancel()  # type: ignore[no-untyped-call]
 
     def fetch(self, blob: pb.Blob, path: Path) -> Path:
         """Bring a blob to ``path``, going on where an earlier try stopped.
 
         Raises:
-            InterplantError: What came does not have the blob's digest.
+            InterplantError: The blob has no digest or is too large, or what came is not the blob.
         """
+        # A digest names a file here: one that is none could name any.
+        if not _DIGEST.fullmatch(blob.sha256) or blob.size > LARGEST:
+            raise InterplantError(f"expected a SHA-256 and at most {LARGEST} bytes, found another blob")
         part = path.with_name(path.name + ".part")
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +101,8 @@ class Link:
             with _plainly(self._address), part.open("ab") as file:
                 for piece in self._stub.Fetch(pb.FetchRequest(sha256=blob.sha256, offset=offset)):
                     file.write(piece.data)
+                    if file.tell() > blob.size:
+                        break
             if sha256_file(part) != blob.sha256:
                 part.unlink()
                 raise InterplantError(f"blob {blob.sha256[:12]}: what came has another digest")
@@ -158,3 +170,8 @@ def _plainly(address: str) -> Iterator[None]:
         ):
             raise AwayError(f"{address}: the coordinator does not answer there; is it running?") from None
         raise AwayError(f"{address}: {details or code.name.lower()}") from None
+    except ValueError as error:
+        # What grpc says of a channel that another thread has closed.
+        if "channel" not in str(error).lower():
+            raise
+        raise AwayError(f"{address}: the connection was closed") from None

@@ -20,6 +20,9 @@ class Outbox:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if path.suffix != ".parcel" and not path.with_suffix(".parcel").exists():
+                path.unlink()  # left by a kill
 
     def keep(self, parcel: pb.Parcel, body: bytes) -> None:
         """Store a reply durably, before it is offered."""
@@ -49,7 +52,8 @@ class Outbox:
         """Forget the replies of a run up to a round whose merge is on disk."""
         for parcel in list(self.all()):
             kept_run, _, rest = parcel.reply_to.partition(".")
-            if kept_run == run and int(rest.partition(".")[0]) <= number:
+            kept_round = rest.partition(".")[0]
+            if kept_run == run and kept_round.isdecimal() and int(kept_round) <= number:
                 self.drop(parcel.reply_to)
 
     def _parcel(self, message_id: str) -> Path:

@@ -11,6 +11,7 @@ from interplant.client.trainer import Trainer
 from interplant.core import config
 from interplant.core.errors import InterplantError, Refusal
 from interplant.core.flower import refuse
+from interplant.core.release import check_id
 from interplant.core.schema import Task
 from interplant.core.wire import Tensors
 
@@ -42,6 +43,7 @@ def take_part(plant: PlantDirectory, trainer: Trainer, message: Message) -> Mess
         policy.check_not_paused(plant)
         request = read(message)
         policy.admit(plant.load(), request.task)
+        policy.hold_to_terms(plant, request.task)
         trained = trainer.train(request.run, request.round, request.task, request.weights)
         return gateway.let_out(plant, request.task, request.weights, trained, message)
     except Refusal as refusal:
@@ -65,6 +67,6 @@ def read(message: Message) -> Request:
         words = message.content.config_records["task"]
         task = config.task_from_json(str(words["task"]))
         weights = {name: array.numpy() for name, array in message.content.array_records["weights"].items()}
-        return Request(str(words["run"]), int(str(words["round"])), task, weights)
+        return Request(check_id(str(words["run"])), int(str(words["round"])), task, weights)
     except (KeyError, ValueError, TypeError, InterplantError) as error:
         raise Refusal("task_invalid", str(error)) from None

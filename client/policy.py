@@ -1,6 +1,10 @@
 """The plant has the last word: what the coordinator asks is held against ``plant.yaml``."""
 
+import hashlib
+import json
+
 from interplant.client.directory import PlantDirectory
+from interplant.core import config
 from interplant.core.errors import Refusal
 from interplant.core.files import disk_errors, write_atomic
 from interplant.core.schema import Plant, Task
@@ -47,6 +51,41 @@ def admit(plant: Plant, task: Task) -> None:
         raise Refusal("policy_privacy", "privacy: none, and policy.privacy.allow_none is false")
     if task.privacy.mechanism != "none":
         _admit_private(plant, task)
+
+
+def hold_to_terms(directory: PlantDirectory, task: Task) -> None:
+    """Refuse a private task that asks for another contract or other windows than when it first came.
+
+    Whether data fits a contract is a fact about the data, told for nothing: who could ask again and
+    again, each time with other ranges, would read the readings off the refusals. And a window is the
+    unit that epsilon counts.
+
+    Raises:
+        Refusal: ``policy_terms``; the plant's people agree to the new ones by hand.
+    """
+    if task.privacy.mechanism == "none":
+        return
+    asked = json.dumps([config.dump(task.contract), config.dump(task.window)])
+    terms = hashlib.sha256(asked.encode()).hexdigest()
+    known = _terms(directory)
+    if known.get(task.name, terms) != terms:
+        raise Refusal(
+            "policy_terms", f"to agree to the new ones, remove {task.name!r} from {directory.terms}"
+        )
+    if task.name not in known:
+        write_atomic(directory.terms, json.dumps(known | {task.name: terms}, indent=1) + "\n")
+
+
+def _terms(directory: PlantDirectory) -> dict[str, str]:
+    try:
+        known = json.loads(directory.terms.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        known = None
+    if not isinstance(known, dict):
+        raise Refusal("policy_terms", f"{directory.terms} is damaged; restore it, or remove it to begin anew")
+    return known
 
 
 def _admit_private(plant: Plant, task: Task) -> None:

@@ -52,7 +52,8 @@ def train_round(
         weights: The global model.
 
     Raises:
-        Refusal: No snapshot, data that breaks the contract, a budget that does not cover the round.
+        Refusal: No snapshot, data that breaks the contract, a model that is missing or unfit, a budget
+            that does not cover the round.
     """
     begun = time.monotonic()
     plant = directory.load()
@@ -78,15 +79,20 @@ def train_round(
         charges.append(charge)
 
     first_step = time.time()
-    result = train(
-        model,
-        windows.x,
-        windows.y / task.target.cap,
-        task.training,
-        plan=plan,
-        reserve=reserve,
-        seed=_seed(task, number, plant.name),
-    )
+    try:
+        result = train(
+            model,
+            windows.x,
+            windows.y / task.target.cap,
+            task.training,
+            plan=plan,
+            reserve=reserve,
+            seed=_seed(task, number, plant.name),
+        )
+    except Refusal:
+        raise
+    except InterplantError as error:  # found on made-up inputs: the code says nothing about data
+        raise Refusal("model_unfit", str(error)) from error
     for charge in charges:
         ledger.commit(charge)
     receipt = _receipt(directory, plant, task, snapshot, ledger)

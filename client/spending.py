@@ -1,7 +1,7 @@
 """What a plant has spent of its privacy budgets, in words that nobody misreads."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from interplant.client.directory import PlantDirectory
@@ -100,4 +100,12 @@ def _kept(directory: PlantDirectory) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         # Computing again is always right.
         return {}
-    return kept if isinstance(kept, dict) else {}
+    if not isinstance(kept, dict):
+        return {}
+    return {name: content for name, content in kept.items() if _is_account(content)}
+
+
+def _is_account(content: Any) -> bool:
+    """Tell whether this is what this version keeps."""
+    account = content.get("account") if isinstance(content, dict) else None
+    return isinstance(account, dict) and account.keys() == {field.name for field in fields(Spending)}

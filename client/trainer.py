@@ -4,6 +4,7 @@ The agent stays small: torch is loaded in the trainer's process, which starts be
 runs at low priority, and is released when it has been idle.
 """
 
+import contextlib
 import json
 import logging
 import subprocess
@@ -137,6 +138,7 @@ class WarmTrainer:
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._child is None or self._child.poll() is not None:
             self._end()
+            self._used = time.monotonic()
             self._child = processes.start(
                 processes.python_module("interplant.client.worker", str(self._plant.path)),
                 self._plant.trainer_log,
@@ -151,7 +153,8 @@ class WarmTrainer:
             processes.stop(self._child, 2.0)
             for pipe in (self._child.stdin, self._child.stdout):
                 if pipe:
-                    pipe.close()
+                    with contextlib.suppress(BrokenPipeError):  # what a dead one did not read
+                        pipe.close()
             self._child = None
 
 

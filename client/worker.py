@@ -27,7 +27,8 @@ def main(words: list[str]) -> int:
     logs.setup()
     _give_memory_back()
     plant = PlantDirectory(Path(words[0]))
-    settings = plant.load().trainer
+    loaded = plant.load()
+    settings = loaded.trainer
     os.nice(settings.nice)
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     import torch
@@ -36,7 +37,7 @@ def main(words: list[str]) -> int:
     from interplant.client.round_training import Bench
 
     bench = Bench()
-    _warm_up()
+    _warm_up(private_only=not loaded.policy.privacy.allow_none)
     log.info("the trainer is ready")
     for line in sys.stdin:
         answer = _answer(plant, bench, json.loads(line))
@@ -45,10 +46,15 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def _warm_up() -> None:
-    """Load what the first round would load otherwise: seconds that nothing waits for now."""
+def _warm_up(private_only: bool) -> None:
+    """Load what the first round would load otherwise: seconds that nothing waits for now.
+
+    A plant that may also train without privacy does not make such a round wait for Opacus.
+    """
     importlib.import_module("pandas")
     importlib.import_module("pyarrow.parquet")
+    if not private_only:
+        return
     importlib.import_module("dp_accounting.pld")
     importlib.import_module("interplant.privacy.dpsgd")
 

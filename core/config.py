@@ -64,6 +64,9 @@ def parse(
     """Turn plain content (from YAML or from a message) into ``schema``; see `load`."""
     if not isinstance(content, dict):
         raise UsageError(f"{origin}: expected keys and values, found {type(content).__name__}")
+    if tree is None and _refers(content):
+        # Only a file of this machine may: a message could read the environment through it.
+        raise UsageError(f"{origin}: expected plain values, found ${{...}}")
     for key, error in _wrong_entries(schema, content):
         raise UsageError(f"{_place(origin, tree, key)}: {_sentence(error)}")
     try:
@@ -126,6 +129,15 @@ def _wrong_entries(
                     OmegaConf.merge(OmegaConf.structured(get_args(kind)[0]), entry)
                 except OmegaConfBaseException as error:
                     yield f"{prefix}{name}.{number}.{error.full_key or ''}".rstrip("."), error
+
+
+def _refers(content: Any) -> bool:
+    """Whether a key or text in plain content has OmegaConf look something up (``${oc.env:X}``)."""
+    if isinstance(content, dict):
+        return any(_refers(part) for pair in content.items() for part in pair)
+    if isinstance(content, list):
+        return any(_refers(part) for part in content)
+    return isinstance(content, str) and "${" in content
 
 
 def _from_words(overrides: Iterable[str]) -> DictConfig:

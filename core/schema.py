@@ -4,6 +4,7 @@
 impossible values with file, line and key. Each ``check`` raises `Impossible` with a dotted key.
 """
 
+import os.path
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,11 +146,7 @@ class Task:
         )
         _need(self.rounds >= 1, "rounds", f"expected 1 or more, found {self.rounds}")
         self._check_contract()
-        _need(
-            self.window.length >= 1,
-            "window.length",
-            f"expected 1 or more, found {self.window.length}",
-        )
+        _count(self.window.length, 100_000, "window.length")
         _need(
             self.window.stride >= 1,
             "window.stride",
@@ -157,7 +154,7 @@ class Task:
         )
         _need(self.target.cap > 0, "target.cap", f"expected more than 0, found {self.target.cap}")
         training, privacy = self.training, self.privacy
-        _need(training.steps >= 1, "training.steps", f"expected 1 or more, found {training.steps}")
+        _count(training.steps, 100_000, "training.steps")
         _need(training.batch >= 1, "training.batch", f"expected 1 or more, found {training.batch}")
         _need(
             training.learning_rate > 0,
@@ -168,8 +165,9 @@ class Task:
         _one_of(training.loss, ("mse", "huber"), "training.loss")
         _one_of(privacy.mechanism, ("dp-sgd", "none"), "privacy.mechanism")
         _one_of(privacy.unit, ("window",), "privacy.unit")
-        _need(privacy.clip > 0, "privacy.clip", f"expected more than 0, found {privacy.clip}")
-        _need(privacy.noise > 0, "privacy.noise", f"expected more than 0, found {privacy.noise}")
+        # Far outside, single precision and the accountants have no digits left.
+        _between(privacy.clip, 1e-6, 1e6, "privacy.clip")
+        _between(privacy.noise, 0.01, 1000.0, "privacy.noise")
         _need(
             0 < privacy.delta < 1,
             "privacy.delta",
@@ -307,6 +305,12 @@ class Plant:
             "policy.release.margin",
             f"expected 0 or more, found {release.margin}",
         )
+        # Another spelling of the same folder would have a budget of its own.
+        _need(
+            os.path.normpath(self.data.repository) == self.data.repository,
+            "data.repository",
+            f"expected {os.path.normpath(self.data.repository)!r}, found {self.data.repository!r}",
+        )
         _need(
             self.data.declared_windows >= 0,
             "data.declared_windows",
@@ -398,6 +402,15 @@ def _is_name(text: str) -> bool:
 
 def _one_of(value: str, allowed: tuple[str, ...], key: str) -> None:
     _need(value in allowed, key, f"expected one of {', '.join(allowed)}, found {value!r}")
+
+
+def _count(value: int, most: int, key: str) -> None:
+    _need(value >= 1, key, f"expected 1 or more, found {value}")
+    _need(value <= most, key, f"expected at most {most}, found {value}")
+
+
+def _between(value: float, low: float, high: float, key: str) -> None:
+    _need(low <= value <= high, key, f"expected {low:g} to {high:g}, found {value}")
 
 
 def _address(text: str, key: str) -> None:

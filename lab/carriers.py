@@ -4,7 +4,9 @@
 process; they sign with the same keys, and hand the release to each plant's own deployment code.
 """
 
+import importlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +72,7 @@ class GrpcCarrier:
     def enrol(self, plants: Sequence[Prepared], offer: Offer) -> None:
         """Start the coordinator; let each plant join, with its data in place, and start it."""
         self.federation.create("demo", _at(self.port))
+        threading.Thread(target=_load_torch, daemon=True).start()
         self.federation.start_coordinator()
         for one in plants:
             plant = self.federation.join(one.name, offer(one))
@@ -168,6 +171,7 @@ class FlowerCarrier(SimulateCarrier):
         from interplant.lab.flower_engine import run_on_flower
 
         names = _names(self.federation)
+        watch(0)
         done = run_on_flower(
             self.federation.path / "logs" / "flower" / run.order().run,
             "interplant.server.rounds:app",
@@ -245,6 +249,11 @@ def deliver(plant: PlantDirectory, release: Path) -> None:
         deployment.try_release(plant, plant.releases / release.name)
     except ReleaseRefused as error:
         log.warning("%s refuses release %s: %s", plant.path.name, release.name, error)
+
+
+def _load_torch() -> None:
+    """Load torch while the processes start; the first weights of a run are made in this one."""
+    importlib.import_module("torch")
 
 
 def _names(federation: LocalFederation) -> list[str]:

@@ -28,12 +28,12 @@ from interplant.lab.summary import PlantResult, Summary
 from interplant.server.run_folder import RunFolder
 
 PRESETS: Final[dict[str, tuple[str, ...]]] = {
-    "simulated": ("rounds=20", "training.steps=15", "training.learning_rate=0.004"),
-    "cmapss": ("rounds=30", "training.steps=30", "training.learning_rate=0.004", "privacy.noise=1.2"),
+    "simulated": (),
+    "cmapss": ("rounds=30", "training.steps=30", "privacy.noise=1.2"),
 }
 """Changes to the turbofan task, by dataset."""
 
-BUDGETS: Final = {"simulated": 4.0, "cmapss": 2.0}
+BUDGETS: Final = {"simulated": 4.0, "cmapss": 3.0}
 """Each demo plant's budget of ε for a window, by dataset."""
 
 _FLOWER_ROUNDS: Final = 4

@@ -98,5 +98,5 @@ def _budgets(axes: Any, summary: "Summary") -> None:
     first = plants[0]
     axes.set_yticks(places, [one.name for one in plants])
     axes.set_ylim(-0.5, len(plants) - 0.25)
-    axes.set_xlabel(f"privacy spent: ε for one {first.privacy_unit} (δ = {first.delta:g}) of the budget")
+    axes.set_xlabel(f"privacy spent of the budget\n(ε for one {first.privacy_unit}, δ = {first.delta:g})")
     axes.spines[["top", "right"]].set_visible(False)

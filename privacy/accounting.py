@@ -119,15 +119,26 @@ def machine_epsilon(events: Iterable[Event], delta: float, windows: int) -> floa
     interval = max(1e-3, _power_of_two(reach / MACHINE_POINTS))
     if interval > 1:
         return math.inf
+    try:
+        epsilon = _machine_certificate(merged, windows, drawn, interval, 0.99 * delta)
+    except ValueError:
+        # The library has no digits left for weights this uneven, far beyond where a machine is protected.
+        return math.inf
+    # The tail beyond `most` is counted against delta when a machine is removed, and as
+    # -log(1 - tail) a step when it is added.
+    epsilon -= steps * math.log1p(-tail)
+    return epsilon if epsilon <= 10 * HOPELESS else math.inf
+
+
+def _machine_certificate(
+    merged: Merged, windows: int, drawn: list[int], interval: float, delta: float
+) -> float:
     with _quiet():
         composed = _compose(
             _mixture(q, noise, windows, most, interval).self_compose(n)
             for most, (q, noise, n) in zip(drawn, merged, strict=True)
         )
-        # The tail beyond `most` is counted against delta when a machine is removed, and as
-        # -log(1 - tail) a step when it is added.
-        epsilon = composed.get_epsilon_for_delta(0.99 * delta) - steps * math.log1p(-tail)
-    return float(epsilon) if epsilon <= 10 * HOPELESS else math.inf
+        return float(composed.get_epsilon_for_delta(delta))
 
 
 def machine_sentence(epsilon: float, windows: int) -> str:

@@ -18,6 +18,7 @@ from opacus.grad_sample import GradSampleModule, GradSampleModuleExpandedWeights
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
+from interplant.privacy.optimizers import Sgd
 from interplant.privacy.plan import Plan, system_generator
 
 PHYSICAL_BYTES = 4 << 20
@@ -31,14 +32,14 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus ships no typ
     """Opacus's optimizer with a plan's denominator, its own noise, and bad contributions zeroed.
 
     Args:
-        optimizer: The torch optimizer that takes the noised mean.
+        optimizer: Takes the noised mean.
         plan: Noise, clip and denominator.
         generator: Source of the noise; for tests only, seeded by the operating system if left out.
     """
 
     def __init__(
         self,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Sgd,
         plan: Plan,
         generator: np.random.Generator | None = None,
     ) -> None:

@@ -18,9 +18,9 @@ from interplant.privacy.plan import Plan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from torch.optim import Optimizer
 
     from interplant.privacy.dpsgd import Loss
+    from interplant.privacy.optimizers import Sgd
 
 Array = NDArray[np.float32]
 
@@ -133,13 +133,11 @@ def _shuffled(count: int, training: Training, seed: int) -> Iterator[NDArray[np.
         order = order[size:]
 
 
-def _optimizer(model: "nn.Module", training: Training) -> "Optimizer":
-    import torch
+def _optimizer(model: "nn.Module", training: Training) -> "Sgd":
+    from interplant.privacy.optimizers import Adam, Sgd
 
     weights = [p for p in model.parameters() if p.requires_grad]
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(weights, lr=training.learning_rate)
-    return torch.optim.Adam(weights, lr=training.learning_rate)
+    return (Sgd if training.optimizer == "sgd" else Adam)(weights, training.learning_rate)
 
 
 def _loss(training: Training) -> "Loss":
@@ -154,11 +152,12 @@ def _loss(training: Training) -> "Loss":
 
 
 def _difference(before: "nn.Module", after: "nn.Module") -> dict[str, Array]:
-    """Parameters after minus before, by the plain model's names."""
+    """Trained parameters after minus before, by the plain model's names; frozen ones do not cross."""
     old = dict(before.named_parameters())
     return {
         name: (parameter.detach() - old[name].detach()).float().cpu().numpy()
         for name, parameter in after.named_parameters()
+        if parameter.requires_grad
     }
 
 

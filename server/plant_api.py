@@ -5,6 +5,7 @@ from __future__ import annotations  # grpc's classes take type arguments only fo
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,14 +14,16 @@ import grpc
 from grpc import aio
 
 from interplant.core import federation_pb2 as pb
-from interplant.core.errors import InterplantError
+from interplant.core.certificates import utc_now
+from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.federation_pb2_grpc import CoordinatorServicer
 from interplant.core.files import PIECE
+from interplant.core.release import RELEASE_REFUSALS
 from interplant.core.wire import MAX_RECORDS, PROTOCOL, pieces
 from interplant.server.authority import Authority
 from interplant.server.exchange import Exchange
 from interplant.server.guard import identity_of
-from interplant.server.registry import RUN_ENDS, Registry
+from interplant.server.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +32,7 @@ Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 DEPLOYMENT_STATES = ("received", "waiting", "refused", "active")
 """What a plant may say of a release, beside a short code."""
 
-_LONGEST_CODE = 40
+_CODES = frozenset({"", *REFUSALS, *RELEASE_REFUSALS})
 
 _PATIENCE = 60.0
 """Seconds that a plant whose turn it is may take for one piece; a turn is not held for ever."""
@@ -62,6 +65,8 @@ class PlantApi(CoordinatorServicer):
         self._exchange, self._registry, self._authority = exchange, registry, authority
         self._federation, self._releases = federation, releases
         self._turns = asyncio.Semaphore(upload_turns)
+        self._one_each: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """By plant: one that uploads many times at once waits for itself, not the others for it."""
 
     async def Enrol(self, request: pb.CertificateRequest, context: Context) -> pb.CertificateReply:  # noqa: N802
         """Exchange a join file's bootstrap certificate for the plant's own, once."""
@@ -91,7 +96,8 @@ class PlantApi(CoordinatorServicer):
         """Hold a plant's standing stream."""
         await _same_protocol(request.protocol, context)
         await _same_time(request.clock, context)
-        name = identity_of(context).name
+        caller = identity_of(context)
+        name = caller.name
         node_id = next(key for key, value in self._exchange.nodes.items() if value == name)
         # Known from here on, without a pause since the guard looked, so that a revocation ends it.
         watcher = self._exchange.watch(name)
@@ -99,12 +105,16 @@ class PlantApi(CoordinatorServicer):
         try:
             yield pb.Notice(welcome=pb.Welcome(federation=self._federation, node_id=node_id))
             await asyncio.to_thread(self._registry.seen, name, request.protocol)
-            while (notice := await watcher.notices.get()) is not None:
-                yield notice
+            left = (caller.not_after - utc_now()).total_seconds()
+            async with asyncio.timeout(left):
+                while (notice := await watcher.notices.get()) is not None:
+                    yield notice
+        except TimeoutError:
+            log.info("%s's certificate has ended", name)
         finally:
             self._exchange.leave(watcher)
             log.info("%s is away", name)
-        await context.abort(grpc.StatusCode.ABORTED, "another connection of this plant, or its revocation")
+        await context.abort(grpc.StatusCode.ABORTED, "another connection of this plant, its revocation, or its certificate's end")
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.Piece]:  # noqa: N802
         """Stream a blob: a broadcast, or a file of a release."""
@@ -132,7 +142,7 @@ class PlantApi(CoordinatorServicer):
 
     async def Upload(self, request_iterator: AsyncIterator[pb.Piece], context: Context) -> pb.Answer:  # noqa: N802
         """Receive an offered reply, whole, when it is this plant's turn."""
-        async with self._turns:
+        async with self._one_each[identity_of(context).name], self._turns:
             try:
                 await self._receive(_in_time(request_iterator), context)
             except InterplantError as error:
@@ -161,7 +171,7 @@ class PlantApi(CoordinatorServicer):
     async def Deployed(self, request: pb.Deployment, context: Context) -> pb.Empty:  # noqa: N802
         """Record what became of a release at the plant that calls."""
         name = identity_of(context).name
-        if request.state not in DEPLOYMENT_STATES or len(request.code) > _LONGEST_CODE:
+        if request.state not in DEPLOYMENT_STATES or request.code not in _CODES:
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT, f"expected one of {', '.join(DEPLOYMENT_STATES)} and a code"
             )
@@ -193,24 +203,30 @@ class PlantApi(CoordinatorServicer):
             run = self._registry.run(run_id)
         except (InterplantError, ValueError):
             return pb.Answer.DROP
-        over = run.state in RUN_ENDS or number <= run.round
+        # A stopped or failed run can be resumed: what its plants have paid for is used then.
+        over = run.state == "finished" or number <= run.round
         return pb.Answer.DROP if over else pb.Answer.KEEP
 
 
 async def _in_time(arriving: AsyncIterator[pb.Piece]) -> AsyncIterator[pb.Piece]:
-    """Yield pieces; one that takes longer than `_PATIENCE` ends the upload, and the turn is free.
+    """Yield pieces; who takes longer than `_PATIENCE` for `PIECE` bytes ends the upload and frees the turn.
+
+    Time is given for bytes, so that sending drops does not keep a turn either.
 
     Raises:
         InterplantError: The plant has stalled; what came is kept.
     """
     pieces_ = aiter(arriving)
+    end = time.monotonic() + _PATIENCE
     while True:
         try:
-            yield await asyncio.wait_for(anext(pieces_), _PATIENCE)
+            piece = await asyncio.wait_for(anext(pieces_), end - time.monotonic())
         except StopAsyncIteration:
             return
         except TimeoutError:
             raise InterplantError(f"expected a piece within {_PATIENCE:g} s; send the rest later") from None
+        yield piece
+        end = min(end + _PATIENCE * len(piece.data) / PIECE, time.monotonic() + _PATIENCE)
 
 
 async def _same_protocol(found: str, context: Context) -> None:

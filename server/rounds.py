@@ -169,7 +169,7 @@ def one_round(
         node = reply.metadata.src_node_id
         name = names.get(node, f"node-{node}")
         try:
-            _take(reply, name if names else "", weights, rules, strategy, merge, outcome)
+            _take(reply, name if names else "", weights, task, rules, strategy, merge, outcome)
         except BadUpdateError as error:
             outcome.dropped[name] = (error.code, str(error))
             log.warning("round %d: %s dropped: %s", number, name, error)
@@ -187,6 +187,7 @@ def _take(
     reply: Message,
     name: str,
     weights: Tensors,
+    task: Task,
     rules: Rounds,
     strategy: Strategy,
     merge: Merge,
@@ -197,6 +198,9 @@ def _take(
     plant = update.receipt["plant"]
     if name and plant != name:
         raise BadUpdateError("bad_receipt", "the receipt names another plant")
+    if update.receipt["mechanism"] != task.privacy.mechanism:
+        # One plant's word would mark the whole release as not private, or as private.
+        raise BadUpdateError("bad_receipt", f"expected a round with {task.privacy.mechanism}")
     if plant in outcome.receipts:
         raise BadUpdateError("bad_receipt", "an update of this plant is in the merge already")
     strategy.fold(merge, update.arrays)

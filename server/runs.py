@@ -3,14 +3,16 @@
 import hashlib
 import secrets
 import shutil
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 
 from interplant.core import config, models
-from interplant.core.errors import UsageError
+from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import write_atomic
 from interplant.core.schema import Rounds, Task
-from interplant.core.wire import to_bytes
+from interplant.core.wire import Tensors, from_bytes, to_bytes
 from interplant.server.control import ring
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.records import Run
@@ -47,23 +49,43 @@ def start_run(
         raise UsageError(
             f"release {start_from!r} is not in {directory.releases}; see `interplant release list`"
         )
+    first = first_weights(task, weights)
     rules = rounds or directory.load().rounds
-    registry = Registry.open(directory.path)
     settings = {"release": release, "start_from": start_from}
     run_id = new_run_id()
     folder = directory.runs / run_id
-    first = to_bytes(models.parameters(models.build(task))) if weights is None else weights.read_bytes()
     order = make_order(run_id, task, rules, "grpc", release, str(folder / _FIRST))
     try:
         RunFolder(folder).create(order)
-        write_atomic(folder / _FIRST, first)
-        run = registry.create_run(task.name, config.dump(task), task.rounds, settings, run_id)
+        write_atomic(folder / _FIRST, to_bytes(first))
+        with closing(Registry.open(directory.path)) as registry:
+            run = registry.create_run(task.name, config.dump(task), task.rounds, settings, run_id)
     except BaseException:
         # Ctrl-C too: a folder without its run would never be looked at.
         shutil.rmtree(folder, ignore_errors=True)
         raise
     ring(directory)
     return run
+
+
+def first_weights(task: Task, release: Path | None = None) -> Tensors:
+    """Return the weights that a run of ``task`` starts from.
+
+    Args:
+        task: The task.
+        release: A release's weights; fresh ones if None.
+
+    Raises:
+        UsageError: The model cannot be built.
+        InterplantError: The release's weights are not those of the task's model.
+    """
+    model = models.build(task)
+    if release is not None:
+        try:
+            models.set_parameters(model, from_bytes(release.read_bytes()), frozen=True)
+        except InterplantError as error:
+            raise InterplantError(f"release {release.parent.name}: {error}; start from another") from None
+    return models.parameters(model)
 
 
 def make_order(
@@ -83,21 +105,21 @@ def make_order(
 
 def stop_run(directory: CoordinatorDirectory, run_id: str) -> Run:
     """Stop a run after what it is doing; what its rounds have learned stays."""
-    registry = Registry.open(directory.path)
-    run = registry.update_run(
-        run_id,
-        state="stopped",
-        reason="stopped by a person",
-        expected={"queued", "running", "paused", "waiting"},
-    )
+    with closing(Registry.open(directory.path)) as registry:
+        run = registry.update_run(
+            run_id,
+            state="stopped",
+            reason="stopped by a person",
+            expected={"queued", "running", "paused", "waiting"},
+        )
     ring(directory)
     return run
 
 
 def resume_run(directory: CoordinatorDirectory, run_id: str) -> Run:
     """Queue a paused, failed or stopped run again; it goes on after its last finished round."""
-    registry = Registry.open(directory.path)
-    run = registry.update_run(run_id, state="queued", expected={"paused", "failed", "stopped"})
+    with closing(Registry.open(directory.path)) as registry:
+        run = registry.update_run(run_id, state="queued", expected={"paused", "failed", "stopped"})
     ring(directory)
     return run
 

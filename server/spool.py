@@ -65,8 +65,12 @@ class Spool:
         return part.stat().st_size if part.exists() else 0
 
     def receive(self, message_id: str, blob: pb.Blob) -> "Receiving":
-        """Open the rest of an offered reply for writing."""
-        return Receiving(self._part(message_id, blob), self.reply(message_id), blob)
+        """Open the rest of an offered reply for writing; what came of another one offered before goes."""
+        part = self._part(message_id, blob)
+        for other in self._replies.glob(f"{Path(message_id).name}.*.part"):
+            if other != part:
+                other.unlink(missing_ok=True)
+        return Receiving(part, self.reply(message_id), blob)
 
     def forget(self, message_id: str) -> None:
         """Remove a reply and what came of it."""

@@ -72,7 +72,6 @@ def raising(error: BaseException) -> int:
         (InterplantError("the disk\nis full"), 1, "interplant: the disk is full\n"),
         (UsageError("task.yaml:3: rounds: no"), 2, "interplant: task.yaml:3: rounds: no\n"),
         (Refusal("paused"), 1, "interplant: the plant is paused by its engineer [paused]\n"),
-        (KeyboardInterrupt(), 1, "interplant: stopped\n"),
         (PermissionError(13, "Permission denied", "x.join"), 1, "interplant: x.join: Permission denied\n"),
     ],
 )

@@ -141,6 +141,11 @@ def test_an_impossible_value_is_named_with_its_line(
         ("privacy: {clip: 0}", "privacy.clip"),
         ("privacy: {noise: 0}", "privacy.noise"),
         ("privacy: {delta: 1}", "privacy.delta"),
+        ("privacy: {noise: 1.0e+6}", "privacy.noise"),
+        ("privacy: {noise: 1.0e-300}", "privacy.noise"),
+        ("privacy: {clip: 1.0e-30}", "privacy.clip"),
+        ("privacy: {clip: .inf}", "privacy.clip"),
+        ("window: {length: 1000000000}", "window.length"),
     ],
 )
 def test_impossible_settings_of_a_task(tmp_path: Path, added: str, key: str) -> None:
@@ -157,6 +162,9 @@ def test_impossible_settings_of_a_task(tmp_path: Path, added: str, key: str) -> 
         ("policy: {release: {report: everything}}", "policy.release.report"),
         ("policy: {release: {margin: -1}}", "policy.release.margin"),
         ("data: {declared_windows: -5}", "data.declared_windows"),
+        ("data: {repository: ./data}", "data.repository"),
+        ("data: {repository: data/}", "data.repository"),
+        ("data: {repository: old/../data}", "data.repository"),
         ("trainer: {threads: 0}", "trainer.threads"),
         ("trainer: {nice: 20}", "trainer.nice"),
     ],
@@ -278,3 +286,35 @@ contract:
     with pytest.raises(UsageError) as caught:
         config.load(path, Task)
     assert str(caught.value).startswith(f"{path}:{line}: {said}")
+
+
+@pytest.mark.parametrize(
+    "key", ["name", "privacy.noise", "training.steps", "contract.machine", "model.args.width"]
+)
+@pytest.mark.parametrize("text", ["${oc.env:INTERPLANT_PIN}", "${rounds}", "x${oc.env:INTERPLANT_PIN,1}"])
+def test_a_message_cannot_look_anything_up_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, text: str
+) -> None:
+    """Epsilon leaves the plant: noise taken from its environment would carry the environment out."""
+    monkeypatch.setenv("INTERPLANT_PIN", "7")
+    content = json.loads(config.to_json(config.load(write(tmp_path, TASK), Task)))
+    *groups, last = key.split(".")
+    place = content
+    for group in groups:
+        place = place[group]
+    place[last] = text
+    with pytest.raises(UsageError, match=r"task: expected plain values, found \$\{\.\.\.\}"):
+        config.task_from_json(json.dumps(content))
+
+
+def test_nor_can_one_by_the_name_of_a_key_or_inside_a_list(tmp_path: Path) -> None:
+    content = json.loads(config.to_json(config.load(write(tmp_path, TASK), Task)))
+    for args in ({"${oc.env:HOME}": 1}, {"sizes": [1, {"deep": "${oc.env:HOME}"}]}):
+        with pytest.raises(UsageError, match="plain values"):
+            config.parse(content | {"model": {"args": args}}, Task, "task")
+
+
+def test_a_file_of_this_machine_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTERPLANT_ROUNDS", "5")
+    path = write(tmp_path, TASK.replace("rounds: 3", "rounds: ${oc.env:INTERPLANT_ROUNDS}"))
+    assert config.load(path, Task).rounds == 5

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from interplant.core import config, flower
 from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.flower import Envelope, Grid, message
-from interplant.core.schema import Column, Contract, Model, Rounds, Strategy, Task
+from interplant.core.schema import Column, Contract, Model, Privacy, Rounds, Strategy, Task
 from interplant.server import rounds
 from interplant.server.rounds import QuorumError, RingingGrid, StoppedError, carry_out
 from interplant.server.run_folder import RunFolder
@@ -187,11 +187,12 @@ def start(tmp_path):
     """Make a run's folder that starts from `WEIGHTS`."""
     save_file(WEIGHTS, tmp_path / "start.safetensors")
 
-    def make(name="run", number=3, strategy=None, **rules):
+    def make(name="run", number=3, strategy=None, mechanism="dp-sgd", **rules):
         task = Task(
             name="wear",
             rounds=number,
             contract=Contract(sensors={"s1": Column("bar", 0.0, 1.0)}),
+            privacy=Privacy(mechanism=mechanism),
             strategy=Strategy(args=strategy or {}),
         )
         words = {"quorum": 1, "deadline_seconds": 20.0, "retries": 1, "retry_seconds": 0.01} | rules
@@ -373,6 +374,21 @@ def test_a_plant_cannot_answer_in_anothers_name(start):
     state = carry_out(Ringing(plants), run)
     close(state.weights, closed_form(1, ("north", "west")))
     assert run.records()[0]["dropped"]["south"]["text"] == "the receipt names another plant"
+
+
+@pytest.mark.parametrize(("asked", "claimed"), [("dp-sgd", "none"), ("none", "dp-sgd")])
+def test_one_plants_word_does_not_mark_a_release(start, asked, claimed):
+    def says(mechanism):
+        def act(request, name):
+            weights = {key: array.numpy() for key, array in request.content.array_records["weights"].items()}
+            return answer(request, step_of(weights, name), receipt_of(name) | {"mechanism": mechanism})
+
+        return act
+
+    run = start(number=1, mechanism=asked)
+    state = carry_out(Ringing(dict.fromkeys(NAMES, says(asked)) | {"south": says(claimed)}), run)
+    assert set(state.plants) == {"north", "west"}
+    assert run.records()[0]["dropped"]["south"]["text"] == f"expected a round with {asked}"
 
 
 def test_a_plant_counts_once_where_the_grid_knows_no_names(start):

@@ -59,12 +59,25 @@ def test_a_run_starts_from_fresh_weights_of_the_tasks_seed(coordinator, task):
 def test_a_run_starts_from_a_release(coordinator, task):
     folder = coordinator.releases / "r-1"
     folder.mkdir()
-    save_file({"w": np.ones(3, np.float32)}, folder / "weights.safetensors")
+    released = {name: array + 1 for name, array in models.parameters(models.build(task)).items()}
+    save_file(released, folder / "weights.safetensors")
     run = runs.start_run(coordinator, task, start_from="r-1")
     (folder / "weights.safetensors").unlink()  # the run has its own copy
     first = load_file(RunFolder(coordinator.runs / run.id).order().start_from)
-    np.testing.assert_array_equal(first["w"], np.ones(3, np.float32))
+    assert first.keys() == released.keys()
+    for name, array in released.items():
+        np.testing.assert_array_equal(first[name], array)
     assert run.config == {"release": True, "start_from": "r-1"}
+
+
+def test_a_release_of_another_model_is_refused_before_anything_is_written(coordinator, registry, task):
+    folder = coordinator.releases / "r-1"
+    folder.mkdir()
+    save_file({"w": np.ones(3, np.float32)}, folder / "weights.safetensors")
+    with pytest.raises(InterplantError, match="release r-1: the weights do not fit the model"):
+        runs.start_run(coordinator, task, start_from="r-1")
+    assert registry.runs() == []
+    assert list(coordinator.runs.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,234 @@
+"""What a private training step costs beside a plain one: all engines in one process, in turn.
+
+A step is forward, backward, clipping, noise and Adam on one thread. The engines take their steps in turn,
+so that a busy machine slows them alike; a ratio is the median over the rounds of a private step's seconds
+over those of the plain step in the same round. ``cpu_ratio`` is the same of the thread's CPU seconds.
+
+    python benchmarks/privacy_step.py --json [--models mlp,gru] [--batches 64,256] [--short]
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from interplant.core.networks import Cnn1d
+from interplant.privacy import dpsgd, onepass
+from interplant.privacy.plan import Plan
+
+CHANNELS, WINDOW, WIDTH = 14, 30, 64
+
+Step = Callable[[], None]
+
+
+class Recurrent(nn.Module):
+    """A GRU or LSTM over the window, and a linear layer on its last state."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.recurrent = kind(CHANNELS, WIDTH, batch_first=True)
+        self.last = nn.Linear(WIDTH, 1)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        states, _ = self.recurrent(windows.transpose(1, 2))
+        prediction: Tensor = self.last(states[:, -1])
+        return prediction
+
+
+class Transformer(nn.Module):
+    """One encoder block from linear layers and LayerNorm, four heads of eight, and a mean over time."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.enter, self.mixed = nn.Linear(CHANNELS, width), nn.Linear(width, width)
+        self.attend = nn.Linear(width, 3 * width)
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(2)])
+        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.last = nn.Linear(width, 1)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        flow = self.enter(windows.transpose(1, 2))
+        parts = self.attend(self.norms[0](flow)).unflatten(2, (3, 4, -1)).permute(2, 0, 3, 1, 4)
+        heads = functional.scaled_dot_product_attention(*parts.unbind())
+        flow = flow + self.mixed(heads.transpose(1, 2).flatten(2))
+        flow = flow + self.narrow(functional.gelu(self.wide(self.norms[1](flow))))
+        prediction: Tensor = self.last(flow.mean(1))
+        return prediction
+
+
+def mlp() -> nn.Module:
+    inputs = CHANNELS * WINDOW
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(inputs, WIDTH),
+        nn.ReLU(),
+        nn.Linear(WIDTH, WIDTH),
+        nn.ReLU(),
+        nn.Linear(WIDTH, 1),
+    )
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "mlp": mlp,
+    "cnn": lambda: Cnn1d(CHANNELS, WINDOW),
+    "gru": lambda: Recurrent(nn.GRU),
+    "lstm": lambda: Recurrent(nn.LSTM),
+    "transformer": Transformer,
+}
+
+OPACUS_MODES = ("ew", "hooks", "functorch")
+
+
+def loss(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction - target).square()
+
+
+def fit_for_opacus(name: str) -> nn.Module:
+    """The model with Opacus's own recurrent layers: it knows no others."""
+    from opacus.layers import DPGRU, DPLSTM
+
+    own = {"gru": DPGRU, "lstm": DPLSTM}
+    return Recurrent(own[name]) if name in own else MODELS[name]()
+
+
+def steps(name: str, x: Tensor, y: Tensor, modes: tuple[str, ...]) -> dict[str, Step]:
+    """One callable step for each engine that can train the model."""
+    plan = Plan("window", records=10 * len(x), batch=len(x), noise=1.0, clip=1.0, steps=1, delta=1e-5)
+    made = {"plain": plain(MODELS[name](), x, y), "onepass": one_pass(MODELS[name](), plan, x, y)}
+    for mode in modes:
+        step = opacus(fit_for_opacus(name), plan, mode, x, y)
+        if works(step):
+            made[f"opacus-{mode}"] = step
+    return made
+
+
+def plain(model: nn.Module, x: Tensor, y: Tensor) -> Step:
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(model(x).reshape(-1), y).mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def one_pass(model: nn.Module, plan: Plan, x: Tensor, y: Tensor) -> Step:
+    engine = onepass.OnePass(model, plan.clip)
+    optimizer = onepass.OnePassOptimizer(torch.optim.Adam(model.parameters()), plan)
+    chosen = np.arange(len(x))
+
+    def step() -> None:
+        batches = [
+            (x[part[0] : part[-1] + 1], y[part[0] : part[-1] + 1]) for part in onepass.physical(chosen)
+        ]
+        onepass.descend(engine, optimizer, loss, batches)
+
+    return step
+
+
+def opacus(model: nn.Module, plan: Plan, mode: str, x: Tensor, y: Tensor) -> Step:
+    wrapped = dpsgd.wrap(model, mode)
+    optimizer = dpsgd.PrivateOptimizer(torch.optim.Adam(model.parameters()), plan)
+    parts = dpsgd.physical(np.arange(len(x)), model)
+
+    def step() -> None:
+        batches = [(x[part[0] : part[-1] + 1], y[part[0] : part[-1] + 1]) for part in parts]
+        dpsgd.descend(wrapped, optimizer, loss, batches)
+
+    return step
+
+
+def works(step: Step) -> bool:
+    try:
+        step()
+    except Exception:  # each mode fails in its own way on layers it does not know
+        return False
+    return True
+
+
+def measure(name: str, batch: int, modes: tuple[str, ...], seconds: float) -> list[dict[str, Any]]:
+    """Let the engines step in turn for about ``seconds``; return one row for each."""
+    torch.manual_seed(0)
+    x, y = torch.randn(batch, CHANNELS, WINDOW), torch.rand(batch)
+    made = steps(name, x, y, modes)
+    wall: dict[str, list[float]] = {engine: [] for engine in made}
+    cpu: dict[str, list[float]] = {engine: [] for engine in made}
+    until = time.perf_counter() + seconds
+    for turn in range(1000):
+        for engine, step in made.items():
+            begun, used = time.perf_counter(), time.thread_time()
+            step()
+            if turn:  # the first turn warms up
+                wall[engine].append(time.perf_counter() - begun)
+                cpu[engine].append(time.thread_time() - used)
+        if turn >= 5 and time.perf_counter() > until:
+            break
+    return [row(name, batch, engine, wall, cpu) for engine in made]
+
+
+def row(
+    name: str, batch: int, engine: str, wall: dict[str, list[float]], cpu: dict[str, list[float]]
+) -> dict[str, Any]:
+    return {
+        "model": name,
+        "batch": batch,
+        "engine": engine,
+        "step_ms": round(1e3 * statistics.median(wall[engine]), 3),
+        "ratio_to_plain": round(ratio(wall, engine), 3),
+        "cpu_ratio": round(ratio(cpu, engine), 3),
+        "rounds": len(wall[engine]),
+    }
+
+
+def ratio(times: dict[str, list[float]], engine: str) -> float:
+    return statistics.median(own / base for own, base in zip(times[engine], times["plain"], strict=True))
+
+
+def main() -> None:
+    """Measure, and print the results."""
+    words = argparse.ArgumentParser(description=__doc__)
+    words.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    words.add_argument("--models", default=",".join(MODELS))
+    words.add_argument("--batches", default="64,256,1024")
+    words.add_argument("--modes", default=",".join(OPACUS_MODES), help="Opacus's modes; may be empty")
+    words.add_argument("--seconds", type=float, default=6.0, help="for each model and batch")
+    words.add_argument("--short", action="store_true", help="smoke: few steps, one batch size")
+    given = words.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    batches = [16] if given.short else [int(size) for size in given.batches.split(",")]
+    modes = tuple(mode for mode in given.modes.split(",") if mode)
+    results = [
+        found
+        for name in given.models.split(",")
+        for batch in batches
+        for found in measure(name, batch, modes, 0.0 if given.short else given.seconds)
+    ]
+    show(results, given.json)
+
+
+def show(results: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
+        print(json.dumps({**machine, "results": results}, indent=2))
+        return
+    for found in results:
+        print(
+            f"{found['model']:12}{found['batch']:6}  {found['engine']:18}"
+            f"{found['step_ms']:9.2f} ms {found['ratio_to_plain']:7.2f} x plain"
+            f"{found['cpu_ratio']:7.2f} x CPU"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""One-pass DP-SGD: one forward, one backward to the layers' outputs, one weighted product a layer.
+
+Book-keeping after Bu, Wang, Zha and Karypis, "Differentially private optimization on large model at small
+cost" (2023), with the factors of Abadi et al. (2016) or those of Bu, Wang, Zha and Karypis, "Automatic
+clipping" (2023). What each layer contributes is in `onepass_layers` and `onepass_recurrent`; the
+denominator, the noise and the optimizer are those of `dpsgd`.
+
+Importing this module imports torch and Opacus.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from interplant.core.errors import InterplantError
+from interplant.privacy import onepass_layers, onepass_time
+from interplant.privacy.dpsgd import Loss, PrivateOptimizer, finish
+from interplant.privacy.onepass_layers import SHARES, Share
+from interplant.privacy.onepass_recurrent import Tape
+
+PHYSICAL = 512
+"""Samples in one physical batch; it bounds memory, and never changes the result."""
+
+CLIPPINGS = ("norm", "normalised")
+
+RECURRENT = (nn.GRU, nn.LSTM)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A layer's pass through the forward: its input, with the version it had, and its output's place."""
+
+    layer: nn.Module
+    inputs: Tensor
+    version: int
+    output: GradientEdge
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """A batch's clipped gradients, summed.
+
+    Args:
+        sums: One for each trainable parameter, in the model's order.
+        norms: Each sample's gradient norm before clipping, (N,).
+        zeroed: Samples whose contribution was not finite and counts as zero.
+    """
+
+    sums: list[Tensor]
+    norms: Tensor
+    zeroed: int
+
+
+def unsupported(model: nn.Module) -> str | None:
+    """Say which part of ``model`` one pass cannot handle, or None if it handles all."""
+    owners: dict[nn.Parameter, str] = {}
+    for name, layer in model.named_modules():
+        for own in layer.parameters(recurse=False):
+            if own in owners:
+                return f"{owners[own]!r} and {name!r} share a parameter"
+            owners[own] = name
+        reason = _layer_unsupported(layer)
+        if reason:
+            return f"layer {name!r}: {reason}"
+    return None
+
+
+def _layer_unsupported(layer: nn.Module) -> str | None:
+    if not _trained(layer):
+        return None
+    if type(layer) in SHARES:
+        return onepass_layers.unsupported(layer)
+    if isinstance(layer, RECURRENT) and type(layer) in RECURRENT:
+        return onepass_time.unsupported(layer)
+    return f"{type(layer).__name__} is not one of the layers it knows"
+
+
+def _trained(layer: nn.Module) -> bool:
+    return any(own.requires_grad for own in layer.parameters(recurse=False))
+
+
+class OnePass:
+    """Clipped sums of a model's gradients in one pass.
+
+    The model computes as before; its layers are watched by hooks until `close`.
+
+    Args:
+        model: A model for which `unsupported` says None.
+        clip: L2 norm to which each sample's gradient is clipped.
+        clipping: ``norm`` scales a longer gradient down to ``clip``; ``normalised`` brings every
+            gradient near it: clip / (norm + 0.01). Both bound a sample's share by ``clip``.
+
+    Raises:
+        InterplantError: One pass does not support the model.
+    """
+
+    def __init__(self, model: nn.Module, clip: float, clipping: str = "norm") -> None:
+        reason = unsupported(model)
+        if reason:
+            raise InterplantError(f"one-pass DP-SGD does not support this model: {reason}")
+        if clipping not in CLIPPINGS:
+            raise InterplantError(f"expected clipping {' or '.join(CLIPPINGS)}, found {clipping!r}")
+        self.model, self.clip, self.clipping = model, clip, clipping
+        self.parameters = [own for own in model.parameters() if own.requires_grad]
+        self._seen: list[Seen] = []
+        self._tape = Tape()
+        self._watched = [layer for layer in model.modules() if _trained(layer)]
+        self._handles = [
+            layer.register_forward_hook(self._see) for layer in self._watched if type(layer) in SHARES
+        ]
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+
+    def clipped(self, loss: Loss, x: Tensor, y: Tensor) -> Clipped:
+        """Sum the clipped gradients of one physical batch.
+
+        Args:
+            loss: Losses, one a sample.
+            x: Inputs (N, ...); the model treats each alone.
+            y: Targets (N,).
+
+        Raises:
+            InterplantError: The model calls a layer more than once, or not on (N, ...) inputs, or
+                changes a layer's input afterwards.
+        """
+        if not len(x):
+            return Clipped([torch.zeros_like(own) for own in self.parameters], x.new_zeros(0), 0)
+        shares = self._shares(loss, x, y)
+        with torch.no_grad():
+            norms = torch.stack([share.squared_norms() for share in shares]).sum(0).sqrt()
+            factors = clip_factors(norms, self.clip, self.clipping)
+            bad = (~torch.isfinite(norms)).nonzero().flatten()
+            if len(bad):
+                factors = onepass_layers.blank(factors, bad)
+                shares = [share.without(bad) for share in shares]
+            sums = dict(pair for share in shares for pair in share.clipped_sums(factors))
+        return Clipped([self._sum(sums, own) for own in self.parameters], norms, len(bad))
+
+    def _shares(self, loss: Loss, x: Tensor, y: Tensor) -> list[Share]:
+        """Run forward and backward; return every layer's share."""
+        self._seen, self._tape = [], Tape()
+        with self._recurrent():
+            total = loss(self.model(x).reshape(-1), y).sum()
+        seen, tape = self._seen, self._tape
+        self._seen, self._tape = [], Tape()
+        _check(seen, len(x))
+        places = [one.output for one in seen]
+        grads = torch.autograd.grad(total, [*places, tape.token], allow_unused=True)
+        shares = [
+            SHARES[type(one.layer)](one.layer, one.inputs, grad)
+            for one, grad in zip(seen, grads, strict=False)
+            if grad is not None
+        ]
+        _check_tape(tape, len(x))
+        return [*shares, *tape.as_shares()]
+
+    def _see(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if not inputs:
+            raise InterplantError("one-pass DP-SGD: expected a layer's input as its first argument")
+        self._seen.append(Seen(layer, inputs[0].detach(), inputs[0]._version, get_gradient_edge(output)))
+
+    @contextmanager
+    def _recurrent(self) -> Iterator[None]:
+        """Let recurrent layers run by `onepass_time`."""
+        layers = [layer for layer in self._watched if isinstance(layer, RECURRENT)]
+        for layer in layers:
+            layer.forward = functools.partial(onepass_time.run, layer, self._tape)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for layer in layers:
+                del layer.forward
+
+    def _sum(self, sums: dict[nn.Parameter, Tensor], own: nn.Parameter) -> Tensor:
+        found = sums.get(own)
+        return torch.zeros_like(own) if found is None else found
+
+
+def _check(seen: list[Seen], count: int) -> None:
+    """Refuse what would give wrong norms."""
+    if len({one.layer for one in seen}) < len(seen):
+        raise InterplantError("one-pass DP-SGD: a layer is called more than once in a pass")
+    for one in seen:
+        if one.inputs._version != one.version:
+            raise InterplantError("one-pass DP-SGD: a layer's input is changed in place after its use")
+        if one.inputs.shape[:1] != (count,):
+            raise InterplantError(
+                f"one-pass DP-SGD: expected every layer's inputs as (samples, ...) with {count} samples, "
+                f"found {tuple(one.inputs.shape)} at {type(one.layer).__name__}"
+            )
+
+
+def _check_tape(tape: Tape, count: int) -> None:
+    places = {share.weights for share in tape.shares}
+    if len(places) < len(tape.shares):
+        raise InterplantError("one-pass DP-SGD: a recurrent layer is called more than once in a pass")
+    if any(share.inputs.shape[1] != count for share in tape.shares):
+        raise InterplantError("one-pass DP-SGD: a recurrent layer's sequences are not the batch's samples")
+
+
+def clip_factors(norms: Tensor, clip: float, clipping: str) -> Tensor:
+    """What each sample's gradient is times, so that none is longer than ``clip``.
+
+    Args:
+        norms: Gradient norms (N,).
+        clip: L2 norm.
+        clipping: See `OnePass`.
+    """
+    if clipping == "normalised":
+        return clip / (norms + 0.01)
+    return (clip / (norms + 1e-6)).clamp(max=1.0)
+
+
+class OnePassOptimizer(PrivateOptimizer):
+    """`PrivateOptimizer` for gradients that arrive clipped and summed.
+
+    Its ``step`` is still Opacus's: skipped steps, hooks, noise and denominator are unchanged.
+    """
+
+    sums: list[Tensor]
+
+    def clip_and_accumulate(self) -> None:
+        """Add the physical batch's clipped sum to the logical batch's."""
+        for parameter, total in zip(self.params, self.sums, strict=True):
+            kept = parameter.summed_grad
+            parameter.summed_grad = total if kept is None else kept + total
+
+
+def descend(
+    engine: OnePass,
+    optimizer: OnePassOptimizer,
+    loss: Loss,
+    batches: list[tuple[Tensor, Tensor]],
+) -> None:
+    """Take one step on one logical batch, given as physical batches (none: noise alone)."""
+    if not batches:
+        batches = [(torch.empty(0), torch.empty(0))]
+    for number, (x, y) in enumerate(batches, start=1):
+        found = engine.clipped(loss, x, y)
+        optimizer.zeroed += found.zeroed
+        optimizer.sums = found.sums
+        optimizer.empty_batch()  # Opacus asks for per-sample gradients: there are none
+        finish(optimizer, last=number == len(batches))
+
+
+def physical(chosen: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Split a logical batch into physical ones of `PHYSICAL` samples at most."""
+    return [chosen[start : start + PHYSICAL] for start in range(0, len(chosen), PHYSICAL)]

@@ -1,0 +1,136 @@
+"""The one way out: what is not declared does not leave, and what leaves is on record first."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from interplant.client import gateway
+from interplant.client.directory import PlantDirectory
+from interplant.client.gateway import Trained
+from interplant.core.errors import InterplantError, Refusal
+from interplant.core.schema import Task
+from interplant.core.wire import Tensors
+
+from .conftest import OPEN, START, TASK, audited, receipt, request
+
+UPDATE: Tensors = {"stretch": np.full(1, 0.5, np.float32), "shift": np.full(1, -0.5, np.float32)}
+
+
+def let_out(plant: PlantDirectory, update: Tensors, task: Task = TASK, **words: Any) -> Any:
+    trained = Trained(update, receipt(**words))
+    return gateway.let_out(plant, task, START, trained, request(task, START))
+
+
+def test_a_reply_holds_the_update_and_the_receipt_and_nothing_else(bare: PlantDirectory) -> None:
+    asked = request(TASK, START)
+    reply = gateway.let_out(bare, TASK, START, Trained(UPDATE, receipt()), asked)
+    assert reply.metadata.reply_to_message_id == asked.metadata.message_id
+    assert {name: list(record) for name, record in reply.content.items()} == {
+        "update": ["stretch", "shift"],
+        "receipt": ["plant", "snapshot", "mechanism", "unit", "epsilon", "delta", "simulated"],
+    }
+    for name, array in UPDATE.items():
+        np.testing.assert_array_equal(reply.content.array_records["update"][name].numpy(), array)
+    assert reply.content.config_records["receipt"]["epsilon"] == 0.5
+
+
+def test_the_log_names_what_left_without_its_values(bare: PlantDirectory) -> None:
+    let_out(bare, UPDATE)
+    let_out(bare, UPDATE)
+    first, second = audited(bare)
+    assert first["time"] <= second["time"]
+    assert (first["what"], first["message"]) == ("update", "run-1.1.7")
+    assert first["arrays"] == {"stretch": [1], "shift": [1]}
+    assert first["receipt"] == {
+        "plant": "north", "snapshot": "ab" * 32, "mechanism": "dp-sgd", "unit": "window",
+        "epsilon": 0.5, "delta": 1e-5, "simulated": True,
+    }  # fmt: skip
+
+
+BAD: list[Tensors] = [
+    {},
+    {"stretch": UPDATE["stretch"]},
+    UPDATE | {"losses": np.zeros(3, np.float32)},
+    UPDATE | {"stretch": np.zeros(2, np.float32)},
+    UPDATE | {"stretch": np.zeros((1, 1), np.float32)},
+    UPDATE | {"stretch": np.zeros((), np.float32)},
+    UPDATE | {"stretch": np.zeros(1, np.float64)},
+    UPDATE | {"stretch": np.zeros(1, np.int32)},
+    UPDATE | {"stretch": np.full(1, np.nan, np.float32)},
+    UPDATE | {"shift": np.full(1, -np.inf, np.float32)},
+]
+
+
+@pytest.mark.parametrize("update", BAD)
+def test_an_update_that_is_not_the_models_stays(bare: PlantDirectory, update: Tensors) -> None:
+    with pytest.raises(Refusal) as caught:
+        let_out(bare, update)
+    assert caught.value.code == "gateway"
+    assert audited(bare) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"mechanism": "none"},
+        {"mechanism": ""},
+        {"epsilon": 0.0},
+        {"epsilon": -1.0},
+        {"epsilon": math.nan},
+        {"epsilon": math.inf},
+    ],
+)
+def test_a_private_update_without_a_charge_stays(bare: PlantDirectory, words: dict[str, Any]) -> None:
+    with pytest.raises(Refusal) as caught:
+        let_out(bare, UPDATE, **words)
+    assert caught.value.code == "gateway"
+    assert audited(bare) == []
+
+
+def test_without_privacy_the_receipt_must_say_so(bare: PlantDirectory) -> None:
+    with pytest.raises(Refusal):
+        let_out(bare, UPDATE, OPEN)
+    let_out(bare, UPDATE, OPEN, mechanism="none", unit="", epsilon=0.0, delta=0.0)
+    assert audited(bare)[0]["receipt"]["mechanism"] == "none"
+
+
+def test_what_cannot_be_logged_does_not_leave(bare: PlantDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare.audit.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        let_out(bare, UPDATE)
+    with pytest.raises(OSError, match="directory"):
+        gateway.let_out_words(bare, "refusal", {"code": "paused"})
+    bare.audit.rmdir()
+    bare.audit.symlink_to("/dev/full")
+    with pytest.raises(InterplantError, match="disk is full"):
+        let_out(bare, UPDATE)
+
+
+def test_the_line_is_on_the_disk_before_the_reply_exists(
+    bare: PlantDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    really, sync = gateway.Message, gateway.os.fsync
+
+    def synced(descriptor: int) -> None:
+        sync(descriptor)
+        order.append(f"synced {len(audited(bare))}")
+
+    def built(*args: Any, **words: Any) -> Any:
+        order.append("reply")
+        return really(*args, **words)
+
+    monkeypatch.setattr(gateway.os, "fsync", synced)
+    monkeypatch.setattr(gateway, "Message", built)
+    let_out(bare, UPDATE)
+    assert order == ["synced 1", "reply"]
+
+
+def test_short_words_are_logged_and_handed_back(bare: PlantDirectory) -> None:
+    words = {"release": "r-1", "state": "active", "code": ""}
+    assert gateway.let_out_words(bare, "deployment", words) == words
+    (line,) = audited(bare)
+    assert line.pop("time") > 0
+    assert line == {"what": "deployment"} | words

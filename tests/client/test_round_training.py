@@ -1,0 +1,279 @@
+"""One round inside the trainer: charged before noise, billed in full, the data read once."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from interplant.client import gateway, round_training
+from interplant.client.directory import PlantDirectory
+from interplant.client.gateway import Trained
+from interplant.client.round_training import Bench, train_round
+from interplant.core.errors import InterplantError, Refusal
+from interplant.core.schema import Column, Model, Privacy, Target, Task, Training, Window
+from interplant.data.snapshots import Repository, keyed_digest
+from interplant.privacy.ledger import Ledger
+from interplant.privacy.plan import Plan
+
+from .conftest import OPEN, START, TASK, dataset, edit, model, request
+
+
+def go(plant: PlantDirectory, task: Task = TASK, number: int = 1, bench: Bench | None = None) -> Trained:
+    return train_round(plant, bench or Bench(), "run-1", number, task, START)
+
+
+def refused(plant: PlantDirectory, task: Task = TASK) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        go(plant, task)
+    return caught.value
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Digests of the snapshots whose readings were read."""
+    seen: list[str] = []
+    really = round_training.load
+
+    def counted(snapshot: Any) -> Any:
+        seen.append(snapshot.digest)
+        return really(snapshot)
+
+    monkeypatch.setattr(round_training, "load", counted)
+    return seen
+
+
+# --- the charge ------------------------------------------------------------------------------------
+
+
+def test_the_receipt_says_what_the_ledger_says(ready: PlantDirectory) -> None:
+    bench = Bench()
+    edit(ready, lambda plant: setattr(plant.policy.privacy, "delta", 1e-4))
+    first, second = go(ready, bench=bench), go(ready, number=2, bench=bench)
+    ledger = Ledger(ready.ledger)
+    assert second.receipt.epsilon == ledger.spent("data", 1e-4).epsilon
+    assert 0 < first.receipt.epsilon < second.receipt.epsilon
+    assert second.receipt.delta == 1e-4, "the delta of the plant's own policy"
+    charges = [entry for entry in ledger.entries() if entry.kind == "reserve"]
+    assert [(entry.run, entry.round, entry.task, entry.lineage) for entry in charges] == [
+        ("run-1", 1, "wear", "data"),
+        ("run-1", 2, "wear", "data"),
+    ]
+    assert all(entry.plan == Plan.of(TASK, 100) for entry in charges), "the declared size, not the counted"
+    assert [entry.kind for entry in ledger.entries()] == ["reserve", "commit"] * 2
+
+
+def test_the_receipt_names_the_snapshot_only_keyed(ready: PlantDirectory) -> None:
+    said = go(ready, OPEN).receipt
+    digest = Repository(ready.data).open().digest
+    assert said.snapshot == keyed_digest(digest, b"k" * 32) != digest
+    assert (said.plant, said.mechanism, said.unit, said.simulated) == ("north", "none", "", True)
+    assert (said.epsilon, said.delta) == (0.0, 0.0)
+
+
+def test_the_charge_is_on_the_disk_when_the_first_noise_is_drawn(
+    ready: PlantDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from interplant.privacy import dpsgd
+
+    seen: list[int] = []
+    really: Callable[..., Any] = dpsgd.PrivateOptimizer
+
+    def looks(*args: Any) -> Any:
+        seen.append(len(Ledger(ready.ledger).entries()))
+        return really(*args)
+
+    monkeypatch.setattr(dpsgd, "PrivateOptimizer", looks)
+    go(ready)
+    assert seen == [1]
+
+
+def test_a_round_that_fails_after_its_charge_is_charged_all_the_same(
+    ready: PlantDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from interplant.privacy import dpsgd
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("out of something")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dpsgd, "descend", fails)
+        with pytest.raises(RuntimeError):
+            go(ready)
+    assert [entry.kind for entry in Ledger(ready.ledger).entries()] == ["reserve"]
+    go(ready)
+    assert len(Ledger(ready.ledger).events()) == 2
+
+
+def test_a_spent_budget_refuses_and_charges_nothing(ready: PlantDirectory) -> None:
+    bench = Bench()
+    spent = go(ready, bench=bench).receipt.epsilon
+    edit(ready, lambda plant: setattr(plant.policy.privacy, "epsilon", spent * 1.01))
+    before = Ledger(ready.ledger).entries()
+    with pytest.raises(Refusal) as caught:
+        go(ready, number=2, bench=bench)
+    assert caught.value.code == "budget_spent"
+    assert Ledger(ready.ledger).entries() == before
+
+
+def test_the_budget_counts_at_the_policys_delta_not_the_tasks(ready: PlantDirectory) -> None:
+    """A task with its own delta must not make the same noise look cheaper."""
+    strict = replace(TASK, privacy=Privacy(noise=2.0, delta=1e-9))
+    assert go(ready, strict).receipt.epsilon == Ledger(ready.ledger).spent("data", 1e-5).epsilon
+    edit(ready, lambda plant: setattr(plant.policy.privacy, "delta", 1e-9))
+    at_policy = Ledger(ready.ledger).spent_after(Plan.of(TASK, 100), "data", 1e-9).epsilon
+    edit(ready, lambda plant: setattr(plant.policy.privacy, "epsilon", at_policy * 0.99))
+    assert refused(ready).code == "budget_spent"
+
+
+def test_a_new_snapshot_does_not_renew_the_budget(ready: PlantDirectory) -> None:
+    spent = go(ready).receipt.epsilon
+    Repository(ready.data).snapshot(dataset(4))
+    assert go(ready).receipt.epsilon > spent
+
+
+def test_without_privacy_nothing_is_charged(ready: PlantDirectory) -> None:
+    go(ready, OPEN)
+    assert Ledger(ready.ledger).entries() == []
+
+
+def test_a_ledger_put_back_while_the_trainer_runs_is_noticed(ready: PlantDirectory) -> None:
+    bench = Bench()
+    go(ready, bench=bench)
+    old = ready.ledger.read_bytes()
+    go(ready, number=2, bench=bench)
+    ready.ledger.write_bytes(old)
+    with pytest.raises(Refusal) as caught:
+        go(ready, number=3, bench=bench)
+    assert caught.value.code == "ledger"
+
+
+# --- the update ------------------------------------------------------------------------------------
+
+
+def test_an_update_is_what_the_gateway_lets_out(ready: PlantDirectory) -> None:
+    for task in (TASK, OPEN):
+        trained = go(ready, task)
+        gateway.let_out(ready, task, START, trained, request(task, START))
+        assert any(array.any() for array in trained.update.values())
+
+
+def test_frozen_weights_neither_cross_nor_stop_the_round(ready: PlantDirectory) -> None:
+    """The coordinator sends only what is trained; the update must hold just that."""
+    start = {"shift": np.zeros(1, np.float32)}
+    for task in (model("Frozen", TASK), model("Frozen", OPEN)):
+        trained = train_round(ready, Bench(), "run-1", 1, task, start)
+        gateway.let_out(ready, task, start, trained, request(task, start))
+
+
+def test_without_privacy_a_round_repeats_and_plants_and_rounds_differ(ready: PlantDirectory) -> None:
+    def shift(number: int = 1) -> float:
+        return float(go(ready, OPEN, number).update["shift"][0])
+
+    first = shift()
+    assert shift() == first
+    assert shift(2) != first
+    edit(ready, lambda plant: setattr(plant, "name", "south"))
+    assert shift() != first
+
+
+def test_with_privacy_no_round_repeats(ready: PlantDirectory) -> None:
+    assert go(ready).update["shift"] != go(ready).update["shift"]
+
+
+# --- the windows -----------------------------------------------------------------------------------
+
+
+def test_readings_are_read_once_for_a_snapshot_and_a_task(ready: PlantDirectory, loads: list[str]) -> None:
+    bench = Bench()
+    go(ready, OPEN, 1, bench)
+    kept = bench.windows
+    go(ready, replace(OPEN, training=Training(steps=1), seed=9), 2, bench)
+    assert len(loads) == 1
+    assert bench.windows is kept
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(OPEN, window=Window(5)),
+        replace(OPEN, window=Window(4, 2)),
+        replace(OPEN, target=Target(5.0)),
+        replace(OPEN, contract=replace(OPEN.contract, sensors={"health": Column("share", -1.0, 2.0)})),
+    ],
+)
+def test_windows_of_another_task_are_not_used(ready: PlantDirectory, loads: list[str], other: Task) -> None:
+    bench = Bench()
+    go(ready, OPEN, 1, bench)
+    stale, update = bench.windows, go(ready, other, 2, bench).update
+    assert bench.windows is not stale
+    assert update["shift"] == go(ready, other, 2).update["shift"], "as if nothing had been kept"
+    assert len(loads) == 3
+
+
+def test_windows_of_an_older_snapshot_are_not_used(ready: PlantDirectory, loads: list[str]) -> None:
+    bench = Bench()
+    first = go(ready, OPEN, 1, bench).receipt.snapshot
+    Repository(ready.data).snapshot(dataset(4))
+    assert go(ready, OPEN, 1, bench).receipt.snapshot != first
+    assert len(set(loads)) == 2
+    assert bench.windows is not None
+    assert len(np.unique(bench.windows.machine)) == 4
+
+
+# --- what cannot be trained ------------------------------------------------------------------------
+
+
+def test_a_plant_without_a_snapshot_says_so(bare: PlantDirectory, tiny_models: None) -> None:
+    Repository.create(bare.data, bare.remote)
+    assert refused(bare).code == "no_snapshot"
+    assert not bare.ledger.exists()
+
+
+def test_data_that_lacks_a_column_is_a_broken_contract(ready: PlantDirectory) -> None:
+    sensors = TASK.contract.sensors | {"bore": TASK.contract.sensors["health"]}
+    assert refused(ready, replace(TASK, contract=replace(TASK.contract, sensors=sensors))).code == "contract"
+    assert not ready.ledger.exists() or Ledger(ready.ledger).entries() == []
+
+
+@pytest.mark.parametrize("name", ["tiny_models.Missing", "nowhere.Model", "tiny_models.Odd", "Line"])
+def test_a_model_that_is_not_installed_is_named_as_such(ready: PlantDirectory, name: str) -> None:
+    assert refused(ready, replace(TASK, model=Model(name))).code == "model_missing"
+
+
+def test_weights_of_another_model_do_not_fit(ready: PlantDirectory) -> None:
+    for odd in (
+        {"shift": START["shift"]},
+        START | {"more": START["shift"]},
+        START | {"shift": np.zeros(2, np.float32)},
+    ):
+        with pytest.raises(Refusal) as caught:
+            train_round(ready, Bench(), "run-1", 1, TASK, odd)
+        assert caught.value.code == "model_unfit"
+    assert not ready.ledger.exists() or Ledger(ready.ledger).entries() == []
+
+
+def test_a_model_that_cannot_be_private_says_so_and_costs_nothing(ready: PlantDirectory) -> None:
+    refusal = refused(ready, model("Norm", TASK))
+    assert refusal.code == "model_unfit"
+    assert "mixes the samples" in refusal.detail
+    assert Ledger(ready.ledger).entries() == []
+
+
+def test_the_round_stands_in_the_plants_own_record(ready: PlantDirectory) -> None:
+    go(ready, OPEN, 4)
+    (line,) = map(json.loads, ready.rounds.read_text().splitlines())
+    assert (line["run"], line["round"]) == ("run-1", 4)
+    assert line["finished"] >= line["first_step"]
+    assert not ready.audit.exists(), "nothing has left"
+
+
+def test_a_damaged_snapshot_is_not_trained_on(ready: PlantDirectory) -> None:
+    for path in ready.data.rglob("*.parquet"):
+        path.chmod(0o600)
+        path.write_bytes(b"other")
+    with pytest.raises(InterplantError):
+        go(ready)
+    assert not ready.ledger.exists() or Ledger(ready.ledger).entries() == []

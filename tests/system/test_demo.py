@@ -1,0 +1,119 @@
+"""The demo as a person runs it: real processes, and none left behind."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import processes_of
+
+pytestmark = pytest.mark.system
+
+COMMAND = [sys.executable, "-m", "interplant.cli.main", "demo"]
+
+
+def demo(*words: str, **more: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False, **more)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo") / "interplant-demo"
+
+
+@pytest.fixture(scope="module")
+def done(folder: Path) -> "subprocess.CompletedProcess[str]":
+    return demo("--dir", str(folder), "--rounds", "6", "--json")
+
+
+def test_the_whole_loop_with_real_processes(folder: Path, done: "subprocess.CompletedProcess[str]") -> None:
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    (written,) = (folder / "runs").glob("*/summary.json")
+    assert json.loads(written.read_text()) == document
+    assert written.parent.name == document["run"]
+    assert written.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+
+    assert (document["dataset"], document["simulated"], document["rounds"]) == ("simulated", True, 6)
+    assert document["release"]["signature_verified"] is True
+    assert 0 < document["memory_mb"] < 2500
+    seconds = document["seconds"]
+    assert 0 <= seconds["overhead_per_round"] < seconds["train"] < seconds["total"]
+    assert 0 < seconds["to_first_training"] < seconds["total"]
+
+    assert [plant["name"] for plant in document["plants"]] == ["plant-1", "plant-2", "plant-3", "plant-4"]
+    for plant in document["plants"]:
+        assert plant["release_state"] == "active", plant["release_reason"]
+        assert plant["release"] == document["release"]["id"]
+        assert 0 < plant["epsilon"] < plant["epsilon_budget"]
+        assert (plant["privacy_unit"], plant["delta"]) == ("window", 1e-5)
+        assert plant["rows"] > plant["machines"] > 0
+        assert plant["machine_epsilon"] is None or plant["machine_epsilon"] > plant["epsilon"]
+        for kind in ("alone", "pooled", "federated", "federated_private"):
+            assert 5 < plant[f"rmse_{kind}"] < 125
+    better = [plant["rmse_federated"] < plant["rmse_alone"] for plant in document["plants"]]
+    assert sum(better) >= 3
+
+
+def test_progress_is_told_on_stderr_alone(done: "subprocess.CompletedProcess[str]") -> None:
+    assert "training with privacy: 6 of 6 rounds" in done.stderr
+    assert done.stdout.startswith("{")
+
+
+def test_nothing_is_left_running(folder: Path, done: "subprocess.CompletedProcess[str]") -> None:
+    assert processes_of(folder) == []
+
+
+@pytest.mark.parametrize("moment", ["starting a coordinator", "without privacy: 1 of"])
+def test_ctrl_c_is_one_line_and_leaves_nothing_running(
+    folder: Path, done: "subprocess.CompletedProcess[str]", moment: str
+) -> None:
+    runs = sorted((folder / "runs").iterdir())
+    words = [*COMMAND, "--dir", str(folder), "--rounds", "50"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr
+        for line in child.stderr:
+            if moment in line:
+                time.sleep(0.5)
+                child.send_signal(signal.SIGINT)
+                break
+        said = child.stderr.read()
+        assert child.wait(30) == 1
+    assert said.splitlines()[-1] == "interplant: stopped"
+    assert "Traceback" not in said
+    assert processes_of(folder) == []
+    assert sorted((folder / "runs").iterdir()) == runs
+
+
+def test_a_port_in_use_is_one_line(folder: Path, done: "subprocess.CompletedProcess[str]") -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = demo("--dir", str(folder), "--port", str(port))
+    assert refused.returncode == 1
+    assert str(port) in refused.stderr.splitlines()[-1]
+    assert "Traceback" not in refused.stderr
+    assert processes_of(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--dataset", "mnist"], "expected one of simulated, cmapss, found 'mnist'"),
+        (["--dataset", "cmapss"], "expected --data DIR"),
+        (["--dataset", "cmapss", "--data", "nowhere"], "nowhere: expected cmapss.tar.xz"),
+        (["--engine", "ray"], "expected one of grpc, simulate, flower"),
+    ],
+)
+def test_wrong_words_are_one_line_and_exit_2(words: list[str], sentence: str, tmp_path: Path) -> None:
+    refused = demo("--dir", str(tmp_path / "demo"), *words)
+    assert refused.returncode == 2
+    assert sentence in refused.stderr.splitlines()[-1]
+    assert not (tmp_path / "demo" / "federation").exists()
