@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +14,7 @@ import grpc
 from grpc import aio
 
 from interplant.core import federation_pb2 as pb
-from interplant.core.certificates import utc_now
+from interplant.core.certificates import Identity, utc_now
 from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.federation_pb2_grpc import CoordinatorServicer
 from interplant.core.files import PIECE
@@ -105,16 +105,17 @@ class PlantApi(CoordinatorServicer):
         try:
             yield pb.Notice(welcome=pb.Welcome(federation=self._federation, node_id=node_id))
             await asyncio.to_thread(self._registry.seen, name, request.protocol)
-            left = (caller.not_after - utc_now()).total_seconds()
-            async with asyncio.timeout(left):
-                while (notice := await watcher.notices.get()) is not None:
-                    yield notice
+            while (notice := await _within(watcher.notices.get(), caller)) is not None:
+                yield notice
         except TimeoutError:
             log.info("%s's certificate has ended", name)
         finally:
             self._exchange.leave(watcher)
             log.info("%s is away", name)
-        await context.abort(grpc.StatusCode.ABORTED, "another connection of this plant, its revocation, or its certificate's end")
+        await context.abort(
+            grpc.StatusCode.ABORTED,
+            "another connection of this plant, its revocation, or its certificate's end",
+        )
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.Piece]:  # noqa: N802
         """Stream a blob: a broadcast, or a file of a release."""
@@ -206,6 +207,11 @@ class PlantApi(CoordinatorServicer):
         # A stopped or failed run can be resumed: what its plants have paid for is used then.
         over = run.state == "finished" or number <= run.round
         return pb.Answer.DROP if over else pb.Answer.KEEP
+
+
+async def _within(notice: Awaitable[pb.Notice | None], caller: Identity) -> pb.Notice | None:
+    """Wait for a notice no longer than the caller's certificate lasts."""
+    return await asyncio.wait_for(notice, (caller.not_after - utc_now()).total_seconds())
 
 
 async def _in_time(arriving: AsyncIterator[pb.Piece]) -> AsyncIterator[pb.Piece]:

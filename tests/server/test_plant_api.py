@@ -2,6 +2,7 @@
 
 import threading
 import time
+from datetime import timedelta
 
 import grpc
 import numpy as np
@@ -469,3 +470,13 @@ def test_a_strange_deployment_is_refused(serving, north, deployment, code):
     serving.service.registry.create_release("r-1", None, "turbofan", "0" * 64)
     fails_with(code, north.stub.Deployed, deployment, timeout=10)
     assert serving.service.registry.deployments() == []
+
+
+def test_an_open_stream_ends_with_the_certificate_it_was_opened_under(serving, north, monkeypatch):
+    later = certificates.utc_now() + timedelta(days=40)
+    with north.watch() as stream:
+        monkeypatch.setattr(plant_api, "utc_now", lambda: later)
+        serving.push(serving.question("north"))
+        assert next(stream).HasField("work")
+        assert "certificate's end" in fails_with(grpc.StatusCode.ABORTED, next, stream)
+    serving.until(lambda: not serving.service.exchange.online())
