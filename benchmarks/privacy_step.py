@@ -39,6 +39,7 @@ class Recurrent(nn.Module):
         self.last = nn.Linear(WIDTH, 1)
 
     def forward(self, windows: Tensor) -> Tensor:
+        """Map (batch, channels, window) to (batch, 1)."""
         states, _ = self.recurrent(windows.transpose(1, 2))
         prediction: Tensor = self.last(states[:, -1])
         return prediction
@@ -56,6 +57,7 @@ class Transformer(nn.Module):
         self.last = nn.Linear(width, 1)
 
     def forward(self, windows: Tensor) -> Tensor:
+        """Map (batch, channels, window) to (batch, 1)."""
         flow = self.enter(windows.transpose(1, 2))
         parts = self.attend(self.norms[0](flow)).unflatten(2, (3, 4, -1)).permute(2, 0, 3, 1, 4)
         heads = functional.scaled_dot_product_attention(*parts.unbind())
@@ -128,9 +130,7 @@ def one_pass(model: nn.Module, plan: Plan, x: Tensor, y: Tensor) -> Step:
     chosen = np.arange(len(x))
 
     def step() -> None:
-        batches = [
-            (x[part[0] : part[-1] + 1], y[part[0] : part[-1] + 1]) for part in onepass.physical(chosen)
-        ]
+        batches = [(x[part[0] : part[-1] + 1], y[part[0] : part[-1] + 1]) for part in engine.physical(chosen)]
         onepass.descend(engine, optimizer, loss, batches)
 
     return step
@@ -151,7 +151,7 @@ def opacus(model: nn.Module, plan: Plan, mode: str, x: Tensor, y: Tensor) -> Ste
 def works(step: Step) -> bool:
     try:
         step()
-    except Exception:  # each mode fails in its own way on layers it does not know
+    except Exception:  # noqa: BLE001 # each mode fails in its own way on layers it does not know
         return False
     return True
 

@@ -21,7 +21,7 @@ from interplant.client.outbox import Outbox
 from interplant.client.trainer import WarmTrainer
 from interplant.core import certificates, flower, logs, processes
 from interplant.core import federation_pb2 as pb
-from interplant.core.errors import InterplantError, UsageError
+from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.release import ReleaseRefused
 from interplant.core.wire import blob_of, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
 
@@ -191,15 +191,22 @@ class Agent:
                 for file in offer.files:
                     self._connected().fetch(file.blob, folder / Path(file.name).name)
                 deployment.accept(self._plant, offer.id)
-                self._trainer.try_release(offer.id)
+                self._try(offer.id)
             except ReleaseRefused as error:
                 log.error("release %s refused: %s", offer.id, error)
         self._report(offer.id)
 
+    def _try(self, release: str) -> None:
+        """Try a release; a trial that met a fault has left a verdict, one whose trainer died is tried again."""
+        try:
+            self._trainer.try_release(release)
+        except Refusal as refusal:
+            log.error("release %s: %s", release, refusal)
+
     def _finish_releases(self) -> None:
         """Try what an earlier process received and did not finish."""
         for release in deployment.untried(self._plant):
-            self._trainer.try_release(release)
+            self._try(release)
             self._report(release)
 
     def _tell_of_approval(self) -> None:

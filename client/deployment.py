@@ -164,6 +164,17 @@ def try_release(plant: PlantDirectory, folder: Path) -> Verdict:
     return _record(plant, folder.name, verdict)
 
 
+def record_fault(plant: PlantDirectory, release: str, fault: str) -> Verdict:
+    """Refuse a release whose trial met a fault, so that nobody waits for a verdict; remove it to try again.
+
+    Args:
+        plant: The plant's directory.
+        release: The release's id.
+        fault: For the plant's own people.
+    """
+    return _record(plant, release, _refusal(Refusal("internal", fault)))
+
+
 def approve(plant: PlantDirectory, release: str) -> Verdict:
     """Activate a release that has passed the gate and waits for a person.
 

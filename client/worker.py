@@ -87,9 +87,13 @@ def _train(plant: PlantDirectory, bench: Any, job: dict[str, Any]) -> dict[str, 
 
 
 def _try(plant: PlantDirectory, job: dict[str, Any]) -> dict[str, Any]:
-    from interplant.client.deployment import try_release
+    from interplant.client import deployment
 
-    try_release(plant, plant.releases / job["release"])
+    try:
+        deployment.try_release(plant, plant.releases / job["release"])
+    except Exception as error:
+        deployment.record_fault(plant, job["release"], f"{type(error).__name__}: {error}")
+        raise
     return {}
 
 

@@ -9,7 +9,7 @@ Importing this module imports torch and Opacus.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +26,11 @@ from interplant.privacy.dpsgd import Loss, PrivateOptimizer, finish
 from interplant.privacy.onepass_layers import SHARES, Share
 from interplant.privacy.onepass_recurrent import Tape
 
-PHYSICAL = 512
-"""Samples in one physical batch; it bounds memory, and never changes the result."""
+PHYSICAL_BYTES = 16 << 20
+"""Memory for what a physical batch keeps of its layers; it changes speed, never the result."""
+
+PHYSICAL_SAMPLES = 256, 1024
+"""Samples in a physical batch before the layers have been seen, and the most at any time."""
 
 CLIPPINGS = ("norm", "normalised")
 
@@ -110,6 +113,7 @@ class OnePass:
             raise InterplantError(f"expected clipping {' or '.join(CLIPPINGS)}, found {clipping!r}")
         self.model, self.clip, self.clipping = model, clip, clipping
         self.parameters = [own for own in model.parameters() if own.requires_grad]
+        self.samples = PHYSICAL_SAMPLES[0]
         self._seen: list[Seen] = []
         self._tape = Tape()
         self._watched = [layer for layer in model.modules() if _trained(layer)]
@@ -154,16 +158,20 @@ class OnePass:
             total = loss(self.model(x).reshape(-1), y).sum()
         seen, tape = self._seen, self._tape
         self._seen, self._tape = [], Tape()
-        _check(seen, len(x))
-        places = [one.output for one in seen]
-        grads = torch.autograd.grad(total, [*places, tape.token], allow_unused=True)
+        places = [*(one.output for one in seen), get_gradient_edge(tape.token)]
+        *grads, _ = torch.autograd.grad(total, places, allow_unused=True)
+        _check(seen, tape, len(x))
+        self.samples = _physical_samples(seen, tape, len(x))
         shares = [
             SHARES[type(one.layer)](one.layer, one.inputs, grad)
-            for one, grad in zip(seen, grads, strict=False)
+            for one, grad in zip(seen, grads, strict=True)
             if grad is not None
         ]
-        _check_tape(tape, len(x))
         return [*shares, *tape.as_shares()]
+
+    def physical(self, chosen: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Split a logical batch evenly so that what its layers keep stays within `PHYSICAL_BYTES`."""
+        return np.array_split(chosen, -(-len(chosen) // self.samples)) if len(chosen) else []
 
     def _see(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if not inputs:
@@ -175,7 +183,8 @@ class OnePass:
         """Let recurrent layers run by `onepass_time`."""
         layers = [layer for layer in self._watched if isinstance(layer, RECURRENT)]
         for layer in layers:
-            layer.forward = functools.partial(onepass_time.run, layer, self._tape)  # type: ignore[method-assign]
+            run: Any = functools.partial(onepass_time.run, layer, self._tape)
+            layer.forward = run
         try:
             yield
         finally:
@@ -187,26 +196,26 @@ class OnePass:
         return torch.zeros_like(own) if found is None else found
 
 
-def _check(seen: list[Seen], count: int) -> None:
+def _check(seen: list[Seen], tape: Tape, count: int) -> None:
     """Refuse what would give wrong norms."""
-    if len({one.layer for one in seen}) < len(seen):
+    calls = [one.layer for one in seen] + [share.weights for share in tape.shares]
+    if len(set(calls)) < len(calls):
         raise InterplantError("one-pass DP-SGD: a layer is called more than once in a pass")
-    for one in seen:
-        if one.inputs._version != one.version:
-            raise InterplantError("one-pass DP-SGD: a layer's input is changed in place after its use")
-        if one.inputs.shape[:1] != (count,):
-            raise InterplantError(
-                f"one-pass DP-SGD: expected every layer's inputs as (samples, ...) with {count} samples, "
-                f"found {tuple(one.inputs.shape)} at {type(one.layer).__name__}"
-            )
+    if any(one.inputs._version != one.version for one in seen):
+        raise InterplantError("one-pass DP-SGD: a layer's input is changed in place after its use")
+    sizes = [len(one.inputs) for one in seen] + [share.inputs.shape[1] for share in tape.shares]
+    if any(size != count for size in sizes):
+        raise InterplantError(
+            f"one-pass DP-SGD: expected every layer to see the batch's {count} samples apart, "
+            f"found layers that see {sorted(set(sizes))}"
+        )
 
 
-def _check_tape(tape: Tape, count: int) -> None:
-    places = {share.weights for share in tape.shares}
-    if len(places) < len(tape.shares):
-        raise InterplantError("one-pass DP-SGD: a recurrent layer is called more than once in a pass")
-    if any(share.inputs.shape[1] != count for share in tape.shares):
-        raise InterplantError("one-pass DP-SGD: a recurrent layer's sequences are not the batch's samples")
+def _physical_samples(seen: list[Seen], tape: Tape, count: int) -> int:
+    """How many samples fit into `PHYSICAL_BYTES`; it follows from shapes alone."""
+    kept = sum(one.inputs.numel() for one in seen)
+    kept += sum(share.inputs.numel() + share.gates.numel() for share in tape.shares)
+    return max(1, min(PHYSICAL_SAMPLES[1], PHYSICAL_BYTES * count // (8 * max(1, kept))))
 
 
 def clip_factors(norms: Tensor, clip: float, clipping: str) -> Tensor:
@@ -252,8 +261,3 @@ def descend(
         optimizer.sums = found.sums
         optimizer.empty_batch()  # Opacus asks for per-sample gradients: there are none
         finish(optimizer, last=number == len(batches))
-
-
-def physical(chosen: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Split a logical batch into physical ones of `PHYSICAL` samples at most."""
-    return [chosen[start : start + PHYSICAL] for start in range(0, len(chosen), PHYSICAL)]

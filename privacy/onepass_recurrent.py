@@ -6,7 +6,7 @@ what a share is. Importing this module imports torch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -75,8 +75,8 @@ class RecurrentShare:
         """Inputs, states and gates as (N, T, ...)."""
         return self.inputs.transpose(0, 1), self.before.transpose(0, 1), self.gates.transpose(0, 1)
 
-    def _blank(self, bad: Tensor) -> dict[str, Tensor]:
-        return {name: blank(getattr(self, name), bad, 1) for name in ("inputs", "before", "gates")}
+    def _blank(self, bad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return blank(self.inputs, bad, 1), blank(self.before, bad, 1), blank(self.gates, bad, 1)
 
     def _sums(self, into: slice, hidden: slice, orders: Sequence[tuple[int, ...]], factors: Tensor) -> Sums:
         """Sums for those that are trained, from the gates' columns that the two maps end in."""
@@ -117,7 +117,7 @@ class GruShare(RecurrentShare):
 
     def without(self, bad: Tensor) -> "GruShare":
         """See `onepass_layers.Share`."""
-        return replace(self, **self._blank(bad))
+        return GruShare(self.weights, *self._blank(bad))
 
     def clipped_sums(self, factors: Tensor) -> Sums:
         """See `onepass_layers.Share`."""
@@ -139,7 +139,7 @@ class LstmShare(RecurrentShare):
 
     def without(self, bad: Tensor) -> "LstmShare":
         """See `onepass_layers.Share`."""
-        return replace(self, **self._blank(bad))
+        return LstmShare(self.weights, *self._blank(bad))
 
     def clipped_sums(self, factors: Tensor) -> Sums:
         """See `onepass_layers.Share`."""

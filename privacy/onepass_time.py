@@ -135,7 +135,7 @@ class _Lstm(torch.autograd.Function):
         ctx.weights, ctx.tape, ctx.inputs = weights, tape, inputs
         ctx.set_materialize_grads(False)
         weight_in, weight_hidden, bias_in, bias_hidden = weights.values()
-        size, bias = start.shape[1], None if bias_in is None else bias_in + bias_hidden
+        size, bias = start.shape[1], _both(bias_in, bias_hidden)
         gates = _input_part(inputs, weight_in, bias, LSTM_ORDER)
         across = ordered(weight_hidden, LSTM_ORDER).T
         states, cells = (inputs.new_empty((len(inputs) + 1, *start.shape)) for _ in range(2))
@@ -193,6 +193,10 @@ def _input_part(inputs: Tensor, weight: Tensor, bias: Tensor | None, order: tupl
     """The gates' sums as far as the inputs make them, for all steps: (T, N, kH)."""
     moved = None if bias is None else ordered(bias, order)
     return functional.linear(inputs, ordered(weight, order), moved)
+
+
+def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return None if one is None or other is None else one + other
 
 
 def _affine(bias: Tensor | None, state: Tensor, weight: Tensor, out: Tensor) -> None:

@@ -533,3 +533,22 @@ def test_a_good_copy_after_a_bad_one_is_tried(federation: Federation) -> None:
         deployment.accept(federation.plant, "r-1")
     federation.deliver(folder)
     assert deployment.untried(federation.plant) == ["r-1"]
+
+
+def test_a_fault_in_a_trial_is_a_verdict_and_the_champion_stays(
+    plant: PlantDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from interplant.client import worker
+
+    def fail(directory: PlantDirectory, folder: Path) -> None:
+        raise RuntimeError("the disk ate row 7")
+
+    monkeypatch.setattr(deployment, "try_release", fail)
+    answer = worker._answer(plant, None, {"kind": "try", "release": "r-1"})
+    assert answer["refusal"] == "internal"
+    verdict = deployment.verdict_of(plant, "r-1")
+    assert verdict is not None
+    assert (verdict.state, verdict.code) == ("refused", "internal")
+    assert "row 7" in verdict.sentence
+    assert deployment.champion(plant) is None
+    assert deployment.report_for_coordinator(plant.load().policy, verdict)[1] in ("", "internal")

@@ -68,5 +68,7 @@ def test_nothing_is_planned_without_privacy_or_size(bare: PlantDirectory) -> Non
     assert caught.value.code == "undeclared_size"
 
 
-def test_planning_needs_no_model(bare: PlantDirectory) -> None:
-    assert forecast_at(bare, replace(TASK, model=Model("not.installed.here"))).task == "wear"
+def test_planning_needs_no_model(bare: PlantDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "ROUNDS", ())
+    edit(bare, lambda plant: setattr(plant.policy.privacy, "epsilon", 1e-3))
+    assert forecast_at(bare, replace(TASK, rounds=1, model=Model("not.installed.here"))).rounds_left == 0
