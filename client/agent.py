@@ -197,7 +197,7 @@ class Agent:
         self._report(offer.id)
 
     def _try(self, release: str) -> None:
-        """Try a release; a trial that met a fault has left a verdict, one whose trainer died is tried again."""
+        """Try a release; a fault has left a verdict, and one whose trainer died is tried again later."""
         try:
             self._trainer.try_release(release)
         except Refusal as refusal:

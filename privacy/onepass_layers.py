@@ -259,8 +259,9 @@ class NormShare:
         """Gradients (N, C) of a GroupNorm on (N, C, ...), (N, D) of a LayerNorm on (N, ..., D)."""
         if isinstance(layer, nn.GroupNorm):
             scaled = grads * functional.group_norm(inputs, layer.num_groups, eps=layer.eps)
-            ones = grads.new_ones(grads[0, 0].numel())  # a product adds up faster than a sum does
-            return cls(layer, scaled.flatten(2) @ ones, grads.flatten(2) @ ones)
+            rows, ones = (*grads.shape[:2], -1), grads.new_ones(grads[0, 0].numel())
+            # A product with ones adds up faster than a sum does.
+            return cls(layer, scaled.reshape(rows) @ ones, grads.reshape(rows) @ ones)
         scaled = grads * functional.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
         shape = (len(inputs), -1, *layer.normalized_shape)
         return cls(layer, *(part.reshape(shape).sum(1).flatten(1) for part in (scaled, grads)))

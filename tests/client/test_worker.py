@@ -30,16 +30,21 @@ NICE = 7
 THREADS = 2
 
 PARENT = """
-import sys
+import sys, time
 from pathlib import Path
 from interplant.client.directory import PlantDirectory
 from interplant.client.trainer import WarmTrainer
-from interplant.core import config
-from interplant.core.wire import from_bytes
-plant, task, weights = sys.argv[1:]
-trainer = WarmTrainer(PlantDirectory(Path(plant)))
-trainer.train("run", 1, config.task_from_json(Path(task).read_text()), from_bytes(Path(weights).read_bytes()))
+WarmTrainer(PlantDirectory(Path(sys.argv[1]))).warm_up()
+time.sleep(60)
 """
+
+BUSY = """
+import os, time
+from pathlib import Path
+Path(__file__).with_name("said").write_text(str(os.getpid()))
+time.sleep(60)
+"""
+"""In place of torch: a trainer that is at work for a minute, with a start of no seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -165,21 +170,24 @@ def test_its_death_in_a_job_is_told_at_once_and_the_next_job_works(
     assert not psutil.pid_exists(idle)
 
 
-def test_it_does_not_outlive_a_killed_parent(plant: PlantDirectory, installed: Path, tmp_path: Path) -> None:
-    """In the middle of a job, where nobody reads standard input."""
-    from interplant.core.wire import to_bytes
-
-    said, task, weights = tmp_path / "said", tmp_path / "task", tmp_path / "weights"
-    task.write_text(config.to_json(model("Slow", OPEN, said=str(said))))
-    weights.write_bytes(to_bytes(START))
-    words = [str(plant.path), str(task), str(weights)]
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, *words])
+def test_it_does_not_outlive_a_killed_parent(
+    plant: PlantDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of something, where nobody reads standard input."""
+    said = tmp_path / "said"
+    (tmp_path / "torch.py").write_text(BUSY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(plant.path)])
     try:
         until(lambda: said.exists() and said.read_text())
         worker = psutil.Process(int(said.read_text()))
+        assert worker.is_running()
         parent.kill()
         parent.wait()
-        worker.wait(5)
+        _, alive = psutil.wait_procs([worker], 5)
+        for one in alive:
+            one.kill()
+        assert alive == []
     finally:
         parent.kill()
         parent.wait()
