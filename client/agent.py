@@ -158,6 +158,17 @@ class Agent:
             self._under_way.discard(work.message_id)
 
     def _answer(self, work: pb.Parcel) -> pb.Parcel:
+        """Take part, or say that it was not possible: the round does not wait for a plant that cannot."""
+        try:
+            return self._take_part(work)
+        except (AwayError, TurnedAwayError):
+            raise
+        except Exception:  # nothing of it leaves but a code
+            log.exception("message %s cannot be answered", work.message_id)
+        let_out_words(self._plant, "refusal", {"message": work.message_id, "code": "internal"})
+        return pb.Parcel(reply_to=work.message_id, error="internal")
+
+    def _take_part(self, work: pb.Parcel) -> pb.Parcel:
         link = self._connected()
         path = self._plant.fetched / work.body.sha256
         self._forget_other_blobs(path)

@@ -175,6 +175,8 @@ def test_work_that_cannot_be_had_does_not_stop_the_next(
     until(lambda: message_id in coordinator.bodies)
     assert fake.trained == [("run-1", 2)]
     assert len(coordinator.dialled) == 1
+    refused = [(offer.reply_to, offer.error) for offer in coordinator.offers if offer.error]
+    assert refused == [("run-1.1.8", "internal")], "who asked is not left waiting"
 
 
 def test_blobs_do_not_pile_up(running: Running, coordinator: Scripted, joined: PlantDirectory) -> None:
