@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from opacus.layers import DPGRU, DPLSTM
 from torch import Tensor, nn
 from torch.nn import functional
 
 from interplant.core.networks import Cnn1d
 from interplant.privacy import dpsgd, onepass
+from interplant.privacy.optimizers import Adam
 from interplant.privacy.plan import Plan
 
 CHANNELS, WINDOW, WIDTH = 14, 30, 64
@@ -96,8 +98,6 @@ def loss(prediction: Tensor, target: Tensor) -> Tensor:
 
 def fit_for_opacus(name: str) -> nn.Module:
     """The model with Opacus's own recurrent layers: it knows no others."""
-    from opacus.layers import DPGRU, DPLSTM
-
     own = {"gru": DPGRU, "lstm": DPLSTM}
     return Recurrent(own[name]) if name in own else MODELS[name]()
 
@@ -114,7 +114,7 @@ def steps(name: str, x: Tensor, y: Tensor, modes: tuple[str, ...]) -> dict[str, 
 
 
 def plain(model: nn.Module, x: Tensor, y: Tensor) -> Step:
-    optimizer = torch.optim.Adam(model.parameters())
+    optimizer = Adam(model.parameters(), 1e-3)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -126,7 +126,7 @@ def plain(model: nn.Module, x: Tensor, y: Tensor) -> Step:
 
 def one_pass(model: nn.Module, plan: Plan, x: Tensor, y: Tensor) -> Step:
     engine = onepass.OnePass(model, plan.clip)
-    optimizer = onepass.OnePassOptimizer(torch.optim.Adam(model.parameters()), plan)
+    optimizer = onepass.OnePassOptimizer(Adam(model.parameters(), 1e-3), plan)
     chosen = np.arange(len(x))
 
     def step() -> None:
@@ -138,7 +138,7 @@ def one_pass(model: nn.Module, plan: Plan, x: Tensor, y: Tensor) -> Step:
 
 def opacus(model: nn.Module, plan: Plan, mode: str, x: Tensor, y: Tensor) -> Step:
     wrapped = dpsgd.wrap(model, mode)
-    optimizer = dpsgd.PrivateOptimizer(torch.optim.Adam(model.parameters()), plan)
+    optimizer = dpsgd.PrivateOptimizer(Adam(model.parameters(), 1e-3), plan)
     parts = dpsgd.physical(np.arange(len(x)), model)
 
     def step() -> None:

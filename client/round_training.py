@@ -88,6 +88,7 @@ def train_round(
             plan=plan,
             reserve=reserve,
             seed=_seed(task, number, plant.name),
+            engine=task.privacy.engine,
         )
     except Refusal:
         raise

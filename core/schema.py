@@ -100,9 +100,14 @@ class Training:
 
 @dataclass
 class Privacy:
-    """How training is made private. ``clip`` is an L2 norm; ``noise`` multiplies it."""
+    """How training is made private. ``clip`` is an L2 norm; ``noise`` multiplies it.
+
+    ``engine`` changes speed, never what is charged: ``onepass`` and ``auto`` compute private steps in one
+    pass where the model's layers allow it, and with Opacus elsewhere, which ``onepass`` warns of.
+    """
 
     mechanism: str = "dp-sgd"
+    engine: str = "opacus"
     unit: str = "window"
     clip: float = 1.0
     noise: float = 1.0
@@ -164,6 +169,7 @@ class Task:
         _one_of(training.optimizer, ("adam", "sgd"), "training.optimizer")
         _one_of(training.loss, ("mse", "huber"), "training.loss")
         _one_of(privacy.mechanism, ("dp-sgd", "none"), "privacy.mechanism")
+        _one_of(privacy.engine, ("auto", "onepass", "opacus"), "privacy.engine")
         _one_of(privacy.unit, ("window",), "privacy.unit")
         # Far outside, single precision and the accountants have no digits left.
         _between(privacy.clip, 1e-6, 1e6, "privacy.clip")

@@ -5,6 +5,7 @@ A validator that goes by layer types lets through a model that mixes samples or 
 """
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,27 +16,52 @@ from interplant.core.errors import InterplantError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+log = logging.getLogger(__name__)
+
 MODES = ("ew", "hooks", "functorch")
 """Opacus's ways to per-sample gradients, fastest first."""
 
 
-def check_model(model: "nn.Module", shape: tuple[int, ...]) -> str:
+ENGINES = ("auto", "onepass", "opacus")
+"""Who computes private steps: `onepass` where it can and Opacus elsewhere, or Opacus always."""
+
+
+def check_model(model: "nn.Module", shape: tuple[int, ...], engine: str = "opacus") -> str:
     """Refuse a model that differential privacy cannot protect; choose how to get its gradients.
 
     Args:
         model: The model; it is not changed.
         shape: Shape of one input, without the batch.
+        engine: One of `ENGINES`. ``onepass`` and ``auto`` choose alike; where one pass cannot handle the
+            model, the first warns and the second notes it.
 
     Returns:
-        The fastest of `MODES` whose per-sample gradients are right on this model.
+        ``onepass``, or the fastest of `MODES` whose per-sample gradients are right on this model.
 
     Raises:
         InterplantError: Why, and the way out.
     """
-    _check_layers(model)
+    _check_trainable(model)
+    reason = "" if engine == "opacus" else _not_in_one_pass(model)
+    tried = engine != "opacus" and not reason
+    if not tried:
+        _check_layers(model)
     probe, inputs, other = _probe(model, shape)
     _check_buffers(probe, inputs)
     _check_independent(probe, inputs, other)
+    if tried:
+        if _one_pass_right(probe, inputs):
+            return "onepass"
+        reason = "its norms are not those of single samples on this model"
+        _check_layers(model)
+    mode = _opacus_mode(probe, inputs)
+    if reason:
+        level = logging.WARNING if engine == "onepass" else logging.INFO
+        log.log(level, "one-pass DP-SGD is not used: %s; Opacus (%s) is used", reason, mode)
+    return mode
+
+
+def _opacus_mode(probe: "nn.Module", inputs: "Tensor") -> str:
     for mode in MODES:
         if _right(probe, inputs, mode):
             return mode
@@ -44,11 +70,20 @@ def check_model(model: "nn.Module", shape: tuple[int, ...]) -> str:
     )
 
 
+def _not_in_one_pass(model: "nn.Module") -> str:
+    from interplant.privacy import onepass
+
+    return onepass.unsupported(model) or ""
+
+
+def _check_trainable(model: "nn.Module") -> None:
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InterplantError("the model has no trainable parameter; there is nothing to train")
+
+
 def _check_layers(model: "nn.Module") -> None:
     from opacus.validators import ModuleValidator
 
-    if not any(p.requires_grad for p in model.parameters()):
-        raise InterplantError("the model has no trainable parameter; there is nothing to train")
     errors = ModuleValidator.validate(copy.deepcopy(model).train(), strict=False)
     if errors:
         raise InterplantError(
@@ -149,6 +184,30 @@ def _right(probe: "nn.Module", inputs: "Tensor", mode: str) -> bool:
         )
     except Exception:  # noqa: BLE001 # each mode fails in its own way on layers it does not know
         return False
+
+
+def _one_pass_right(probe: "nn.Module", inputs: "Tensor") -> bool:
+    """Compare one pass with torch's own gradients: every norm, and a sum that clips some samples."""
+    import torch
+
+    from interplant.privacy import onepass
+
+    single = [_alone(probe, inputs, index) for index in range(len(inputs))]
+    norms = torch.stack([torch.cat([part.flatten() for part in one]).norm() for one in single])
+    clip = float(norms.median())
+    factors = onepass.clip_factors(norms, clip, "norm")
+    try:
+        with _same_dropout():
+            found = onepass.OnePass(copy.deepcopy(probe), clip).clipped(
+                _square, inputs, torch.zeros(len(inputs))
+            )
+    except InterplantError:
+        return False
+    columns = (torch.stack(column) for column in zip(*single, strict=True))
+    return torch.allclose(norms, found.norms, rtol=1e-3, atol=1e-5) and all(
+        torch.allclose(torch.tensordot(factors, column, 1), total, rtol=1e-3, atol=1e-5)
+        for column, total in zip(columns, found.sums, strict=True)
+    )
 
 
 def _alone(probe: "nn.Module", inputs: "Tensor", index: int) -> "tuple[Tensor, ...]":

@@ -7,6 +7,7 @@ plain training, repeatable from a seed.
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from interplant.privacy.plan import Plan
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from interplant.privacy.dpsgd import Loss
+    from interplant.privacy.dpsgd import Loss, PrivateOptimizer
     from interplant.privacy.optimizers import Sgd
 
 Array = NDArray[np.float32]
@@ -52,6 +53,7 @@ def train(
     plan: Plan | None,
     reserve: Callable[[], object],
     seed: int = 0,
+    engine: str = "opacus",
 ) -> Trained:
     """Train a copy of ``model`` for one round.
 
@@ -65,6 +67,8 @@ def train(
             writes the charge to the ledger; what it raises stops the round. Not called without a
             plan.
         seed: Shuffles the batches without a plan; with one, nothing.
+        engine: Who computes private steps: one of `checks.ENGINES`. It changes speed, never what is
+            charged.
 
     Raises:
         InterplantError: The model cannot be trained privately, or the data's shape does not fit.
@@ -73,7 +77,7 @@ def train(
     trained = copy.deepcopy(model).train()
     if plan is None:
         return _plain(model, trained, x, y, training, seed)
-    return _private(model, trained, x, y, training, plan, reserve)
+    return _private(model, trained, x, y, training, plan, reserve, engine)
 
 
 def _private(
@@ -84,21 +88,41 @@ def _private(
     training: Training,
     plan: Plan,
     reserve: Callable[[], object],
+    engine: str,
 ) -> Trained:
     import torch
 
-    from interplant.privacy import checks, dpsgd
+    from interplant.privacy import checks
 
-    mode = checks.check_model(trained, x.shape[1:])
+    mode = checks.check_model(trained, x.shape[1:], engine)
     reserve()
-    wrapped = dpsgd.wrap(trained, mode)
-    optimizer = dpsgd.PrivateOptimizer(_optimizer(trained, training), plan)
-    windows, targets, loss = torch.from_numpy(x), torch.from_numpy(y), _loss(training)
+    stepper = _stepper(trained, mode, _optimizer(trained, training), _loss(training), plan)
+    windows, targets = torch.from_numpy(x), torch.from_numpy(y)
     for chosen in plan.batches(len(x)):
-        parts = [torch.from_numpy(part) for part in dpsgd.physical(chosen, trained)]
-        batches = [(windows[part], targets[part]) for part in parts]
-        dpsgd.descend(wrapped, optimizer, loss, batches)
-    return Trained(_difference(model, trained), plan.steps, mode, optimizer.zeroed)
+        parts = [torch.from_numpy(part) for part in stepper.physical(chosen)]
+        stepper.descend([(windows[part], targets[part]) for part in parts])
+    return Trained(_difference(model, trained), plan.steps, mode, stepper.optimizer.zeroed)
+
+
+@dataclass(frozen=True)
+class _Stepper:
+    """How to cut a logical batch into physical ones, and how to take a step on them."""
+
+    physical: "Callable[[NDArray[np.int64]], list[NDArray[np.int64]]]"
+    descend: "Callable[[list[tuple[Tensor, Tensor]]], None]"
+    optimizer: "PrivateOptimizer"
+
+
+def _stepper(model: "nn.Module", mode: str, optimizer: "Sgd", loss: "Loss", plan: Plan) -> _Stepper:
+    from interplant.privacy import dpsgd, onepass
+
+    if mode == "onepass":
+        engine, ours = onepass.OnePass(model, plan.clip), onepass.OnePassOptimizer(optimizer, plan)
+        return _Stepper(engine.physical, partial(onepass.descend, engine, ours, loss), ours)
+    wrapped, opacus = dpsgd.wrap(model, mode), dpsgd.PrivateOptimizer(optimizer, plan)
+    return _Stepper(
+        partial(dpsgd.physical, model=model), partial(dpsgd.descend, wrapped, opacus, loss), opacus
+    )
 
 
 def _plain(

@@ -17,6 +17,7 @@ from interplant.core.schema import Column, Model, Privacy, Target, Task, Trainin
 from interplant.data.snapshots import Repository, keyed_digest
 from interplant.privacy.ledger import Ledger
 from interplant.privacy.plan import Plan
+from interplant.privacy.training import train
 
 from .conftest import OPEN, START, TASK, dataset, edit, model, request
 
@@ -132,6 +133,22 @@ def test_a_new_snapshot_does_not_renew_the_budget(ready: PlantDirectory) -> None
     spent = go(ready).receipt.epsilon
     Repository(ready.data).snapshot(dataset(4))
     assert go(ready).receipt.epsilon > spent
+
+
+@pytest.mark.parametrize("engine", ["auto", "onepass", "opacus"])
+def test_the_tasks_engine_is_asked_for_the_steps_and_charged_alike(
+    ready: PlantDirectory, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def spy(*args: Any, **words: Any) -> Any:
+        asked.append(words["engine"])
+        return train(*args, **words)
+
+    monkeypatch.setattr(round_training, "train", spy)
+    go(ready, replace(TASK, privacy=replace(TASK.privacy, engine=engine)))
+    assert asked == [engine]
+    assert len(Ledger(ready.ledger).entries()) == 2, "reserved and committed"
 
 
 def test_without_privacy_nothing_is_charged(ready: PlantDirectory) -> None:

@@ -139,6 +139,7 @@ def test_an_impossible_value_is_named_with_its_line(
         ("privacy: {mechanism: magic}", "privacy.mechanism"),
         ("privacy: {unit: plant}", "privacy.unit"),
         ("privacy: {clip: 0}", "privacy.clip"),
+        ("privacy: {engine: fast}", "privacy.engine"),
         ("privacy: {noise: 0}", "privacy.noise"),
         ("privacy: {delta: 1}", "privacy.delta"),
         ("privacy: {noise: 1.0e+6}", "privacy.noise"),

@@ -15,7 +15,11 @@ from interplant.core.errors import InterplantError
 from interplant.core.networks import Cnn1d
 from interplant.privacy import dpsgd, onepass, onepass_layers
 from interplant.privacy.onepass import OnePass, OnePassOptimizer, clip_factors, descend, unsupported
+from interplant.privacy.optimizers import Sgd
 from interplant.privacy.plan import Plan
+
+# Torch's word on the speed of even kernels.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
 CHANNELS, WINDOW = 5, 12
 PLAN = Plan("window", records=200, batch=40, noise=1.0, clip=1.0, steps=1, delta=1e-5)
@@ -43,9 +47,9 @@ class Sequence(nn.Module):
 class Bare(nn.Module):
     """Nothing trained below the recurrent layer; reads the last states instead of the output."""
 
-    def __init__(self, kind: type[nn.Module]) -> None:
+    def __init__(self, kind: type[nn.Module], width: int = 3) -> None:
         super().__init__()
-        self.recurrent = kind(CHANNELS, 3, batch_first=True)
+        self.recurrent = kind(CHANNELS, width, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         _, state = self.recurrent(x.transpose(1, 2))
@@ -133,6 +137,8 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "in place": Changing,
     "bare gru": lambda: Bare(nn.GRU),
     "bare lstm": lambda: Bare(nn.LSTM),
+    "wide gru": lambda: Bare(nn.GRU, 40),
+    "wide lstm": lambda: Bare(nn.LSTM, 40),
     "handed gru": lambda: Handed(nn.GRU),
     "handed lstm": lambda: Handed(nn.LSTM),
 }
@@ -214,7 +220,7 @@ def test_the_clipped_sum_is_opacuss(name: str) -> None:
     plan = Plan("window", records=9, batch=9, noise=1.0, clip=clip, steps=1, delta=1e-5)
     other = copy.deepcopy(model)
     wrapped = dpsgd.wrap(other, "functorch")
-    optimizer = dpsgd.PrivateOptimizer(torch.optim.SGD(other.parameters()), plan)
+    optimizer = dpsgd.PrivateOptimizer(Sgd(other.parameters(), 1.0), plan)
     dpsgd.per_sample(wrapped, squares, x, y)
     optimizer.clip_and_accumulate()
     expected = [parameter.summed_grad for parameter in other.parameters()]
@@ -234,7 +240,7 @@ def test_opacuss_own_recurrent_layers_give_the_same_sum(name: str) -> None:
             parameter.copy_(own[key])
     clip = middle(ours, x, y)
     plan = Plan("window", records=7, batch=7, noise=1.0, clip=clip, steps=1, delta=1e-5)
-    optimizer = dpsgd.PrivateOptimizer(torch.optim.SGD(theirs.parameters()), plan)
+    optimizer = dpsgd.PrivateOptimizer(Sgd(theirs.parameters(), 1.0), plan)
     dpsgd.per_sample(dpsgd.wrap(theirs, "hooks"), squares, x, y)
     optimizer.clip_and_accumulate()
     expected = {key: parameter.summed_grad for key, parameter in theirs.named_parameters()}
@@ -253,9 +259,21 @@ def test_normalised_clipping_brings_every_gradient_near_the_clip(name: str) -> N
     assert 0.6 < length <= 0.7
 
 
+def test_the_factors_are_those_of_the_papers() -> None:
+    """A gradient of zero stays one, also under normalised clipping."""
+    norms = torch.tensor([0.0, 0.5, 2.0, 1e20])
+    bounded = clip_factors(norms, 1.0, "norm")
+    torch.testing.assert_close(bounded, torch.tensor([1.0, 1.0, 0.5, 1e-20]))
+    brought = clip_factors(norms, 1.0, "normalised")
+    torch.testing.assert_close(brought, torch.tensor([100.0, 1 / 0.51, 1 / 2.01, 1e-20]))
+    for factors in (bounded, brought):
+        assert (factors * norms <= 1.0).all()
+
+
 @pytest.mark.parametrize("frozen", ["weight", "bias"])
 @pytest.mark.parametrize(
-    "name", ["linear", "cnn1d", "layer norm", "GRU {}", "LSTM {}", "LSTM {'num_layers': 2}"]
+    "name",
+    ["linear", "cnn1d", "layer norm", "GRU {}", "LSTM {}", "LSTM {'num_layers': 2}", "wide gru", "wide lstm"],
 )
 def test_frozen_parameters_count_for_nothing(name: str, frozen: str) -> None:
     model = made(name)
@@ -327,13 +345,15 @@ def test_gradients_that_cancel_along_a_sequence_are_not_taken_for_short() -> Non
     assert (found >= exact).all()
 
 
-@pytest.mark.parametrize("small", [1e-22, 1e-25])
-def test_a_product_of_tiny_and_huge_is_not_taken_for_nothing(small: float) -> None:
-    """The square of 1e-25 is zero in single precision; times 1e25 it would have been one."""
+@pytest.mark.parametrize(("small", "large"), [(1e-25, 1e25), (1e-24, 1e18), (1e-30, 1e12)])
+def test_a_product_of_tiny_and_huge_is_not_taken_for_nothing(small: float, large: float) -> None:
+    """In single precision the square of 1e-24 is zero, and the norm would be too."""
     for shape in ((3, 1, 4), (3, 2, 40)):
-        inputs, grads = torch.full(shape, small), torch.full(shape, 1 / small)
-        found = onepass_layers.product_norms(inputs, grads, biases=0)
-        assert not torch.isfinite(found).any()
+        for inputs, grads in ((small, large), (large, small)):
+            found = onepass_layers.product_norms(
+                torch.full(shape, inputs), torch.full(shape, grads), biases=0
+            )
+            assert not torch.isfinite(found).any()
 
 
 def test_an_empty_batch_sums_to_nothing() -> None:
@@ -498,7 +518,7 @@ def stepped(
     """One step of gradient descent at rate 1; return how the parameters moved."""
     model = copy.deepcopy(model)
     before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
-    optimizer = OnePassOptimizer(torch.optim.SGD(model.parameters(), lr=1.0), plan)
+    optimizer = OnePassOptimizer(Sgd(model.parameters(), 1.0), plan)
     engine = OnePass(model, plan.clip)
     descend(engine, optimizer, squares, batches(engine))
     return nn.utils.parameters_to_vector(model.parameters()).detach() - before
@@ -555,7 +575,7 @@ def test_noise_through_the_new_path_has_the_right_size() -> None:
 
 def test_zeroed_samples_are_counted() -> None:
     model = made("cnn1d")
-    optimizer = OnePassOptimizer(torch.optim.SGD(model.parameters()), PLAN)
+    optimizer = OnePassOptimizer(Sgd(model.parameters(), 1.0), PLAN)
     x, y = batch(6)
     x[:3] = math.nan
     descend(OnePass(model, 1.0), optimizer, squares, [(x, y), (x, y)])
