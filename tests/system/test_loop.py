@@ -106,7 +106,9 @@ def test_a_plant_that_was_alone_offers_its_kept_reply_again(federation: LocalFed
     until_training(federation)
     federation.stop("coordinator", kill=True)
     federation.until(lambda: any(outbox.glob("*.parcel")), 60, "a kept reply")
-    assert processes_of(federation.coordinator.path) == []
+    federation.until(
+        lambda: processes_of(federation.coordinator.path) == [], 20, "the killed one's children to end"
+    )
     federation.start_coordinator()
     ended = federation.until_over(run.id)
     assert (ended.state, ended.round) == ("finished", 2)
