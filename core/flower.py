@@ -16,7 +16,7 @@ from flwr.supercore.run import Run
 
 from interplant.core.errors import REFUSALS, Refusal
 
-__all__ = ["Envelope", "Grid", "Run", "context", "empty_run", "message", "refusal", "refuse"]
+__all__ = ["Envelope", "Grid", "OneRunGrid", "Run", "context", "empty_run", "message", "refusal", "refuse"]
 
 _REFUSAL_CODE = 1000
 """Flower's own error codes are small; ours say more in their reason."""
@@ -74,6 +74,47 @@ def message(envelope: Envelope, content: RecordDict | None, error: Error | None 
 def context(node_id: int, run_id: int, node: dict[str, Any], run: dict[str, Any]) -> Context:
     """Build the context that a ``ServerApp`` or ``ClientApp`` is called with."""
     return Context(run_id=run_id, node_id=node_id, node_config=node, state=RecordDict(), run_config=run)
+
+
+class OneRunGrid(Grid):
+    """What our own grids share: each is made for one run and names its messages ``run.round.node``.
+
+    Args:
+        run: The run's id.
+        run_id: Flower's number for it.
+    """
+
+    def __init__(self, run: str, run_id: int) -> None:
+        self._run, self._run_id = run, run_id
+
+    def set_run(self, run: Run) -> None:
+        """Do nothing: a grid is made for one run."""
+
+    @property
+    def run(self) -> Run:
+        """Flower's description of the run."""
+        return empty_run(self._run_id)
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Build an instruction; its id is ``run.round.node``."""
+        envelope = Envelope(
+            message_id=f"{self._run}.{group_id}.{dst_node_id}",
+            run_id=self._run_id,
+            source=0,
+            destination=dst_node_id,
+            message_type=message_type,
+            group_id=group_id,
+            created_at=time.time(),
+            ttl=ttl or 43200.0,
+        )
+        return message(envelope, content)
 
 
 def empty_run(run_id: int) -> Run:

@@ -1,17 +1,16 @@
 """The simulate engine: the same ServerApp and ClientApp over plants in this process, no network."""
 
 import secrets
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.clientapp import ClientApp
 
 from interplant.client.app import make_app
 from interplant.client.directory import PlantDirectory
 from interplant.client.trainer import InlineTrainer
-from interplant.core.flower import Envelope, Grid, Run, context, empty_run, message
+from interplant.core.flower import OneRunGrid, context
 from interplant.core.schema import Rounds, Task
 from interplant.server import rounds
 from interplant.server.registry import node_id
@@ -19,7 +18,7 @@ from interplant.server.run_folder import Checkpoint, RunFolder
 from interplant.server.runs import make_order
 
 
-class SimulatedGrid(Grid):
+class SimulatedGrid(OneRunGrid):
     """A grid whose plants live in this process: a message is answered when its reply is pulled.
 
     Args:
@@ -28,7 +27,7 @@ class SimulatedGrid(Grid):
     """
 
     def __init__(self, plants: Iterable[PlantDirectory], run_id: int) -> None:
-        self._run_id = run_id
+        super().__init__("simulated", run_id)
         self._names: dict[int, str] = {}
         self._apps: dict[int, ClientApp] = {}
         for plant in plants:
@@ -36,35 +35,6 @@ class SimulatedGrid(Grid):
             self._names[node_id(name)] = name
             self._apps[node_id(name)] = make_app(plant, InlineTrainer(plant))
         self._open: dict[str, Message] = {}
-
-    def set_run(self, run: Run) -> None:
-        """Do nothing: a grid is made for one run."""
-
-    @property
-    def run(self) -> Run:
-        """Flower's description of the run."""
-        return empty_run(self._run_id)
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Build an instruction."""
-        envelope = Envelope(
-            message_id=f"simulated.{group_id}.{dst_node_id}",
-            run_id=self._run_id,
-            source=0,
-            destination=dst_node_id,
-            message_type=message_type,
-            group_id=group_id,
-            created_at=time.time(),
-            ttl=ttl or 43200.0,
-        )
-        return message(envelope, content)
 
     def get_node_ids(self) -> list[int]:
         """Ids of all plants."""

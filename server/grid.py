@@ -12,7 +12,7 @@ from flwr.app import Message, RecordDict
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
 from interplant.core.errors import InterplantError
-from interplant.core.flower import Envelope, Grid, Run, empty_run, message
+from interplant.core.flower import OneRunGrid
 from interplant.core.wire import Tensors, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
 from interplant.server.control import connect
 from interplant.server.directory import CoordinatorDirectory
@@ -27,7 +27,7 @@ _LONG_WAIT = 30.0
 """Seconds that one call may wait; a longer wait is several calls."""
 
 
-class GrpcGrid(Grid):
+class GrpcGrid(OneRunGrid):
     """The grid of the default engine.
 
     It outlives a restart of the gRPC process: open messages are pushed again, and plants offer the
@@ -51,7 +51,8 @@ class GrpcGrid(Grid):
         self._spool = Spool(directory.spool)
         self._channel = connect(directory)
         self._local = rpc.LocalStub(self._channel)
-        self._run, self._run_id, self._stopped = run, run_id, stopped
+        super().__init__(run, run_id)
+        self._stopped = stopped
         self._open: dict[str, pb.Parcel] = {}
 
     def close(self) -> None:
@@ -59,35 +60,6 @@ class GrpcGrid(Grid):
         with contextlib.suppress(grpc.RpcError):  # the gRPC process may be gone, and its memory with it
             self._local.Close(pb.MessageIds(ids=list(self._open)), timeout=5)
         self._channel.close()
-
-    def set_run(self, run: Run) -> None:
-        """Do nothing: a grid is made for one run."""
-
-    @property
-    def run(self) -> Run:
-        """Flower's description of the run."""
-        return empty_run(self._run_id)
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Build an instruction; its id is ``run.round.node``."""
-        envelope = Envelope(
-            message_id=f"{self._run}.{group_id}.{dst_node_id}",
-            run_id=self._run_id,
-            source=0,
-            destination=dst_node_id,
-            message_type=message_type,
-            group_id=group_id,
-            created_at=time.time(),
-            ttl=ttl or 43200.0,
-        )
-        return message(envelope, content)
 
     def get_node_ids(self) -> list[int]:
         """Ids of the enrolled plants; a message to one that is away waits for its return."""
