@@ -92,14 +92,14 @@ def snapshot(
 ) -> None:
     """Make the plant's newest snapshot from files, from C-MAPSS or from the simulator."""
     from interplant.data import readings
-    from interplant.data.windows import count_windows, rounded
+    from interplant.data.windows import sizes, unit_windows
 
     wanted, repository = load_task(task), _repository(directory)
     dataset, origin = _dataset(source, cmapss, subset, simulate, machines, seed)
     readings.require(dataset, wanted.contract, origin)
     made = repository.snapshot(dataset, message, wanted.contract.machine)
-    windows = count_windows(dataset.train, wanted)
-    suggestion = rounded(windows)
+    windows = int(unit_windows(dataset.train, wanted).sum())
+    rounded = {f"declared_{name}": size for name, size in asdict(sizes(dataset.train, wanted)).items()}
     show(
         json,
         {
@@ -108,12 +108,13 @@ def snapshot(
             "rows": made.rows,
             "machines": made.machines,
             "simulated": made.simulated,
-            "local": {"windows": windows, "suggested_declared_windows": suggestion},
+            "local": {"windows": windows, "suggested": rounded},
         },
         f"Snapshot {made.digest[:12]}: {made.rows} readings of {made.machines} machines"
         f"{', simulated' if made.simulated else ''}.\n"
         f"Local figure, for this plant's eyes: {windows} windows for task {wanted.name}. If you declare "
-        f"the size public, round it, once:\n  data.declared_windows: {suggestion}",
+        f"the sizes public, round them, once:\n"
+        + "\n".join(f"  data.{name}: {size}" for name, size in rounded.items()),
     )
 
 

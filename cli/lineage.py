@@ -5,6 +5,7 @@ from dataclasses import asdict
 from interplant.cli import releases
 from interplant.cli.coordinator import HERE, Directory
 from interplant.cli.output import Json, facts, show, table
+from interplant.core.schema import PRIVATE
 
 
 def lineage(
@@ -35,8 +36,8 @@ def lineage(
             one.snapshot[:12],
             one.rounds,
             one.unit or "-",
-            f"{one.epsilon:.3f}" if one.mechanism != "none" else "not private",
-            f"{one.delta:g}" if one.mechanism != "none" else "-",
+            f"{one.epsilon:.3f}" if one.mechanism == PRIVATE else "not private",
+            f"{one.delta:g}" if one.mechanism == PRIVATE else "-",
             "simulated" if one.simulated else "own",
         ]
         for one in line.participants

@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,10 @@ from interplant.cli.tasks import Overrides, TaskWord, load_task
 from interplant.cli.tree import Group
 from interplant.client.directory import PlantDirectory
 from interplant.core.errors import UsageError
+from interplant.core.schema import PlantData
+
+if TYPE_CHECKING:
+    from interplant.client.planning import Forecast
 
 app = Group("A plant's privacy budget: plan it, see it, check its ledger.")
 
@@ -22,40 +26,57 @@ def plan(
     task: TaskWord,
     overrides: Overrides = None,
     directory: Annotated[
-        Path | None, typer.Option("--dir", help="A plant: its declared size, its budget, its history.")
+        Path | None, typer.Option("--dir", help="A plant: its declared sizes, its budget, its history.")
     ] = None,
     windows: Annotated[int | None, typer.Option(help="Declared number of windows, without a plant.")] = None,
+    units: Annotated[int | None, typer.Option(help="Declared number of machines, without a plant.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="Budget, without a plant.")] = None,
     delta: Annotated[float | None, typer.Option(help="Delta of the budget, without a plant.")] = None,
     machine_windows: Annotated[
         int, typer.Option(help="Windows of one machine, for what the plan means to it.")
     ] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curve as a PNG.")] = None,
     json: Json = False,
 ) -> None:
-    """Say what a task's rounds would cost, and how many a budget covers. Nothing is charged."""
+    """Say how many rounds a budget covers at what noise, and what each costs. Nothing is charged."""
     from interplant.client.planning import forecast, forecast_at
 
     loaded = load_task(task, overrides or [])
     if directory is not None:
-        if (windows, epsilon, delta) != (None, None, None):
-            raise UsageError("--dir takes size and budget from plant.yaml; leave out the other options")
+        if (windows, units, epsilon, delta) != (None, None, None, None):
+            raise UsageError("--dir takes sizes and budget from plant.yaml; leave out the other options")
         found = forecast_at(PlantDirectory(directory), loaded, machine_windows)
-    elif windows is None:
-        raise UsageError("expected --dir PLANT or --windows NUMBER")
+    elif windows is None and units is None:
+        raise UsageError("expected --dir PLANT, --windows NUMBER or --units NUMBER (machines)")
     else:
-        found = forecast(loaded, windows, epsilon, delta or loaded.privacy.delta, machine_windows)
-    rows = [[one.rounds, f"{one.epsilon:.3f}", one.machine or "-"] for one in found.costs]
+        sizes = PlantData(declared_windows=windows or 0, declared_units=units or 0)
+        found = forecast(loaded, sizes, epsilon, delta or loaded.privacy.delta, machine_windows)
+    if plot is not None:
+        from interplant.lab.plot import curve
+
+        curve(found, plot)
+    show(json, _finite(asdict(found)), _in_words(found))
+
+
+def _in_words(found: "Forecast") -> str:
+    own, choices = found.choices[0], sorted(found.choices, key=lambda choice: choice.noise)
+    columns = ["rounds", *(f"epsilon, noise {choice.noise:g}" for choice in choices), "for a machine"]
+    costs = zip(own.costs, *(choice.costs for choice in choices), strict=True)
+    rows = [
+        [cost.rounds, *(f"{other.epsilon:.3f}" for other in others), cost.machine or "-"]
+        for cost, *others in costs
+    ]
     head = (
-        f"Task {found.task}, {found.windows} declared windows, counted per {found.unit}, "
-        f"delta {found.delta:g}; spent before: epsilon {found.spent:.3f}."
+        f"Task {found.task}: epsilon for one {found.unit}, of {found.units} declared, each drawn with "
+        f"probability {found.q:.4g} a step, at delta {found.delta:g}; spent before: {found.spent:.3f}."
     )
+    if found.budget is None:
+        return f"{head}\n{table(columns, rows)}\nNo budget was named."
+    covered = ", ".join(f"{choice.rounds_left} at noise {choice.noise:g}" for choice in choices)
     tail = (
-        "No budget was named."
-        if found.budget is None
-        else f"A budget of epsilon {found.budget:g} covers {found.rounds_left} more rounds of this task."
+        f"A budget of epsilon {found.budget:g} covers {own.rounds_left} more rounds of this task ({covered})."
     )
-    columns = ["rounds", f"epsilon per {found.unit}", "for a machine"]
-    show(json, _finite(asdict(found)), f"{head}\n{table(columns, rows)}\n{tail}")
+    return f"{head}\n{table(columns, rows)}\n{tail}"
 
 
 @app.command()
@@ -116,11 +137,10 @@ def _charge(charged: object) -> list[object]:
     return [charged.unit, f"{charged.q:.4g}", charged.noise, charged.steps]
 
 
-def _finite(document: dict[str, object]) -> dict[str, object]:
+def _finite(document: dict[str, Any]) -> dict[str, Any]:
     """JSON knows no infinity: null stands for an epsilon that is too large to compute."""
-    costs = document["costs"]
-    assert isinstance(costs, list)
-    for one in costs:
-        if one["machine_epsilon"] is not None and math.isinf(one["machine_epsilon"]):
-            one["machine_epsilon"] = None
+    for choice in document["choices"]:
+        for one in choice["costs"]:
+            if one["machine_epsilon"] is not None and math.isinf(one["machine_epsilon"]):
+                one["machine_epsilon"] = None
     return document

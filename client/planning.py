@@ -1,17 +1,20 @@
 """What a task's rounds would cost a plant, before it takes part."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from interplant.client.directory import PlantDirectory
 from interplant.client.spending import entries_of
 from interplant.core.errors import UsageError
-from interplant.core.schema import Task
+from interplant.core.schema import PlantData, Task
 from interplant.data.snapshots import most_readings
 from interplant.privacy.plan import Event, Plan
 
 ROUNDS: Final = (1, 2, 5, 10, 20, 50, 100)
 """After how many rounds the cost is told, beside the task's own number."""
+
+NOISES: Final = (0.5, 1.0, 2.0)
+"""Multiples of the task's own noise that are told of."""
 
 
 @dataclass(frozen=True)
@@ -32,28 +35,43 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The same task with some noise.
+
+    Args:
+        noise: The noise multiplier.
+        costs: After more and more rounds.
+        rounds_left: Rounds that the cap covers (at most 10 000); None without one.
+    """
+
+    noise: float
+    costs: list[Cost]
+    rounds_left: int | None
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What a task would cost.
 
     Args:
         task: Its name.
         unit: The privacy unit.
-        windows: Declared, public size of the data.
+        units: Declared, public number of them.
+        q: Probability with which each enters a step.
         delta: The probability beside epsilon.
         spent: Epsilon on the account now.
-        costs: After more and more rounds.
         budget: The cap, or None.
-        rounds_left: Rounds of this task that the cap covers (at most 10 000); None without one.
+        choices: The task's own noise first.
     """
 
     task: str
     unit: str
-    windows: int
+    units: int
+    q: float
     delta: float
     spent: float
-    costs: list[Cost]
     budget: float | None
-    rounds_left: int | None
+    choices: list[Choice]
 
 
 def forecast_at(directory: PlantDirectory, task: Task, machine_windows: int = 0) -> Forecast:
@@ -61,26 +79,28 @@ def forecast_at(directory: PlantDirectory, task: Task, machine_windows: int = 0)
     plant = directory.load()
     policy, dataset = plant.policy.privacy, plant.data.repository
     history = tuple(
-        entry.plan.event for entry in entries_of(directory) if entry.plan and entry.lineage == dataset
+        event
+        for entry in entries_of(directory)
+        if entry.plan and entry.lineage == dataset
+        for event in entry.plan.events
     )
-    machine = machine_windows or most_readings(directory.path / dataset)
-    windows = plant.data.declared_windows
-    return forecast(task, windows, policy.epsilon, policy.delta, machine, history)
+    machine = machine_windows or plant.data.declared_unit_windows or most_readings(directory.path / dataset)
+    return forecast(task, plant.data, policy.epsilon, policy.delta, machine, history)
 
 
 def forecast(
     task: Task,
-    windows: int,
+    data: PlantData,
     budget: float | None,
     delta: float,
     machine_windows: int = 0,
     history: tuple[Event, ...] = (),
 ) -> Forecast:
-    """Compute what rounds of ``task`` would cost. Nothing is charged.
+    """Compute what rounds of ``task`` would cost, with its own noise and with others. Nothing is charged.
 
     Args:
         task: What would be learned.
-        windows: Declared, public number of windows.
+        data: Declared, public sizes.
         budget: Cap on epsilon, or None.
         delta: The delta of the cap.
         machine_windows: Windows of one machine, to say what the plan means for it; 0 leaves it out.
@@ -92,26 +112,30 @@ def forecast(
     """
     from interplant.privacy import accounting
 
-    if task.privacy.mechanism == "none":
-        raise UsageError(f"task {task.name}: privacy.mechanism is none, so there is nothing to plan")
-    event = Plan.of(task, windows).event
+    if not task.privacy.private:
+        raise UsageError(
+            f"task {task.name}: privacy.mechanism is {task.privacy.mechanism}, so there is nothing to plan"
+        )
+    plan = Plan.of(task, data)
+    own = sorted({*ROUNDS, task.rounds})
+    choices = []
+    for times in sorted(NOISES, key=lambda times: times != 1.0):
+        chosen = replace(plan, noise=times * plan.noise)
+        machine = machine_windows if times == 1.0 and plan.unit != "unit" else 0
+        costs = [_cost(chosen, rounds, history, delta, machine * (rounds == task.rounds)) for rounds in own]
+        left = None if budget is None else accounting.rounds_left(chosen.event, history, budget, delta)
+        choices.append(Choice(chosen.noise, costs, left))
+    spent = accounting.spent(history, delta).epsilon
+    return Forecast(task.name, plan.unit, plan.records, plan.q, delta, spent, budget, choices)
 
-    def cost(rounds: int) -> Cost:
-        events = (*history, Event(event.unit, event.q, event.noise, event.steps * rounds))
-        epsilon = accounting.spent(events, delta).epsilon
-        # A second of work each: said for the task's own number of rounds.
-        if not machine_windows or rounds != task.rounds:
-            return Cost(rounds, epsilon, None, "")
-        machine = accounting.machine_epsilon(events, delta, machine_windows)
-        return Cost(rounds, epsilon, machine, accounting.machine_sentence(machine, machine_windows))
 
-    return Forecast(
-        task.name,
-        event.unit,
-        windows,
-        delta,
-        accounting.spent(history, delta).epsilon,
-        [cost(rounds) for rounds in sorted({*ROUNDS, task.rounds})],
-        budget,
-        None if budget is None else accounting.rounds_left(event, history, budget, delta),
-    )
+def _cost(plan: Plan, rounds: int, history: tuple[Event, ...], delta: float, machine_windows: int) -> Cost:
+    """What stands on the account after ``rounds`` rounds; for a machine too if its windows are given."""
+    from interplant.privacy import accounting
+
+    events = (*history, *(replace(event, steps=event.steps * rounds) for event in plan.events))
+    epsilon = accounting.spent(events, delta).epsilon
+    if not machine_windows:
+        return Cost(rounds, epsilon, None, "")
+    machine = accounting.machine_epsilon(events, delta, machine_windows)
+    return Cost(rounds, epsilon, machine, accounting.machine_sentence(machine, machine_windows))

@@ -8,6 +8,7 @@ from interplant.core import config
 from interplant.core.errors import Refusal
 from interplant.core.files import disk_errors, write_atomic
 from interplant.core.schema import Plant, Task
+from interplant.privacy.plan import SIZES
 
 
 def pause(plant: PlantDirectory) -> bool:
@@ -47,9 +48,11 @@ def admit(plant: Plant, task: Task) -> None:
         raise Refusal("policy_model", f"{task.model.name!r} is not in policy.models")
     if task.strategy.name not in policy.strategies:
         raise Refusal("policy_strategy", f"{task.strategy.name!r} is not in policy.strategies")
-    if task.privacy.mechanism == "none" and not policy.privacy.allow_none:
-        raise Refusal("policy_privacy", "privacy: none, and policy.privacy.allow_none is false")
-    if task.privacy.mechanism != "none":
+    if not task.privacy.private and not policy.privacy.allow_none:
+        raise Refusal(
+            "policy_privacy", f"privacy: {task.privacy.mechanism}, and policy.privacy.allow_none is false"
+        )
+    if task.privacy.private:
         _admit_private(plant, task)
 
 
@@ -63,7 +66,7 @@ def hold_to_terms(directory: PlantDirectory, task: Task) -> None:
     Raises:
         Refusal: ``policy_terms``; the plant's people agree to the new ones by hand.
     """
-    if task.privacy.mechanism == "none":
+    if not task.privacy.private:
         return
     asked = json.dumps([config.dump(task.contract), config.dump(task.window)])
     terms = hashlib.sha256(asked.encode()).hexdigest()
@@ -94,5 +97,5 @@ def _admit_private(plant: Plant, task: Task) -> None:
         raise Refusal("policy_privacy", f"unit {task.privacy.unit!r} is not in policy.privacy.units")
     if task.privacy.delta > allowed.delta:
         raise Refusal("policy_privacy", f"delta {task.privacy.delta} is above {allowed.delta}")
-    if plant.data.declared_windows < 1:
-        raise Refusal("undeclared_size")
+    if getattr(plant.data, SIZES[task.privacy.unit]) < 1:
+        raise Refusal("undeclared_size", f"data.{SIZES[task.privacy.unit]} is 0")

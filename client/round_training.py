@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import Receipt, Trained
@@ -17,9 +18,14 @@ from interplant.core.wire import Tensors
 from interplant.data import contract
 from interplant.data.snapshots import Repository, Snapshot, keyed_digest, load
 from interplant.data.windows import Windows, training_windows
+from interplant.privacy import checks
 from interplant.privacy.ledger import Ledger, Reservation
 from interplant.privacy.plan import Plan
+from interplant.privacy.stream import Stream
 from interplant.privacy.training import train
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass
@@ -57,15 +63,18 @@ def train_round(
     """
     begun = time.monotonic()
     plant = directory.load()
+    model = _model(task, weights)
+    plan = None if task.privacy.mechanism == "none" else Plan.of(task, plant.data)
+    mode = _mode(model, task) if plan else ""
     snapshot = Repository(directory.path / plant.data.repository).open()
     windows = _windows(bench, snapshot, task)
-    model = _model(task, weights)
-    plan = None if task.privacy.mechanism == "none" else Plan.of(task, plant.data.declared_windows)
     charges: list[Reservation] = []
     ledger = bench.ledger = bench.ledger or Ledger(directory.ledger)
     policy = plant.policy.privacy
 
     def reserve() -> None:
+        if not task.privacy.private:
+            return  # noise that can be repeated protects nothing: there is nothing to charge
         assert plan is not None
         charge = ledger.reserve(
             plan,
@@ -79,21 +88,18 @@ def train_round(
         charges.append(charge)
 
     first_step = time.time()
-    try:
-        result = train(
-            model,
-            windows.x,
-            windows.y / task.target.cap,
-            task.training,
-            plan=plan,
-            reserve=reserve,
-            seed=_seed(task, number, plant.name),
-            engine=task.privacy.engine,
-        )
-    except Refusal:
-        raise
-    except InterplantError as error:  # found on made-up inputs: the code says nothing about data
-        raise Refusal("model_unfit", str(error)) from error
+    result = train(
+        model,
+        windows.x,
+        windows.y / task.target.cap,
+        task.training,
+        plan=plan,
+        reserve=reserve,
+        seed=_seed(task, number, plant.name),
+        mode=mode,
+        machines=windows.machine,
+        stream=_stream(task, number, plant.name),
+    )
     for charge in charges:
         ledger.commit(charge)
     receipt = _receipt(directory, plant, task, snapshot, ledger)
@@ -115,7 +121,7 @@ def _windows(bench: Bench, snapshot: Snapshot, task: Task) -> Windows:
     return bench.windows
 
 
-def _model(task: Task, weights: Tensors):  # type: ignore[no-untyped-def]
+def _model(task: Task, weights: Tensors) -> "nn.Module":
     try:
         model = models.build(task)
     except UsageError as error:
@@ -129,6 +135,14 @@ def _model(task: Task, weights: Tensors):  # type: ignore[no-untyped-def]
     return model
 
 
+def _mode(model: "nn.Module", task: Task) -> str:
+    """Refuse a model that cannot be private, on made-up inputs: before data is touched."""
+    try:
+        return checks.check_model(model, (task.channels, task.window.length), task.privacy.engine)
+    except InterplantError as error:
+        raise Refusal("model_unfit", str(error)) from error
+
+
 def _lineage(plant: Plant) -> str:
     """Name of the dataset over all its snapshots: a budget is not renewed by a new version."""
     return plant.data.repository
@@ -140,10 +154,17 @@ def _seed(task: Task, number: int, plant: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def _stream(task: Task, number: int, plant: str) -> Stream | None:
+    """The operating system's chance; under ``dp-sgd-test`` one that the task's seed repeats."""
+    if task.privacy.private:
+        return None
+    return Stream(f"{task.seed}/{number}/{plant}".encode())
+
+
 def _receipt(
     directory: PlantDirectory, plant: Plant, task: Task, snapshot: Snapshot, ledger: Ledger
 ) -> Receipt:
-    private = task.privacy.mechanism != "none"
+    private = task.privacy.private
     delta = plant.policy.privacy.delta if private else 0.0
     return Receipt(
         plant=plant.name,

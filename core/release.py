@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from interplant.core import config, signing
 from interplant.core.errors import REFUSALS, InterplantError, UsageError
-from interplant.core.schema import Task
+from interplant.core.schema import PRIVATE, Task
 
 WEIGHTS: Final = "weights.safetensors"
 ONNX: Final = "model.onnx"
@@ -71,7 +71,7 @@ class Participant:
         name: The plant.
         snapshot: Keyed digest of its data (HMAC-SHA256, hex), which only the plant can open.
         rounds: Rounds whose merge its update is in.
-        mechanism: ``dp-sgd``, or ``none``: not private.
+        mechanism: ``dp-sgd``; ``dp-sgd-test`` or ``none``: not private.
         unit: What one neighbour differs by: ``window``, for example.
         epsilon: Privacy spent on that unit over the plant's whole history; 0 without a mechanism.
         delta: Probability that goes with epsilon; 0 without a mechanism.
@@ -263,7 +263,7 @@ def _check_sense(lineage: Lineage) -> None:
     plants = lineage.participants
     if not plants:
         raise InterplantError(f"{LINEAGE}: participants: expected at least one plant, found none")
-    if lineage.private != all(plant.mechanism != "none" for plant in plants):
+    if lineage.private != all(plant.mechanism == PRIVATE for plant in plants):
         raise InterplantError(f"{LINEAGE}: private: contradicts the participants' mechanisms")
     if lineage.simulated != any(plant.simulated for plant in plants):
         raise InterplantError(f"{LINEAGE}: simulated: contradicts the participants' data")

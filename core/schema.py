@@ -10,6 +10,16 @@ from typing import Any
 
 from omegaconf import MISSING
 
+PRIVATE = "dp-sgd"
+MECHANISMS = (PRIVATE, "dp-sgd-test", "none")
+"""How a task trains; only the first is private."""
+
+UNITS = ("row", "window", "unit")
+"""What one neighbour differs by, from the smallest to the largest; a unit is a machine, engine or lot."""
+
+CLIPPINGS = ("norm", "normalised")
+"""How a unit's gradient is bounded: scaled down if it is longer than ``clip``, or always to about it."""
+
 
 class Impossible(ValueError):
     """A value that has the right type and cannot be.
@@ -102,16 +112,28 @@ class Training:
 class Privacy:
     """How training is made private. ``clip`` is an L2 norm; ``noise`` multiplies it.
 
+    ``unit`` is what one neighbour differs by; ``training.batch`` counts it. A machine (``unit: unit``)
+    gives a step the mean gradient of at most ``windows_per_unit`` of its windows, clipped once.
+
+    ``dp-sgd-test`` draws the noise from the task's seed: a run can be repeated, and nothing is private.
+
     ``engine`` changes speed, never what is charged: ``onepass`` and ``auto`` compute private steps in one
     pass where the model's layers allow it, and with Opacus elsewhere, which ``onepass`` warns of.
     """
 
     mechanism: str = "dp-sgd"
-    engine: str = "opacus"
+    engine: str = "auto"
     unit: str = "window"
+    windows_per_unit: int = 8
+    clipping: str = "norm"
     clip: float = 1.0
     noise: float = 1.0
     delta: float = 1e-5
+
+    @property
+    def private(self) -> bool:
+        """Whether what leaves a plant is protected; what is not must be allowed by the plant's policy."""
+        return self.mechanism == PRIVATE
 
 
 @dataclass
@@ -168,9 +190,17 @@ class Task:
         )
         _one_of(training.optimizer, ("adam", "sgd"), "training.optimizer")
         _one_of(training.loss, ("mse", "huber"), "training.loss")
-        _one_of(privacy.mechanism, ("dp-sgd", "none"), "privacy.mechanism")
+        _one_of(privacy.mechanism, MECHANISMS, "privacy.mechanism")
         _one_of(privacy.engine, ("auto", "onepass", "opacus"), "privacy.engine")
-        _one_of(privacy.unit, ("window",), "privacy.unit")
+        _one_of(privacy.unit, UNITS, "privacy.unit")
+        _one_of(privacy.clipping, CLIPPINGS, "privacy.clipping")
+        _count(privacy.windows_per_unit, 10_000, "privacy.windows_per_unit")
+        _need(
+            privacy.unit != "row" or self.window.stride >= self.window.length,
+            "privacy.unit",
+            f"expected windows that share no row (window.stride of {self.window.length} or more), found "
+            f"stride {self.window.stride}: a row would count in many windows; count by window or by unit",
+        )
         # Far outside, single precision and the accountants have no digits left.
         _between(privacy.clip, 1e-6, 1e6, "privacy.clip")
         _between(privacy.noise, 0.01, 1000.0, "privacy.noise")
@@ -219,11 +249,15 @@ class Task:
 
 @dataclass
 class PrivacyPolicy:
-    """The plant's cap on privacy spent, per unit and dataset. Nothing from outside loosens it."""
+    """The plant's caps on privacy spent, for each dataset. Nothing from outside loosens them.
+
+    ``epsilon`` caps all tasks together, ``tasks`` single ones; all at ``delta``.
+    """
 
     allow_none: bool = False
     units: list[str] = field(default_factory=lambda: ["window"])
     epsilon: float = 1.0
+    tasks: dict[str, float] = field(default_factory=dict)
     delta: float = 1e-5
 
 
@@ -249,10 +283,16 @@ class Policy:
 
 @dataclass
 class PlantData:
-    """Where the plant's data lies. ``declared_windows`` is a public, rounded number of windows."""
+    """Where the plant's data lies, and its size as the plant declares it: public, rounded, 0 if not told.
+
+    ``declared_units`` is the number of machines, ``declared_unit_windows`` the most windows that one of
+    them has.
+    """
 
     repository: str = "data"
     declared_windows: int = 0
+    declared_units: int = 0
+    declared_unit_windows: int = 0
     simulated: bool = False
 
 
@@ -317,11 +357,13 @@ class Plant:
             "data.repository",
             f"expected {os.path.normpath(self.data.repository)!r}, found {self.data.repository!r}",
         )
-        _need(
-            self.data.declared_windows >= 0,
-            "data.declared_windows",
-            f"expected 0 (not declared) or more, found {self.data.declared_windows}",
-        )
+        for key in ("declared_windows", "declared_units", "declared_unit_windows"):
+            size = getattr(self.data, key)
+            _need(size >= 0, f"data.{key}", f"expected 0 (not declared) or more, found {size}")
+        for unit in privacy.units:
+            _one_of(unit, UNITS, "policy.privacy.units")
+        for name, cap in privacy.tasks.items():
+            _need(cap > 0, f"policy.privacy.tasks.{name}", f"expected more than 0, found {cap}")
         _need(self.trainer.threads >= 1, "trainer.threads", "expected 1 or more")
         _need(0 <= self.trainer.nice <= 19, "trainer.nice", "expected 0 to 19")
         _need(self.trainer.idle_seconds > 0, "trainer.idle_seconds", "expected more than 0")

@@ -83,16 +83,38 @@ def last_windows(frame: "pd.DataFrame", task: Task) -> Windows:
     return _cut(readings, readings.last, task)
 
 
-def count_windows(frame: "pd.DataFrame", task: Task) -> int:
-    """Return how many windows `training_windows` cuts, without cutting them."""
-    rows = frame[task.contract.machine].value_counts().to_numpy()
-    return int(((np.maximum(rows, task.window.length) - task.window.length) // task.window.stride + 1).sum())
+@dataclass(frozen=True)
+class Sizes:
+    """How much there is, to two digits: what a plant may declare without telling its exact size.
+
+    Args:
+        windows: Training windows.
+        units: Machines.
+        unit_windows: The most windows of a machine, rounded up.
+    """
+
+    windows: int
+    units: int
+    unit_windows: int
 
 
-def rounded(count: int) -> int:
-    """Return ``count`` to two digits: what a plant may declare without telling its exact size."""
+def sizes(frame: "pd.DataFrame", task: Task) -> Sizes:
+    """Count what `training_windows` cuts, without cutting it."""
+    each = unit_windows(frame, task)
+    return Sizes(rounded(int(each.sum())), rounded(len(each)), rounded(int(each.max()), up=True))
+
+
+def unit_windows(frame: "pd.DataFrame", task: Task) -> NDArray[np.int64]:
+    """Return how many windows `training_windows` cuts of each machine (machines,)."""
+    rows = frame[task.contract.machine].value_counts().to_numpy(dtype=np.int64)
+    beyond: NDArray[np.int64] = np.maximum(rows - task.window.length, 0)
+    return beyond // task.window.stride + 1
+
+
+def rounded(count: int, up: bool = False) -> int:
+    """Return ``count`` to two digits, to the nearest or up."""
     scale: int = 10 ** max(0, len(str(count)) - 2)
-    return (2 * count + scale) // (2 * scale) * scale
+    return -(-count // scale) * scale if up else (2 * count + scale) // (2 * scale) * scale
 
 
 def normalise(values: Floats, contract: Contract) -> NDArray[np.float32]:

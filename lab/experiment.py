@@ -179,7 +179,7 @@ def _federated(params: Params, kind: str, task: Task) -> None:
             for one in plants
         }
     errors = {name: baselines.capped_rmse(task, weights, own.test) for name, own in _windows(task).items()}
-    private = task.privacy.mechanism != "none"
+    private = task.privacy.private
     more = {"epsilon": spent, "delta": task.privacy.delta, "unit": task.privacy.unit} if private else {}
     _write(kind, errors, {**more, "simulated": params.source.simulated})
 

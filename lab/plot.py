@@ -1,6 +1,7 @@
 """The picture of a demo: errors by plant, and privacy spent of each plant's budget."""
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from interplant.core.files import write_atomic
 
 if TYPE_CHECKING:
+    from interplant.client.planning import Forecast
     from interplant.lab.summary import Summary
 
 BARS: Final = (
@@ -47,6 +49,32 @@ def errors(names: Sequence[str], by_kind: dict[str, list[float]], title: str, pa
     figure = _figure(1, [1.0], (8.5, 5.0))
     _errors(figure.axes[0], names, by_kind)
     figure.suptitle(title)
+    save(figure, path)
+
+
+def curve(forecast: "Forecast", path: Path) -> None:
+    """Draw what a task's rounds would cost with each noise, and the budget, as a PNG.
+
+    Args:
+        forecast: What to draw.
+        path: Where the picture goes.
+    """
+    figure = _figure(1, [1.0], (8.5, 5.0))
+    axes = figure.axes[0]
+    for choice, colour in zip(forecast.choices, ("#1b9e77", "#c9b458", "#2f6db3"), strict=False):
+        left = "" if choice.rounds_left is None else f": {choice.rounds_left} rounds in the budget"
+        costs = [cost for cost in choice.costs if math.isfinite(cost.epsilon)]
+        rounds, spent = [cost.rounds for cost in costs], [cost.epsilon for cost in costs]
+        axes.plot(rounds, spent, "o-", color=colour, label=f"noise {choice.noise:g}{left}")
+    if forecast.budget is not None:
+        axes.axhline(forecast.budget, color="#999999", linestyle="--", label=f"budget: ε {forecast.budget:g}")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("rounds from now")
+    axes.set_ylabel(f"ε for one {forecast.unit} (δ = {forecast.delta:g})")
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"What {forecast.task} would cost: {forecast.units} declared {forecast.unit}s")
     save(figure, path)
 
 

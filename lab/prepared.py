@@ -73,6 +73,8 @@ class Prepared:
         rows: Readings to train on.
         machines: Machines to train on.
         declared_windows: Number of training windows, rounded: what the plant declares as public.
+        declared_units: Number of machines, rounded.
+        declared_unit_windows: The most windows of a machine, rounded up.
         simulated: Whether the simulator made it.
     """
 
@@ -82,6 +84,8 @@ class Prepared:
     rows: int
     machines: int
     declared_windows: int
+    declared_units: int
+    declared_unit_windows: int
     simulated: bool
 
     def place(self, plant: Path) -> None:
@@ -142,8 +146,9 @@ def datasets(source: Source) -> Iterator[tuple[str, "Dataset"]]:
 
 def make(folder: Path, dataset: "Dataset", task: Task) -> Prepared:
     """Make one plant's repository and its first snapshot; the folder's name is the plant's."""
-    from interplant.data.windows import training_windows
+    from interplant.data.windows import sizes
 
+    size = sizes(dataset.train, task)
     snapshot = Repository.create(folder / "data", folder / "remote").snapshot(dataset)
     return Prepared(
         folder.name,
@@ -151,7 +156,9 @@ def make(folder: Path, dataset: "Dataset", task: Task) -> Prepared:
         snapshot.digest,
         snapshot.rows,
         snapshot.machines,
-        rounded(len(training_windows(dataset.train, task))),
+        size.windows,
+        size.units,
+        size.unit_windows,
         snapshot.simulated,
     )
 
@@ -165,22 +172,19 @@ def offer(prepared: Prepared, task: Task, epsilon: float) -> Callable[[Plant], N
 
     def change(plant: Plant) -> None:
         plant.data.declared_windows = prepared.declared_windows
+        plant.data.declared_units = prepared.declared_units
+        plant.data.declared_unit_windows = prepared.declared_unit_windows
         plant.data.simulated = prepared.simulated
         plant.policy.tasks = [task.name]
         plant.policy.models = [task.model.name]
         plant.policy.strategies = [task.strategy.name]
         plant.policy.privacy.allow_none = True
+        plant.policy.privacy.units = [task.privacy.unit]
         plant.policy.privacy.epsilon = epsilon
         plant.policy.privacy.delta = task.privacy.delta
         plant.policy.release.approval = "auto"
 
     return change
-
-
-def rounded(count: int) -> int:
-    """Round to two significant digits: what is declared public says no more about the data."""
-    step = int(10 ** max(0, len(str(count)) - 2))
-    return int(count / step + 0.5) * step
 
 
 def _recipe(source: Source, task: Task) -> str:

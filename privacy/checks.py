@@ -26,7 +26,7 @@ ENGINES = ("auto", "onepass", "opacus")
 """Who computes private steps: `onepass` where it can and Opacus elsewhere, or Opacus always."""
 
 
-def check_model(model: "nn.Module", shape: tuple[int, ...], engine: str = "opacus") -> str:
+def check_model(model: "nn.Module", shape: tuple[int, ...], engine: str = "auto") -> str:
     """Refuse a model that differential privacy cannot protect; choose how to get its gradients.
 
     Args:
@@ -176,7 +176,7 @@ def _right(probe: "nn.Module", inputs: "Tensor", mode: str) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _same_dropout():
-                dpsgd.per_sample(dpsgd.wrap(subject, mode), _square, inputs, target)
+                dpsgd.per_sample(dpsgd.wrap(subject, mode), _square, dpsgd.Batch(inputs, target))
         found = [getattr(p, "grad_sample", None) for p in subject.parameters() if p.requires_grad]
         return all(
             grads is not None and torch.allclose(torch.stack(column), grads, rtol=1e-3, atol=1e-5)
@@ -187,23 +187,35 @@ def _right(probe: "nn.Module", inputs: "Tensor", mode: str) -> bool:
 
 
 def _one_pass_right(probe: "nn.Module", inputs: "Tensor") -> bool:
-    """Compare one pass with torch's own gradients: every norm, and a sum that clips some samples."""
+    """Compare one pass with torch's own gradients: every norm, and a sum that clips some units.
+
+    Once with samples as units, and once with pairs of samples.
+    """
+    single = [_alone(probe, inputs, index) for index in range(len(inputs))]
+    pairs = [
+        tuple(one + other for one, other in zip(*pair, strict=True))
+        for pair in zip(single[::2], single[1::2], strict=True)
+    ]
+    return _as_in_a_loop(probe, inputs, single, 1) and _as_in_a_loop(probe, inputs, pairs, 2)
+
+
+def _as_in_a_loop(probe: "nn.Module", inputs: "Tensor", units: "list[tuple[Tensor, ...]]", rows: int) -> bool:
+    """Compare one pass, ``rows`` samples a unit, with the units' gradients."""
     import torch
 
-    from interplant.privacy import onepass
+    from interplant.privacy import dpsgd, onepass
 
-    single = [_alone(probe, inputs, index) for index in range(len(inputs))]
-    norms = torch.stack([torch.cat([part.flatten() for part in one]).norm() for one in single])
+    norms = torch.stack([torch.cat([part.flatten() for part in one]).norm() for one in units])
     clip = float(norms.median())
-    factors = onepass.clip_factors(norms, clip, "norm")
+    factors = dpsgd.clip_factors(norms, clip, "norm")
     try:
         with _same_dropout():
             found = onepass.OnePass(copy.deepcopy(probe), clip).clipped(
-                _square, inputs, torch.zeros(len(inputs))
+                _square, inputs, torch.zeros(len(inputs)), rows=rows
             )
     except InterplantError:
         return False
-    columns = (torch.stack(column) for column in zip(*single, strict=True))
+    columns = (torch.stack(column) for column in zip(*units, strict=True))
     return torch.allclose(norms, found.norms, rtol=1e-3, atol=1e-5) and all(
         torch.allclose(torch.tensordot(factors, column, 1), total, rtol=1e-3, atol=1e-5)
         for column, total in zip(columns, found.sums, strict=True)

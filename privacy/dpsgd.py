@@ -2,14 +2,15 @@
 
 Abadi et al., "Deep learning with differential privacy" (2016). Opacus computes the per-sample
 gradients, clips and sums; what it leaves to the caller is settled here: the denominator and the
-steps come from the plan, a non-finite contribution counts as zero, an empty batch is noise alone, and
-the noise comes from a generator that no experiment seed reaches.
+steps come from the plan, a machine's windows are averaged before they are clipped, a non-finite
+contribution counts as zero, an empty batch is noise alone, and the noise comes from `noise`.
 
 Importing this module imports torch and Opacus.
 """
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from opacus.grad_sample import GradSampleModule, GradSampleModuleExpandedWeights
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
+from interplant.privacy.noise import Noise
 from interplant.privacy.optimizers import Sgd
-from interplant.privacy.plan import Plan, system_generator
+from interplant.privacy.plan import Plan
 
 PHYSICAL_BYTES = 4 << 20
 """Memory for one physical batch of per-sample gradients; it changes speed, never the result."""
@@ -28,21 +30,32 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps predictions (n,) and targets (n,) to losses (n,), one a sample."""
 
 
+@dataclass(frozen=True)
+class Batch:
+    """A physical batch: whole units, in blocks of as many rows as the plan has windows a unit.
+
+    Args:
+        x: Inputs (N, ...).
+        y: Targets (N,).
+        weights: What each row's loss is times (N,): one over its unit's windows, 0 for rows that only
+            fill a block. None where a row is a unit.
+    """
+
+    x: Tensor
+    y: Tensor
+    weights: Tensor | None = None
+
+
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus ships no types
     """Opacus's optimizer with a plan's denominator, its own noise, and bad contributions zeroed.
 
     Args:
         optimizer: Takes the noised mean.
-        plan: Noise, clip and denominator.
-        generator: Source of the noise; for tests only, seeded by the operating system if left out.
+        plan: Clip and denominator, and how many rows are one unit.
+        noise: The noise of the plan's steps.
     """
 
-    def __init__(
-        self,
-        optimizer: Sgd,
-        plan: Plan,
-        generator: np.random.Generator | None = None,
-    ) -> None:
+    def __init__(self, optimizer: Sgd, plan: Plan, noise: Noise) -> None:
         super().__init__(
             optimizer,
             noise_multiplier=plan.noise,
@@ -50,32 +63,36 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus ships no typ
             expected_batch_size=plan.denominator,
             loss_reduction="mean",
         )
-        self.generator = generator or system_generator()
+        self.noise = noise
+        self.clipping, self.windows = plan.clipping, plan.windows
         self.zeroed = 0
 
     def clip_and_accumulate(self) -> None:
-        """Zero every sample whose gradient is not finite, then clip and sum as Opacus does."""
-        samples = self.grad_samples
-        norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in samples])
+        """Add up each unit's rows, zero every unit that is not finite, then clip and sum as Opacus does."""
+        units = [_by_unit(rows, self.windows) for rows in self.grad_samples]
+        norms = torch.stack([torch.linalg.vector_norm(own, dim=1) for own in units])
         norms = torch.linalg.vector_norm(norms, dim=0)
         bad = ~torch.isfinite(norms)
         if bad.any():
             self.zeroed += int(bad.sum())
-            for grad in samples:
-                grad[bad] = 0.0
+            units = [own.masked_fill(bad.unsqueeze(1), 0.0) for own in units]
             norms[bad] = 0.0
-        factors = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
-        for parameter, grad in zip(self.params, samples, strict=True):
-            total = (factors @ grad.flatten(1)).view_as(parameter)
+        factors = clip_factors(norms, self.max_grad_norm, self.clipping)
+        self.accumulate([factors @ own for own in units])
+
+    def accumulate(self, sums: list[Tensor]) -> None:
+        """Add a physical batch's clipped sums, one a parameter; in double precision."""
+        for parameter, total in zip(self.params, sums, strict=True):
             kept = parameter.summed_grad
-            parameter.summed_grad = total if kept is None else kept + total
+            shaped = total.view_as(parameter)
+            parameter.summed_grad = shaped.double() if kept is None else kept + shaped
 
     def add_noise(self) -> None:
-        """Add Gaussian noise drawn in double precision, fresh for every parameter and step."""
-        scale = self.noise_multiplier * self.max_grad_norm
-        for parameter in self.params:
-            noise = torch.from_numpy(self.generator.standard_normal(tuple(parameter.shape)))
-            parameter.grad = (parameter.summed_grad.double() + scale * noise).to(parameter.dtype)
+        """Add this step's noise to the sums of all parameters at once."""
+        flat = torch.cat([parameter.summed_grad.flatten() for parameter in self.params])
+        parts = torch.split(self.noise.add_to(flat).float(), [p.numel() for p in self.params])
+        for parameter, part in zip(self.params, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
 
     def empty_batch(self) -> None:
         """Stand in for a batch that drew nobody: no sum, so that `step` adds noise alone."""
@@ -100,23 +117,25 @@ def descend(
     wrapped: nn.Module,
     optimizer: PrivateOptimizer,
     loss: Loss,
-    batches: list[tuple[Tensor, Tensor]],
+    batches: list[Batch],
 ) -> None:
     """Take one step on one logical batch, given as physical batches (none: noise alone)."""
     if not batches:
         optimizer.empty_batch()
         finish(optimizer, last=True)
-    for number, (x, y) in enumerate(batches, start=1):
-        per_sample(wrapped, loss, x, y)
+    for number, batch in enumerate(batches, start=1):
+        per_sample(wrapped, loss, batch)
         finish(optimizer, last=number == len(batches))
 
 
-def per_sample(wrapped: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> None:
-    """Leave each sample's gradient in every parameter's ``grad_sample``."""
+def per_sample(wrapped: nn.Module, loss: Loss, batch: Batch) -> None:
+    """Leave the gradient of each row's weighted loss in every parameter's ``grad_sample``."""
     with warnings.catch_warnings():
         # torch says that hooks on the first layer see no gradient of the input; none is needed.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        loss(wrapped(x).reshape(-1), y).sum().backward()  # type: ignore[no-untyped-call]
+        losses = loss(wrapped(batch.x).reshape(-1), batch.y)
+        total = losses.sum() if batch.weights is None else (losses * batch.weights).sum()
+        total.backward()  # type: ignore[no-untyped-call]
 
 
 def finish(optimizer: PrivateOptimizer, last: bool) -> None:
@@ -126,8 +145,35 @@ def finish(optimizer: PrivateOptimizer, last: bool) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-def physical(chosen: NDArray[np.int64], model: nn.Module) -> list[NDArray[np.int64]]:
-    """Split a logical batch so that its per-sample gradients stay within `PHYSICAL_BYTES`."""
+def physical(chosen: NDArray[np.int64], model: nn.Module, windows: int = 1) -> list[NDArray[np.int64]]:
+    """Split a logical batch of units so that its per-sample gradients stay within `PHYSICAL_BYTES`.
+
+    Args:
+        chosen: The units.
+        model: Whose gradients.
+        windows: Rows of each unit.
+    """
     weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    size = max(1, min(1024, PHYSICAL_BYTES // (4 * max(1, weights))))
+    rows = max(1, min(1024, PHYSICAL_BYTES // (4 * max(1, weights))))
+    size = max(1, rows // windows)
     return [chosen[start : start + size] for start in range(0, len(chosen), size)]
+
+
+def clip_factors(norms: Tensor, clip: float, clipping: str) -> Tensor:
+    """What each unit's gradient is times, so that none is longer than ``clip``.
+
+    Args:
+        norms: Gradient norms (N,).
+        clip: L2 norm.
+        clipping: ``norm`` scales a longer gradient down (Abadi et al., 2016); ``normalised`` brings every
+            gradient near ``clip`` (Bu, Wang, Zha and Karypis, "Automatic clipping", 2023).
+    """
+    if clipping == "normalised":
+        return clip / (norms + 0.01)
+    return (clip / (norms + 1e-6)).clamp(max=1.0)
+
+
+def _by_unit(rows: Tensor, windows: int) -> Tensor:
+    """Add up each unit's rows: (N, ...) to (N / windows, weights)."""
+    flat = rows.flatten(1)
+    return flat if windows == 1 else flat.view(-1, windows, flat.shape[1]).sum(1)

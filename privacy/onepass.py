@@ -22,7 +22,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from interplant.core.errors import InterplantError
 from interplant.privacy import onepass_layers, onepass_time
-from interplant.privacy.dpsgd import Loss, PrivateOptimizer, finish
+from interplant.privacy.dpsgd import Batch, Loss, PrivateOptimizer, clip_factors, finish
 from interplant.privacy.onepass_layers import SHARES, Share
 from interplant.privacy.onepass_recurrent import Tape
 
@@ -53,8 +53,8 @@ class Clipped:
 
     Args:
         sums: One for each trainable parameter, in the model's order.
-        norms: Each sample's gradient norm before clipping, (N,).
-        zeroed: Samples whose contribution was not finite and counts as zero.
+        norms: Each unit's gradient norm before clipping, (N / rows,).
+        zeroed: Units whose contribution was not finite and counts as zero.
     """
 
     sums: list[Tensor]
@@ -126,13 +126,17 @@ class OnePass:
         for handle in self._handles:
             handle.remove()
 
-    def clipped(self, loss: Loss, x: Tensor, y: Tensor) -> Clipped:
+    def clipped(
+        self, loss: Loss, x: Tensor, y: Tensor, weights: Tensor | None = None, rows: int = 1
+    ) -> Clipped:
         """Sum the clipped gradients of one physical batch.
 
         Args:
             loss: Losses, one a sample.
             x: Inputs (N, ...); the model treats each alone.
             y: Targets (N,).
+            weights: What each sample's loss is times (N,); all 1 if left out.
+            rows: How many samples in a row are one unit, whose gradient is their sum and is clipped once.
 
         Raises:
             InterplantError: The model calls a layer more than once, or not on (N, ...) inputs, or
@@ -140,22 +144,26 @@ class OnePass:
         """
         if not len(x):
             return Clipped([torch.zeros_like(own) for own in self.parameters], x.new_zeros(0), 0)
-        shares = self._shares(loss, x, y)
+        shares = self._shares(loss, x, y, weights)
         with torch.no_grad():
-            norms = torch.stack([share.squared_norms() for share in shares]).sum(0).sqrt()
+            norms = torch.stack([share.squared_norms(rows) for share in shares]).sum(0).sqrt()
             factors = clip_factors(norms, self.clip, self.clipping)
             bad = (~torch.isfinite(norms)).nonzero().flatten()
             if len(bad):
                 factors = onepass_layers.blank(factors, bad)
-                shares = [share.without(bad) for share in shares]
+                samples = (bad.unsqueeze(1) * rows + torch.arange(rows)).flatten()
+                shares = [share.without(samples) for share in shares]
+            if rows > 1:
+                factors = factors.repeat_interleave(rows)
             sums = dict(pair for share in shares for pair in share.clipped_sums(factors))
         return Clipped([self._sum(sums, own) for own in self.parameters], norms, len(bad))
 
-    def _shares(self, loss: Loss, x: Tensor, y: Tensor) -> list[Share]:
+    def _shares(self, loss: Loss, x: Tensor, y: Tensor, weights: Tensor | None) -> list[Share]:
         """Run forward and backward; return every layer's share."""
         self._seen, self._tape = [], Tape()
         with self._recurrent():
-            total = loss(self.model(x).reshape(-1), y).sum()
+            losses = loss(self.model(x).reshape(-1), y)
+            total = (losses if weights is None else losses * weights).sum()
         seen, tape = self._seen, self._tape
         self._seen, self._tape = [], Tape()
         places = [*(one.output for one in seen), get_gradient_edge(tape.token)]
@@ -169,9 +177,15 @@ class OnePass:
         ]
         return [*shares, *tape.as_shares()]
 
-    def physical(self, chosen: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Split a logical batch evenly so that what its layers keep stays within `PHYSICAL_BYTES`."""
-        return np.array_split(chosen, -(-len(chosen) // self.samples)) if len(chosen) else []
+    def physical(self, chosen: NDArray[np.int64], rows: int = 1) -> list[NDArray[np.int64]]:
+        """Split a logical batch of units evenly: what its layers keep stays within `PHYSICAL_BYTES`.
+
+        Args:
+            chosen: The units.
+            rows: Samples of each.
+        """
+        units = max(1, self.samples // rows)
+        return np.array_split(chosen, -(-len(chosen) // units)) if len(chosen) else []
 
     def _see(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if not inputs:
@@ -217,19 +231,6 @@ def _physical_samples(seen: list[Seen], tape: Tape, count: int) -> int:
     return max(1, min(PHYSICAL_SAMPLES[1], PHYSICAL_BYTES * count // (8 * max(1, kept))))
 
 
-def clip_factors(norms: Tensor, clip: float, clipping: str) -> Tensor:
-    """What each sample's gradient is times, so that none is longer than ``clip``.
-
-    Args:
-        norms: Gradient norms (N,).
-        clip: L2 norm.
-        clipping: See `OnePass`.
-    """
-    if clipping == "normalised":
-        return clip / (norms + 0.01)
-    return (clip / (norms + 1e-6)).clamp(max=1.0)
-
-
 class OnePassOptimizer(PrivateOptimizer):
     """`PrivateOptimizer` for gradients that arrive clipped and summed.
 
@@ -240,22 +241,20 @@ class OnePassOptimizer(PrivateOptimizer):
 
     def clip_and_accumulate(self) -> None:
         """Add the physical batch's clipped sum to the logical batch's."""
-        for parameter, total in zip(self.params, self.sums, strict=True):
-            kept = parameter.summed_grad
-            parameter.summed_grad = total if kept is None else kept + total
+        self.accumulate(self.sums)
 
 
 def descend(
     engine: OnePass,
     optimizer: OnePassOptimizer,
     loss: Loss,
-    batches: list[tuple[Tensor, Tensor]],
+    batches: list[Batch],
 ) -> None:
     """Take one step on one logical batch, given as physical batches (none: noise alone)."""
     if not batches:
-        batches = [(torch.empty(0), torch.empty(0))]
-    for number, (x, y) in enumerate(batches, start=1):
-        found = engine.clipped(loss, x, y)
+        batches = [Batch(torch.empty(0), torch.empty(0))]
+    for number, batch in enumerate(batches, start=1):
+        found = engine.clipped(loss, batch.x, batch.y, batch.weights, optimizer.windows)
         optimizer.zeroed += found.zeroed
         optimizer.sums = found.sums
         optimizer.empty_batch()  # Opacus asks for per-sample gradients: there are none

@@ -40,8 +40,8 @@ Sums = list[tuple[nn.Parameter, Tensor]]
 class Share(Protocol):
     """One layer's share in the gradients of a batch of N samples."""
 
-    def squared_norms(self) -> Tensor:
-        """Each sample's squared gradient norm over the layer's trainable parameters, (N,)."""
+    def squared_norms(self, rows: int) -> Tensor:
+        """Squared gradient norm of each ``rows`` samples together, which are one unit, (N / rows,)."""
 
     def without(self, bad: Tensor) -> "Share":
         """Return the share with the samples at indices ``bad`` set to zero."""
@@ -55,23 +55,32 @@ def blank(tensor: Tensor, bad: Tensor, samples: int = 0) -> Tensor:
     return tensor.index_fill(samples, bad, 0.0)
 
 
-def product_norms(inputs: Tensor, grads: Tensor, weight: bool = True, biases: int = 1) -> Tensor:
-    """Squared norms of a sample's sum over positions of outer(gradient, input), and of its biases.
+def product_norms(
+    inputs: Tensor, grads: Tensor, weight: bool = True, biases: int = 1, rows: int = 1
+) -> Tensor:
+    """Squared norms of a unit's sum over positions of outer(gradient, input), and of its biases.
 
     Args:
         inputs: What went into a linear map, (N, T, I).
         grads: Gradient of what came out, (N, T, O).
         weight: Whether the map's weight counts.
         biases: How many vectors are added to the output and count.
+        rows: How many samples in a row are one unit: its positions are those of all of them.
 
     Returns:
-        Squared norms (N,); infinite or NaN where they cannot be trusted.
+        Squared norms (N / rows,); infinite or NaN where they cannot be trusted.
     """
+    inputs, grads = by_unit(inputs, rows), by_unit(grads, rows)
     if inputs.shape[1] == 1:
         return _single(inputs[:, 0], grads[:, 0], weight, biases)
     if gram_is_cheaper(inputs, grads):
         return gram_norms(inputs, gram(grads), weight, biases)
     return _by_product(inputs, grads, weight, biases)
+
+
+def by_unit(samples: Tensor, rows: int) -> Tensor:
+    """Put the positions of each unit's samples in a line: (N, T, D) to (N / rows, rows * T, D)."""
+    return samples if rows == 1 else samples.reshape(len(samples) // rows, -1, samples.shape[2])
 
 
 def gram_is_cheaper(inputs: Tensor, grads: Tensor) -> bool:
@@ -159,10 +168,11 @@ class LinearShare:
             grads.reshape(count, -1, layer.out_features),
         )
 
-    def squared_norms(self) -> Tensor:
+    def squared_norms(self, rows: int) -> Tensor:
         """See `Share`."""
         layer = self.layer
-        return product_norms(self.inputs, self.grads, _trains(layer.weight), int(_trains(layer.bias)))
+        trained = _trains(layer.weight), int(_trains(layer.bias))
+        return product_norms(self.inputs, self.grads, *trained, rows)
 
     def without(self, bad: Tensor) -> "LinearShare":
         """See `Share`."""
@@ -191,13 +201,15 @@ class ConvShare:
         edges = _edges(layer)
         return cls(layer, functional.pad(inputs, edges) if any(edges) else inputs, grads)
 
-    def squared_norms(self) -> Tensor:
+    def squared_norms(self, rows: int) -> Tensor:
         """See `Share`; the patches that the kernel saw are the positions of a linear map."""
-        layer, count, groups = self.layer, len(self.inputs), self.layer.groups
-        patches = self._patches().reshape(count * groups, -1, self.grads[0, 0].numel())
-        grads = self.grads.reshape(count * groups, layer.out_channels // groups, -1)
+        layer, count, groups = self.layer, len(self.inputs) // rows, self.layer.groups
+        patches = self._patches().reshape(count * rows * groups, -1, self.grads[0, 0].numel())
+        grads = self.grads.reshape(count * rows * groups, layer.out_channels // groups, -1)
+        if rows > 1 and groups > 1:
+            patches, grads = (_groups_first(part, rows, groups) for part in (patches, grads))
         trained = _trains(layer.weight), int(_trains(layer.bias))
-        return product_norms(patches.mT, grads.mT, *trained).view(count, groups).sum(1)
+        return product_norms(patches.mT, grads.mT, *trained, rows).view(count, groups).sum(1)
 
     def without(self, bad: Tensor) -> "ConvShare":
         """See `Share`."""
@@ -227,6 +239,12 @@ class ConvShare:
             grads, self.inputs, weight, None, *sides, (False, True, False)
         )
         return found[1].view_as(layer.weight)  # type: ignore[no-any-return]
+
+
+def _groups_first(samples: Tensor, rows: int, groups: int) -> Tensor:
+    """Bring the groups of channels before a unit's samples: both are in the first dimension."""
+    shape = samples.shape
+    return samples.view(-1, rows, groups, *shape[1:]).transpose(1, 2).reshape(shape)
 
 
 def _two(sides: tuple[int, ...], rest: int = 1) -> tuple[int, int]:
@@ -266,11 +284,11 @@ class NormShare:
         shape = (len(inputs), -1, *layer.normalized_shape)
         return cls(layer, *(part.reshape(shape).sum(1).flatten(1) for part in (scaled, grads)))
 
-    def squared_norms(self) -> Tensor:
+    def squared_norms(self, rows: int) -> Tensor:
         """See `Share`."""
         layer = self.layer
-        squares = _squares(self.weight) * _trains(layer.weight)
-        return squares + _squares(self.bias) * _trains(layer.bias)
+        weight, bias = (part.view(-1, rows, part.shape[1]).sum(1) for part in (self.weight, self.bias))
+        return _squares(weight) * _trains(layer.weight) + _squares(bias) * _trains(layer.bias)
 
     def without(self, bad: Tensor) -> "NormShare":
         """See `Share`."""

@@ -15,6 +15,7 @@ from interplant.privacy.onepass_layers import (
     Share,
     Sums,
     blank,
+    by_unit,
     gram,
     gram_is_cheaper,
     gram_norms,
@@ -71,9 +72,12 @@ class RecurrentShare:
     before: Tensor
     gates: Tensor
 
-    def by_sample(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs, states and gates as (N, T, ...)."""
-        return self.inputs.transpose(0, 1), self.before.transpose(0, 1), self.gates.transpose(0, 1)
+    def by_unit(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs, states and gates as (N / rows, rows * T, ...): a unit's samples one after another."""
+        inputs, before, gates = (
+            by_unit(part.transpose(0, 1), rows) for part in (self.inputs, self.before, self.gates)
+        )
+        return inputs, before, gates
 
     def _blank(self, bad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return blank(self.inputs, bad, 1), blank(self.before, bad, 1), blank(self.gates, bad, 1)
@@ -101,10 +105,10 @@ class GruShare(RecurrentShare):
     blocks belong to the inputs, the last three to the states.
     """
 
-    def squared_norms(self) -> Tensor:
+    def squared_norms(self, rows: int) -> Tensor:
         """See `onepass_layers.Share`."""
         weight_in, weight_hidden, bias_in, bias_hidden = self.weights.trained()
-        inputs, before, gates = self.by_sample()
+        inputs, before, gates = self.by_unit(rows)
         size = before.shape[2]
         into, hidden = gates[:, :, : 3 * size], gates[:, :, size:]
         if not gram_is_cheaper(before, hidden):
@@ -128,10 +132,10 @@ class GruShare(RecurrentShare):
 class LstmShare(RecurrentShare):
     """An LSTM layer's share; its ``gates`` are g, i, f, o, the same for inputs and states."""
 
-    def squared_norms(self) -> Tensor:
+    def squared_norms(self, rows: int) -> Tensor:
         """See `onepass_layers.Share`."""
         weight_in, weight_hidden, bias_in, bias_hidden = self.weights.trained()
-        inputs, before, gates = self.by_sample()
+        inputs, before, gates = self.by_unit(rows)
         if weight_in and weight_hidden:
             return product_norms(torch.cat([inputs, before], 2), gates, True, bias_in + bias_hidden)
         first = product_norms(inputs, gates, weight_in, int(bias_in))

@@ -5,19 +5,19 @@ is billed cannot differ (the idea of an execution plan that carries its own even
 """
 
 import math
-import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from interplant.core.errors import Refusal, UsageError
-from interplant.core.schema import Task
+from interplant.core.schema import CLIPPINGS, UNITS, PlantData, Task
+from interplant.privacy.stream import Stream
 
-UNITS = ("window",)
-"""Privacy units a plan can be made for; sampling and clipping happen per unit."""
+SIZES = {"row": "declared_windows", "window": "declared_windows", "unit": "declared_units"}
+"""Which declared size of a plant counts a privacy unit. A row is counted by the one window it lies in."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,25 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Statistic:
+    """A number that leaves beside the update: a sum over all units, bounded, noised and charged.
+
+    Args:
+        name: Under which it leaves.
+        bound: Each unit's value is clipped to 0 to ``bound``.
+        noise: Standard deviation of the noise as a multiple of ``bound``.
+    """
+
+    name: str
+    bound: float
+    noise: float
+
+    def __post_init__(self) -> None:
+        _positive(f"metrics.{self.name}.bound", self.bound)
+        _positive(f"metrics.{self.name}.noise", self.noise)
+
+
+@dataclass(frozen=True)
 class Plan:
     """One round of DP-SGD, all of it public.
 
@@ -49,6 +68,9 @@ class Plan:
         clip: L2 norm to which each unit's gradient is clipped.
         steps: Steps in the round; each is charged, an empty batch too.
         delta: The probability that the guarantee may fail.
+        windows: The most windows of a unit in a step (K); 1 unless machines are the unit.
+        clipping: One of `CLIPPINGS`.
+        statistics: Numbers beside the update.
 
     Raises:
         UsageError: A value that cannot be.
@@ -61,27 +83,36 @@ class Plan:
     clip: float
     steps: int
     delta: float
+    windows: int = 1
+    clipping: str = "norm"
+    statistics: tuple[Statistic, ...] = field(default=())
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise UsageError(f"privacy.unit: expected one of {', '.join(UNITS)}, found {self.unit!r}")
-        for name in ("records", "batch", "steps"):
+        if self.clipping not in CLIPPINGS:
+            raise UsageError(f"privacy.clipping: expected {' or '.join(CLIPPINGS)}, found {self.clipping!r}")
+        for name in ("records", "batch", "steps", "windows"):
             _whole(f"plan.{name}", getattr(self, name))
+        if self.unit != "unit" and self.windows != 1:
+            raise UsageError(f"plan.windows: expected 1 for unit {self.unit}, found {self.windows}")
         for name in ("noise", "clip"):
             _positive(f"privacy.{name}", getattr(self, name))
         check_delta(self.delta)
 
     @classmethod
-    def of(cls, task: Task, records: int) -> "Plan":
-        """Make the plan of one round of ``task`` at a plant that declares ``records`` windows.
+    def of(cls, task: Task, data: PlantData) -> "Plan":
+        """Make the plan of one round of ``task`` at a plant that declares the sizes in ``data``.
 
         Raises:
             Refusal: The plant has not declared its size (code ``undeclared_size``).
             UsageError: A value that cannot be.
         """
-        if records < 1:
-            raise Refusal("undeclared_size", f"data.declared_windows is {records}")
         privacy, training = task.privacy, task.training
+        key = SIZES.get(privacy.unit, "declared_windows")
+        records = getattr(data, key)
+        if records < 1:
+            raise Refusal("undeclared_size", f"data.{key} is {records}")
         return cls(
             unit=privacy.unit,
             records=records,
@@ -90,12 +121,15 @@ class Plan:
             clip=privacy.clip,
             steps=training.steps,
             delta=privacy.delta,
+            windows=privacy.windows_per_unit if privacy.unit == "unit" else 1,
+            clipping=privacy.clipping,
         )
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Plan":
-        """Read back what `as_dict` wrote."""
-        return cls(**fields)
+        """Read back what `as_dict` wrote, in this version or an earlier one."""
+        statistics = tuple(Statistic(**one) for one in fields.get("statistics", ()))
+        return cls(**{**fields, "statistics": statistics})
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan's fields, ready for JSON."""
@@ -113,30 +147,30 @@ class Plan:
 
     @property
     def event(self) -> Event:
-        """What running this plan once is charged."""
+        """What the training is charged."""
         return Event(self.unit, self.q, float(self.noise), self.steps)
 
-    def batches(
-        self, count: int, generator: np.random.Generator | None = None
-    ) -> Iterator[NDArray[np.int64]]:
-        """Yield the Poisson sample of each step: exactly ``steps`` arrays of indices.
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What running this plan once is charged: the training, and each statistic over all units."""
+        return (self.event, *(Event(self.unit, 1.0, float(one.noise), 1) for one in self.statistics))
+
+    def batches(self, count: int, stream: Stream) -> Iterator[NDArray[np.int64]]:
+        """Yield the Poisson sample of each step: exactly ``steps`` arrays of indices of units.
 
         Args:
             count: How many units the data really holds; each is drawn with probability `q`, alone.
-            generator: For tests only. Left out, it is seeded by the operating system, so that no
-                experiment seed tells who was in a batch.
+            stream: Where chance comes from: the operating system, so that no experiment seed tells who
+                was in a batch.
         """
-        generator = generator or system_generator()
         for _ in range(self.steps):
-            yield np.flatnonzero(generator.random(count) < self.q)
+            yield np.flatnonzero(stream.uniform(count) < self.q)
 
-
-def system_generator() -> np.random.Generator:
-    """Return a generator with a key of 128 bits of the operating system's entropy.
-
-    Not `torch.Generator`: on the CPU it keeps only the low 32 bits of its seed, few enough to try.
-    """
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(secrets.randbits(256))))
+    def draw(self, windows: NDArray[np.int64], stream: Stream) -> NDArray[np.int64]:
+        """Return at most K of one unit's windows, drawn without replacement."""
+        if len(windows) <= self.windows:
+            return windows
+        return windows[np.argpartition(stream.uniform(len(windows)), self.windows)[: self.windows]]
 
 
 def check_delta(delta: float) -> None:

@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 
 from interplant.core.errors import InterplantError
 from interplant.core.schema import Training
+from interplant.privacy import checks
 from interplant.privacy.plan import Plan
+from interplant.privacy.stream import Stream
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from interplant.privacy.dpsgd import Loss, PrivateOptimizer
+    from interplant.privacy.dpsgd import Batch, Loss, PrivateOptimizer
+    from interplant.privacy.noise import Noise
     from interplant.privacy.optimizers import Sgd
 
 Array = NDArray[np.float32]
@@ -53,7 +56,10 @@ def train(
     plan: Plan | None,
     reserve: Callable[[], object],
     seed: int = 0,
-    engine: str = "opacus",
+    engine: str = "auto",
+    mode: str = "",
+    machines: NDArray[np.int64] | None = None,
+    stream: Stream | None = None,
 ) -> Trained:
     """Train a copy of ``model`` for one round.
 
@@ -69,6 +75,10 @@ def train(
         seed: Shuffles the batches without a plan; with one, nothing.
         engine: Who computes private steps: one of `checks.ENGINES`. It changes speed, never what is
             charged.
+        mode: What `checks.check_model` has chosen already; left out, it is asked here.
+        machines: The machine of each window (N,); asked for where machines are the privacy unit.
+        stream: Where batches and noise come from: the operating system's entropy if left out. A stream
+            that can be repeated makes training that is not private.
 
     Raises:
         InterplantError: The model cannot be trained privately, or the data's shape does not fit.
@@ -77,30 +87,75 @@ def train(
     trained = copy.deepcopy(model).train()
     if plan is None:
         return _plain(model, trained, x, y, training, seed)
-    return _private(model, trained, x, y, training, plan, reserve, engine)
+    units = _Units(x, y, plan, machines)
+    mode = mode or checks.check_model(trained, x.shape[1:], engine)
+    return _private(model, trained, units, training, reserve, mode, stream or Stream())
+
+
+class _Units:
+    """A plant's windows as privacy units.
+
+    Args:
+        x: Windows.
+        y: Targets.
+        plan: Its unit, and how many windows of a machine enter a step.
+        machines: The machine of each window.
+    """
+
+    def __init__(self, x: Array, y: Array, plan: Plan, machines: NDArray[np.int64] | None) -> None:
+        import torch
+
+        self.plan = plan
+        self._x, self._y = torch.from_numpy(x), torch.from_numpy(y)
+        self._rows: list[NDArray[np.int64]] | None = None
+        self.count = len(x)
+        if plan.unit == "unit":
+            if machines is None or machines.shape != y.shape:
+                raise InterplantError("expected the machine of each window, as machines are the privacy unit")
+            order = np.argsort(machines, kind="stable")
+            _, first = np.unique(machines[order], return_index=True)
+            self._rows = np.split(order, first[1:]) if len(x) else []
+            self.count = len(self._rows)
+
+    def batch(self, chosen: NDArray[np.int64], stream: Stream) -> "Batch":
+        """Return the rows of these units; of a machine at most the plan's number of windows, drawn anew."""
+        import torch
+
+        from interplant.privacy.dpsgd import Batch
+
+        if self._rows is None:
+            rows = torch.from_numpy(chosen)
+            return Batch(self._x[rows], self._y[rows])
+        width = self.plan.windows
+        drawn = [self.plan.draw(self._rows[unit], stream) for unit in chosen]
+        rows = torch.from_numpy(np.stack([np.resize(own, width) for own in drawn]).ravel())
+        weights = np.array([np.arange(width) < len(own) for own in drawn]) / np.array(
+            [[len(own)] for own in drawn]
+        )
+        return Batch(self._x[rows], self._y[rows], torch.from_numpy(weights.astype(np.float32).ravel()))
 
 
 def _private(
     model: "nn.Module",
     trained: "nn.Module",
-    x: Array,
-    y: Array,
+    units: _Units,
     training: Training,
-    plan: Plan,
     reserve: Callable[[], object],
-    engine: str,
+    mode: str,
+    stream: Stream,
 ) -> Trained:
-    import torch
+    from interplant.privacy.noise import Noise
 
-    from interplant.privacy import checks
-
-    mode = checks.check_model(trained, x.shape[1:], engine)
+    plan = units.plan
     reserve()
-    stepper = _stepper(trained, mode, _optimizer(trained, training), _loss(training), plan)
-    windows, targets = torch.from_numpy(x), torch.from_numpy(y)
-    for chosen in plan.batches(len(x)):
-        parts = [torch.from_numpy(part) for part in stepper.physical(chosen)]
-        stepper.descend([(windows[part], targets[part]) for part in parts])
+    optimizer = _optimizer(trained, training)
+    noise = Noise(plan, sum(p.numel() for p in optimizer.parameters), stream.part("noise"))
+    try:
+        stepper = _stepper(trained, mode, optimizer, _loss(training), plan, noise)
+        for chosen in plan.batches(units.count, stream):
+            stepper.descend([units.batch(part, stream) for part in stepper.physical(chosen)])
+    finally:
+        noise.close()
     return Trained(_difference(model, trained), plan.steps, mode, stepper.optimizer.zeroed)
 
 
@@ -109,19 +164,26 @@ class _Stepper:
     """How to cut a logical batch into physical ones, and how to take a step on them."""
 
     physical: "Callable[[NDArray[np.int64]], list[NDArray[np.int64]]]"
-    descend: "Callable[[list[tuple[Tensor, Tensor]]], None]"
+    descend: "Callable[[list[Batch]], None]"
     optimizer: "PrivateOptimizer"
 
 
-def _stepper(model: "nn.Module", mode: str, optimizer: "Sgd", loss: "Loss", plan: Plan) -> _Stepper:
+def _stepper(
+    model: "nn.Module", mode: str, optimizer: "Sgd", loss: "Loss", plan: Plan, noise: "Noise"
+) -> _Stepper:
     from interplant.privacy import dpsgd, onepass
 
     if mode == "onepass":
-        engine, ours = onepass.OnePass(model, plan.clip), onepass.OnePassOptimizer(optimizer, plan)
-        return _Stepper(engine.physical, partial(onepass.descend, engine, ours, loss), ours)
-    wrapped, opacus = dpsgd.wrap(model, mode), dpsgd.PrivateOptimizer(optimizer, plan)
+        engine = onepass.OnePass(model, plan.clip, plan.clipping)
+        ours = onepass.OnePassOptimizer(optimizer, plan, noise)
+        return _Stepper(
+            partial(engine.physical, rows=plan.windows), partial(onepass.descend, engine, ours, loss), ours
+        )
+    wrapped, opacus = dpsgd.wrap(model, mode), dpsgd.PrivateOptimizer(optimizer, plan, noise)
     return _Stepper(
-        partial(dpsgd.physical, model=model), partial(dpsgd.descend, wrapped, opacus, loss), opacus
+        partial(dpsgd.physical, model=model, windows=plan.windows),
+        partial(dpsgd.descend, wrapped, opacus, loss),
+        opacus,
     )
 
 

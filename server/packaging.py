@@ -36,7 +36,7 @@ from interplant.core.release import (
     read_release,
     task_digest,
 )
-from interplant.core.schema import Task
+from interplant.core.schema import PRIVATE, Privacy, Task
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,7 @@ def _contract(task: Task) -> str:
 
 def _training(task: Task, lineage: Lineage) -> str:
     privacy = task.privacy
-    how = (
-        f"DP-SGD, noise {privacy.noise:g}, clip {privacy.clip:g}" if privacy.mechanism == "dp-sgd" else "none"
-    )
+    how = "none" if privacy.mechanism == "none" else _mechanism(privacy)
     facts = {
         "Run": lineage.run,
         "Created": lineage.created,
@@ -224,6 +222,12 @@ def _training(task: Task, lineage: Lineage) -> str:
     return "\n".join(["## How it was trained", "", "| | |", "|---|---|", *rows])
 
 
+def _mechanism(privacy: Privacy) -> str:
+    drawn = f", at most {privacy.windows_per_unit} windows of each" if privacy.unit == "unit" else ""
+    counted = f"DP-SGD on {privacy.unit}s{drawn}, noise {privacy.noise:g}, clip {privacy.clip:g}"
+    return counted if privacy.private else f"{counted}; noise from the task's seed, so **not private**"
+
+
 def _participants(lineage: Lineage) -> str:
     head = ["| plant | snapshot | rounds | privacy unit | ε | δ | data |", "|---|---|---|---|---|---|---|"]
     rows = [_participant(plant) for plant in lineage.participants]
@@ -236,7 +240,7 @@ def _participants(lineage: Lineage) -> str:
 
 
 def _participant(plant: Participant) -> str:
-    private = plant.mechanism != "none"
+    private = plant.mechanism == PRIVATE
     spent = f"{plant.epsilon:.3g} | {plant.delta:g}" if private else "not private | -"
     data = "simulated" if plant.simulated else "own"
     unit = plant.unit if private else "-"

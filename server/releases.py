@@ -9,6 +9,7 @@ from typing import Any
 from interplant.core import federation_pb2 as pb
 from interplant.core.files import sha256_file
 from interplant.core.release import Lineage, Participant, task_digest
+from interplant.core.schema import PRIVATE
 from interplant.core.wire import PROTOCOL
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.packaging import PackageOrder, package_in_child
@@ -58,7 +59,7 @@ def lineage_of(release: str, run: RunFolder, state: Checkpoint) -> Lineage:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         rounds=state.round,
         engine=order.engine,
-        private=all(one.mechanism != "none" for one in participants),
+        private=all(one.mechanism == PRIVATE for one in participants),
         simulated=any(one.simulated for one in participants),
         participants=participants,
     )

@@ -12,7 +12,7 @@ from interplant.client import connection, deployment, policy
 from interplant.client.directory import PlantDirectory
 from interplant.core import config
 from interplant.core.errors import Refusal
-from interplant.core.schema import Task
+from interplant.core.schema import PlantData, Task
 from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
 from interplant.privacy.ledger import Ledger
@@ -29,7 +29,7 @@ RELEASE = f"turbofan-{RUN}"
 def charged(plant: PlantDirectory) -> PlantDirectory:
     """A plant that has taken part in two rounds."""
     task = config.load(builtin("turbofan"), Task)
-    plan, ledger = Plan.of(task, 10_000), Ledger(plant.ledger)
+    plan, ledger = Plan.of(task, PlantData(declared_windows=10_000)), Ledger(plant.ledger)
     for number in (1, 2):
         ledger.commit(ledger.reserve(plan, run=RUN, round=number, task="turbofan", lineage="data"))
     return plant
@@ -110,7 +110,7 @@ def test_figures_are_computed_anew_when_the_ledger_grows(charged: PlantDirectory
     kept = charged.spending.read_text()
     assert interplant("privacy", "budget", "--dir", charged.path, "--json").json[0] == first
     assert charged.spending.read_text() == kept
-    plan = Plan.of(config.load(builtin("turbofan"), Task), 10_000)
+    plan = Plan.of(config.load(builtin("turbofan"), Task), PlantData(declared_windows=10_000))
     Ledger(charged.ledger).reserve(plan, run=RUN, round=3, task="turbofan", lineage="data")
     second = interplant("privacy", "budget", "--dir", charged.path, "--json").json[0]
     assert second["epsilon"] > first["epsilon"]
@@ -191,8 +191,11 @@ def test_snapshots_and_their_log(plant: PlantDirectory, interplant: Call) -> Non
     first = interplant(*words, "2", "-m", "two", "--json").json
     assert first["simulated"] is True
     local = first["local"]
-    assert local["suggested_declared_windows"] == pytest.approx(local["windows"], rel=0.05)
-    assert len(str(local["suggested_declared_windows"]).rstrip("0")) <= 2
+    suggested = local["suggested"]
+    assert suggested["declared_windows"] == pytest.approx(local["windows"], rel=0.05)
+    assert len(str(suggested["declared_windows"]).rstrip("0")) <= 2
+    assert suggested["declared_units"] == 2
+    assert suggested["declared_unit_windows"] >= local["windows"] / 2
     assert "Local figure" in interplant(*words, "3").out
     log = interplant("data", "log", "--dir", plant.path, "--json").json
     assert [one["machines"] for one in log] == [3, 2]
@@ -225,15 +228,24 @@ def test_a_join_that_was_killed_before_its_repository_is_completed(
 def test_a_plan_costs_more_with_more_rounds_and_says_how_many_a_budget_covers(interplant: Call) -> None:
     words = ["privacy", "plan", "turbofan", "rounds=3", "--windows", "10000"]
     found = interplant(*words, "--epsilon", "0.7", "--machine-windows", "50", "--json").json
-    epsilons = [one["epsilon"] for one in found["costs"]]
+    own = found["choices"][0]
+    epsilons = [one["epsilon"] for one in own["costs"]]
     assert epsilons == sorted(epsilons)
-    covered = found["rounds_left"]
-    assert max(one["rounds"] for one in found["costs"] if one["epsilon"] <= 0.7) <= covered
-    assert min(one["rounds"] for one in found["costs"] if one["epsilon"] > 0.7) > covered
-    (machine,) = [one for one in found["costs"] if one["machine"]]
+    covered = own["rounds_left"]
+    assert max(one["rounds"] for one in own["costs"] if one["epsilon"] <= 0.7) <= covered
+    assert min(one["rounds"] for one in own["costs"] if one["epsilon"] > 0.7) > covered
+    (machine,) = [one for one in own["costs"] if one["machine"]]
     assert machine["rounds"] == 3
     assert machine["machine_epsilon"] is None or machine["machine_epsilon"] > machine["epsilon"]
     assert "No budget was named." in interplant(*words).out
+
+
+def test_a_plan_for_machines_is_drawn_as_a_curve(interplant: Call, tmp_path: Path) -> None:
+    words = ["privacy", "plan", "turbofan", "privacy.unit=unit", "training.batch=8", "rounds=3"]
+    done = interplant(*words, "--units", "40", "--epsilon", "4", "--plot", tmp_path / "curve.png")
+    assert "epsilon for one unit, of 40 declared" in done.out
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert interplant(*words, "--windows", "40").code == 1  # machines are counted, not windows
 
 
 def test_a_plan_at_a_plant_counts_what_was_spent(charged: PlantDirectory, interplant: Call) -> None:
@@ -246,7 +258,7 @@ def test_a_plan_at_a_plant_counts_what_was_spent(charged: PlantDirectory, interp
     assert found["spent"] == pytest.approx(Ledger(charged.ledger).spent("data", 1e-5).epsilon)
     assert found["budget"] == 1.0
     fresh = interplant("privacy", "plan", "turbofan", "--windows", "10000", "--epsilon", "1", "--json").json
-    assert found["rounds_left"] == fresh["rounds_left"] - 2
+    assert found["choices"][0]["rounds_left"] == fresh["choices"][0]["rounds_left"] - 2
     assert interplant(*words, "--epsilon", "9").code == 2
     assert interplant("privacy", "plan", "turbofan").code == 2
     assert interplant("privacy", "plan", "turbofan", "privacy.mechanism=none", "--windows", "9").code == 2

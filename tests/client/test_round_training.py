@@ -13,11 +13,11 @@ from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import Trained
 from interplant.client.round_training import Bench, train_round
 from interplant.core.errors import InterplantError, Refusal
-from interplant.core.schema import Column, Model, Privacy, Target, Task, Training, Window
+from interplant.core.schema import Column, Model, PlantData, Privacy, Target, Task, Training, Window
 from interplant.data.snapshots import Repository, keyed_digest
+from interplant.privacy.checks import check_model
 from interplant.privacy.ledger import Ledger
 from interplant.privacy.plan import Plan
-from interplant.privacy.training import train
 
 from .conftest import OPEN, START, TASK, dataset, edit, model, request
 
@@ -62,7 +62,9 @@ def test_the_receipt_says_what_the_ledger_says(ready: PlantDirectory) -> None:
         ("run-1", 1, "wear", "data"),
         ("run-1", 2, "wear", "data"),
     ]
-    assert all(entry.plan == Plan.of(TASK, 100) for entry in charges), "the declared size, not the counted"
+    assert all(entry.plan == Plan.of(TASK, PlantData(declared_windows=100)) for entry in charges), (
+        "the declared size, not the counted"
+    )
     assert [entry.kind for entry in ledger.entries()] == ["reserve", "commit"] * 2
 
 
@@ -124,7 +126,9 @@ def test_the_budget_counts_at_the_policys_delta_not_the_tasks(ready: PlantDirect
     strict = replace(TASK, privacy=Privacy(noise=2.0, delta=1e-9))
     assert go(ready, strict).receipt.epsilon == Ledger(ready.ledger).spent("data", 1e-5).epsilon
     edit(ready, lambda plant: setattr(plant.policy.privacy, "delta", 1e-9))
-    at_policy = Ledger(ready.ledger).spent_after(Plan.of(TASK, 100), "data", 1e-9).epsilon
+    at_policy = (
+        Ledger(ready.ledger).spent_after(Plan.of(TASK, PlantData(declared_windows=100)), "data", 1e-9).epsilon
+    )
     edit(ready, lambda plant: setattr(plant.policy.privacy, "epsilon", at_policy * 0.99))
     assert refused(ready).code == "budget_spent"
 
@@ -141,14 +145,54 @@ def test_the_tasks_engine_is_asked_for_the_steps_and_charged_alike(
 ) -> None:
     asked: list[str] = []
 
-    def spy(*args: Any, **words: Any) -> Any:
-        asked.append(words["engine"])
-        return train(*args, **words)
+    def spy(model: Any, shape: tuple[int, ...], engine: str) -> str:
+        asked.append(engine)
+        return check_model(model, shape, engine)
 
-    monkeypatch.setattr(round_training, "train", spy)
+    monkeypatch.setattr(round_training.checks, "check_model", spy)
     go(ready, replace(TASK, privacy=replace(TASK.privacy, engine=engine)))
-    assert asked == [engine]
+    assert asked == [engine], "once a round"
     assert len(Ledger(ready.ledger).entries()) == 2, "reserved and committed"
+
+
+def test_a_model_that_cannot_be_private_is_refused_before_data_is_touched(
+    ready: PlantDirectory, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch import nn
+
+    class Normed(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, 1))
+
+    monkeypatch.setattr(round_training, "_model", lambda task, weights: Normed())
+    assert refused(ready).code == "model_unfit"
+    assert loads == []
+
+
+def test_noise_that_repeats_is_charged_nothing_and_called_not_private(ready: PlantDirectory) -> None:
+    task = replace(TASK, privacy=replace(TASK.privacy, mechanism="dp-sgd-test"))
+    first, again, other = (go(ready, replace(task, seed=seed)) for seed in (1, 1, 2))
+    assert all(np.array_equal(first.update[name], again.update[name]) for name in first.update)
+    assert not all(np.array_equal(first.update[name], other.update[name]) for name in first.update)
+    assert Ledger(ready.ledger).entries() == []
+    receipt = first.receipt
+    assert (receipt.mechanism, receipt.unit, receipt.epsilon) == ("dp-sgd-test", "", 0.0)
+
+
+def test_machines_are_sampled_where_they_are_the_unit(ready: PlantDirectory) -> None:
+    def declare(plant: Any) -> None:
+        plant.data.declared_units, plant.policy.privacy.units = 4, ["unit"]
+
+    edit(ready, declare)
+    task = replace(
+        TASK,
+        privacy=replace(TASK.privacy, unit="unit", windows_per_unit=3),
+        training=replace(TASK.training, batch=2),
+    )
+    made = go(ready, task)
+    assert made.receipt.unit == "unit"
+    (charge,) = (entry.plan for entry in Ledger(ready.ledger).entries() if entry.plan)
+    assert (charge.unit, charge.q, charge.windows) == ("unit", 0.5, 3)
 
 
 def test_without_privacy_nothing_is_charged(ready: PlantDirectory) -> None:

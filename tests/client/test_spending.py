@@ -8,13 +8,14 @@ import pytest
 from interplant.client.directory import PlantDirectory
 from interplant.client.spending import spending
 from interplant.core.errors import Refusal
+from interplant.core.schema import PlantData
 from interplant.privacy import accounting
 from interplant.privacy.ledger import Ledger
 from interplant.privacy.plan import Plan
 
 from .conftest import TASK, edit
 
-PLAN = Plan.of(TASK, 100)
+PLAN = Plan.of(TASK, PlantData(declared_windows=100))
 
 
 def charge(plant: PlantDirectory, times: int = 1, lineage: str = "data") -> None:

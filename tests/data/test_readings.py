@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from interplant.core import config
@@ -11,7 +12,7 @@ from interplant.core.schema import Task, Window
 from interplant.data import cmapss, readings
 from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
-from interplant.data.windows import count_windows, rounded, training_windows
+from interplant.data.windows import rounded, sizes, training_windows, unit_windows
 
 TASK = config.load(builtin("turbofan"), Task)
 DATASET = simulate(1, 2, 3)
@@ -72,7 +73,11 @@ def test_a_folder_of_cmapss_is_eight_tables(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(("length", "stride"), [(30, 1), (30, 7), (500, 1), (1, 1)])
 def test_windows_are_counted_as_they_are_cut(length: int, stride: int) -> None:
     task = replace(TASK, window=Window(length, stride))
-    assert count_windows(DATASET.train, task) == len(training_windows(DATASET.train, task))
+    cut = np.unique(training_windows(DATASET.train, task).machine, return_counts=True)[1]
+    assert sorted(unit_windows(DATASET.train, task)) == sorted(cut)
+    declared = sizes(DATASET.train, task)
+    assert (declared.windows, declared.units) == (rounded(cut.sum()), rounded(len(cut)))
+    assert cut.max() <= declared.unit_windows <= 1.1 * cut.max() + 1, "no machine passes it"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import only_one
+from interplant.core.schema import PlantData
 from interplant.lab import demo
 from interplant.lab.demo import Settings, run_demo
 from interplant.lab.federation import LocalFederation
@@ -61,7 +62,7 @@ def test_the_whole_loop_leaves_a_summary_and_a_picture(path: Path, made: Summary
 def test_every_plant_spent_what_its_plan_says(made: Summary, path: Path) -> None:
     task = tiny(path).task()
     for plant in made.plants:
-        declared = LocalFederation(path / "federation").plant(plant.name).load().data.declared_windows
+        declared = LocalFederation(path / "federation").plant(plant.name).load().data
         events = [Plan.of(task, declared).event] * task.rounds
         assert plant.epsilon == pytest.approx(spent(events, plant.delta).epsilon)
         assert 0 < plant.epsilon < plant.epsilon_budget
@@ -152,7 +153,7 @@ def test_two_demos_in_one_folder_do_not_disturb_each_other(tmp_path: Path) -> No
 def test_each_preset_stays_within_its_budget(dataset: str, tmp_path: Path) -> None:
     settings = Settings(tmp_path, Source(dataset, tmp_path))
     task, smallest = settings.task(), {"simulated": 3700, "cmapss": 18_000}[dataset]
-    events = [Plan.of(task, smallest).event] * task.rounds
+    events = [Plan.of(task, PlantData(declared_windows=smallest)).event] * task.rounds
     assert spent(events, task.privacy.delta).epsilon < 0.9 * settings.budget
 
 

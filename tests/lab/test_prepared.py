@@ -12,7 +12,7 @@ from interplant.core.errors import UsageError
 from interplant.core.schema import Plant, Task
 from interplant.data.snapshots import Repository
 from interplant.lab import prepared
-from interplant.lab.prepared import Prepared, Source, offer, prepare, rounded
+from interplant.lab.prepared import Prepared, Source, offer, prepare
 
 
 @pytest.fixture(scope="module")
@@ -85,19 +85,15 @@ def test_the_demos_policy_allows_its_task_and_no_other(plants: list[Prepared], s
     assert plant.policy.tasks == ["turbofan"]
     assert (plant.policy.privacy.epsilon, plant.policy.privacy.delta) == (4.0, small.privacy.delta)
     assert plant.data.declared_windows == plants[0].declared_windows
+    assert plant.data.declared_units == plants[0].machines == plants[0].declared_units
+    assert 0 < plant.data.declared_unit_windows <= plant.data.declared_windows
+    assert plant.policy.privacy.units == [small.privacy.unit]
     assert plant.data.simulated
     assert config.dump(plant)["policy"]["release"] == {
         "approval": "auto",
         "margin": 0.05,
         "report": "nothing",
     }
-
-
-@pytest.mark.parametrize(
-    ("count", "expected"), [(7, 7), (42, 42), (4587, 4600), (149, 150), (17_731, 18_000)]
-)
-def test_a_declared_size_has_two_digits(count: int, expected: int) -> None:
-    assert rounded(count) == expected
 
 
 def test_a_wrong_source_is_refused() -> None:

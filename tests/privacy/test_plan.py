@@ -1,5 +1,6 @@
 """A plan: public denominators, a sampler with the rate that is charged, and clear refusals."""
 
+import json
 import math
 from dataclasses import FrozenInstanceError, replace
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 
 from interplant.core.errors import Refusal, UsageError
-from interplant.core.schema import Task
-from interplant.privacy.plan import Event, Plan, system_generator
+from interplant.core.schema import PlantData, Task
+from interplant.privacy.plan import Event, Plan, Statistic
+from interplant.privacy.stream import Stream
 
 PLAN = Plan("window", records=2000, batch=128, noise=1.0, clip=1.0, steps=100, delta=1e-5)
 
@@ -34,13 +36,13 @@ def test_a_batch_larger_than_the_data_draws_everybody() -> None:
     plan = replace(PLAN, records=100, batch=128, steps=3)
     assert plan.q == 1.0
     assert plan.denominator == 100.0
-    assert all(len(chosen) == 50 for chosen in plan.batches(50))
+    assert all(len(chosen) == 50 for chosen in plan.batches(50, Stream()))
 
 
 def test_sampler_has_the_rate_that_is_charged() -> None:
     """Traps 3 and 4: each unit is drawn with q, alone, and batch sizes vary as a binomial's."""
     plan = replace(PLAN, records=1000, batch=100, steps=2000)
-    sizes = np.array([len(chosen) for chosen in plan.batches(1000)])
+    sizes = np.array([len(chosen) for chosen in plan.batches(1000, Stream())])
     assert len(sizes) == plan.steps
     spread = math.sqrt(1000 * plan.q * (1 - plan.q))
     assert abs(sizes.mean() - 100) < 6 * spread / math.sqrt(len(sizes))
@@ -50,7 +52,7 @@ def test_sampler_has_the_rate_that_is_charged() -> None:
 def test_every_unit_is_as_likely_as_any_other_and_steps_are_independent() -> None:
     plan = replace(PLAN, records=50, batch=10, steps=4000)
     drawn = np.zeros((plan.steps, 50), bool)
-    for row, chosen in zip(drawn, plan.batches(50), strict=True):
+    for row, chosen in zip(drawn, plan.batches(50, Stream()), strict=True):
         row[chosen] = True
     deviation = math.sqrt(plan.q * (1 - plan.q) / plan.steps)
     assert np.abs(drawn.mean(0) - plan.q).max() < 6 * deviation
@@ -61,7 +63,7 @@ def test_every_unit_is_as_likely_as_any_other_and_steps_are_independent() -> Non
 def test_rate_does_not_follow_the_size_of_the_data() -> None:
     """Trap 11: more windows than declared enlarge the batch, not the denominator or the rate."""
     plan = replace(PLAN, records=1000, batch=100, steps=200)
-    sizes = [len(chosen) for chosen in plan.batches(3000)]
+    sizes = [len(chosen) for chosen in plan.batches(3000, Stream())]
     assert 290 < np.mean(sizes) < 310
     assert plan.denominator == 100.0
 
@@ -71,23 +73,55 @@ def test_two_runs_of_a_plan_draw_different_batches_whatever_the_seeds() -> None:
     drawn = []
     for _ in range(2):
         np.random.seed(0)
-        drawn.append(np.concatenate(list(replace(PLAN, steps=5).batches(2000))))
+        drawn.append(np.concatenate(list(replace(PLAN, steps=5).batches(2000, Stream()))))
     assert not np.array_equal(*[part[:50] for part in drawn])
 
 
 def test_a_plan_of_a_task() -> None:
     task = Task(name="rul")
-    assert Plan.of(task, 2000) == PLAN
+    assert Plan.of(task, PlantData(declared_windows=2000)) == PLAN
+    assert PLAN.events == (PLAN.event,)
+
+
+def test_machines_are_counted_by_their_own_declared_size() -> None:
+    task = Task(name="rul")
+    task.privacy.unit, task.privacy.windows_per_unit, task.training.batch = "unit", 5, 8
+    plan = Plan.of(task, PlantData(declared_windows=2000, declared_units=40))
+    assert (plan.unit, plan.windows, plan.q, plan.denominator) == ("unit", 5, 0.2, 8.0)
+    assert plan.event == Event("unit", 0.2, 1.0, 100)
+    with pytest.raises(Refusal) as refusal:
+        Plan.of(task, PlantData(declared_windows=2000))
+    assert "declared_units" in refusal.value.detail
+
+
+def test_at_most_k_windows_are_drawn_each_as_likely() -> None:
+    """K ignored would let a machine with many windows weigh as many draws."""
+    plan, stream = replace(PLAN, unit="unit", windows=3), Stream()
+    own = np.arange(100, 110)
+    drawn = np.array([plan.draw(own, stream) for _ in range(4000)])
+    assert drawn.shape == (4000, 3)
+    assert all(len(set(row)) == 3 for row in drawn)
+    share = np.bincount(drawn.ravel() - 100, minlength=10) / 4000
+    assert np.abs(share - 0.3).max() < 6 * math.sqrt(0.3 * 0.7 / 4000)
+    assert plan.draw(own[:2], stream).tolist() == [100, 101]
+
+
+def test_a_statistic_is_charged_beside_the_training() -> None:
+    plan = replace(PLAN, statistics=(Statistic("loss", bound=2.0, noise=5.0),))
+    assert plan.events == (PLAN.event, Event("window", 1.0, 5.0, 1))
+    assert Plan.from_dict(plan.as_dict()) == plan
 
 
 def test_an_undeclared_size_is_refused() -> None:
     with pytest.raises(Refusal) as refusal:
-        Plan.of(Task(name="rul"), 0)
+        Plan.of(Task(name="rul"), PlantData())
     assert refusal.value.code == "undeclared_size"
 
 
-def test_a_plan_survives_json() -> None:
-    assert Plan.from_dict(PLAN.as_dict()) == PLAN
+def test_a_plan_survives_json_and_one_of_an_earlier_version_is_read() -> None:
+    assert Plan.from_dict(json.loads(json.dumps(PLAN.as_dict()))) == PLAN
+    later = ("windows", "clipping", "statistics")
+    assert Plan.from_dict({k: v for k, v in PLAN.as_dict().items() if k not in later}) == PLAN
 
 
 @pytest.mark.parametrize(
@@ -102,6 +136,8 @@ def test_a_plan_survives_json() -> None:
         ("noise", math.nan, "privacy.noise"),
         ("noise", math.inf, "privacy.noise"),
         ("clip", -1.0, "privacy.clip"),
+        ("clipping", "none", "privacy.clipping"),
+        ("windows", 2, "plan.windows"),
         ("delta", 0.0, "privacy.delta"),
         ("delta", 1.0, "privacy.delta"),
         ("delta", math.nan, "privacy.delta"),
@@ -111,12 +147,3 @@ def test_a_plan_survives_json() -> None:
 def test_an_impossible_value_is_named(field: str, value: object, key: str) -> None:
     with pytest.raises(UsageError, match=f"^{key}: expected"):
         replace(PLAN, **{field: value})
-
-
-def test_seeds_are_used_whole() -> None:
-    """torch's CPU generator keeps 32 bits of its seed, few enough to try; this one's key has 128."""
-    keys = [system_generator().bit_generator.state["state"]["key"] for _ in range(50)]
-    assert all(key.nbytes * 8 >= 128 for key in keys)
-    for half in range(keys[0].size):
-        assert len({int(key[half]) for key in keys}) == 50
-        assert max(int(key[half]) for key in keys) > 2**32

@@ -13,7 +13,9 @@ from interplant.core.errors import InterplantError, Refusal
 from interplant.core.export import predict
 from interplant.core.networks import Cnn1d
 from interplant.core.schema import Training
+from interplant.privacy import dpsgd
 from interplant.privacy.plan import Plan
+from interplant.privacy.stream import Stream
 from interplant.privacy.training import Trained, train
 
 PLAN = Plan("window", records=200, batch=40, noise=1.0, clip=1.0, steps=4, delta=1e-5)
@@ -103,8 +105,6 @@ def test_without_noise_worth_the_name_it_learns() -> None:
 
 def test_the_charge_is_written_before_noise_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """And a refused charge draws none."""
-    from interplant.privacy import dpsgd
-
     order: list[str] = []
     right = dpsgd.PrivateOptimizer.add_noise
 
@@ -175,15 +175,6 @@ def test_the_same_torch_seed_does_not_give_the_same_noise() -> None:
     assert abs(np.corrcoef(*drawn)[0, 1]) < 0.2
 
 
-def test_noise_tail_reaches_beyond_float32() -> None:
-    """Trap 8, in part: the noise is drawn in double precision (the lattice is not dealt with yet)."""
-    from interplant.privacy.plan import system_generator
-
-    drawn = system_generator().standard_normal(1_000_000)
-    assert drawn.dtype == np.float64
-    assert len(np.unique(drawn)) > 999_990
-
-
 def test_empty_batches_are_noise_alone_and_counted() -> None:
     """Trap 6: with no data at all every batch is empty; each step still adds its noise."""
     x, y = np.zeros((0, 5, 400), np.float32), np.zeros(0, np.float32)
@@ -242,6 +233,106 @@ def test_one_record_moves_the_sum_by_the_clip_at_most() -> None:
     assert moved == pytest.approx(0.5, rel=1e-3)
 
 
+MACHINES = replace(PLAN, unit="unit", records=10, batch=10, windows=4, noise=1e-9, steps=1)
+
+
+def of_machines(
+    model: nn.Module, x: np.ndarray, y: np.ndarray, machines: np.ndarray, plan: Plan, engine: str
+) -> np.ndarray:
+    made = train(model, x, y, SGD, plan, lambda: None, engine=engine, machines=machines)
+    return flat(made.update)
+
+
+@pytest.mark.parametrize("engine", ["onepass", "opacus"])
+@pytest.mark.parametrize("clipping", ["norm", "normalised"])
+def test_a_machine_gives_the_mean_of_its_windows_clipped_once(engine: str, clipping: str) -> None:
+    """Against a loop: machines of one, three and four windows, in no order."""
+    x, y = windows(8)
+    machines = np.array([7, 3, 7, 5, 3, 7, 3, 7])
+    model, plan = cnn(), replace(MACHINES, clip=0.3, clipping=clipping)
+    expected = np.zeros(sum(p.numel() for p in model.parameters()))
+    for machine in (7, 3, 5):
+        rows = machines == machine
+        losses = (model(torch.from_numpy(x[rows])).reshape(-1) - torch.from_numpy(y[rows])) ** 2
+        parts = torch.autograd.grad(losses.mean(), list(model.parameters()))
+        gradient = torch.cat([part.flatten() for part in parts]).numpy()
+        norm = np.linalg.norm(gradient)
+        expected -= gradient * (min(1.0, 0.3 / norm) if clipping == "norm" else 0.3 / (norm + 0.01)) / 10
+    found = of_machines(model, x, y, machines, plan, engine)
+    assert np.linalg.norm(found - expected) < 2e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("engine", ["onepass", "opacus"])
+def test_a_machine_moves_the_sum_by_the_clip_at_most_however_many_windows(engine: str) -> None:
+    """Clipping windows and adding them up would let a machine of 100 windows weigh 100 times."""
+    x, y = windows(120)
+    machines = np.minimum(np.arange(120) // 10, 2)  # ten, ten, and a hundred
+    y[machines == 2] = 1e3
+    here = of_machines(cnn(), x, y, machines, MACHINES, engine)
+    others = machines < 2
+    gone = of_machines(cnn(), x[others], y[others], machines[others], MACHINES, engine)
+    # What the other two drew differs between the runs, and is small beside the clip.
+    assert np.linalg.norm(here - gone) * MACHINES.denominator < MACHINES.clip + 2.0
+    alone = of_machines(cnn(), x[~others], y[~others], machines[~others], MACHINES, engine)
+    assert np.linalg.norm(alone) * MACHINES.denominator == pytest.approx(MACHINES.clip, rel=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["onepass", "opacus"])
+def test_no_more_than_k_windows_of_a_machine_enter_a_step(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from interplant.privacy import training
+
+    seen: list[int] = []
+    right = training._Units.batch
+
+    def spy(self: training._Units, chosen: np.ndarray, stream: Stream) -> dpsgd.Batch:
+        batch = right(self, chosen, stream)
+        assert batch.weights is not None
+        seen.append(int((batch.weights > 0).sum()))
+        assert torch.allclose(batch.weights.view(-1, 4).sum(1), torch.ones(1))
+        return batch
+
+    monkeypatch.setattr(training._Units, "batch", spy)
+    of_machines(cnn(), *windows(50), np.repeat(0, 50), replace(MACHINES, steps=3), engine)
+    assert seen == [4, 4, 4]
+
+
+@pytest.mark.parametrize("engine", ["onepass", "opacus"])
+def test_a_bad_window_takes_its_machine_out_and_no_other(engine: str) -> None:
+    x, y = windows(12)
+    machines = np.repeat([1, 2, 3], 4)
+    x[5] = math.nan
+    found = of_machines(cnn(), x, y, machines, MACHINES, engine)
+    keep = machines != 2
+    expected = of_machines(cnn(), x[keep], y[keep], machines[keep], MACHINES, engine)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["onepass", "opacus"])
+def test_steps_that_draw_no_machine_are_noise_alone(engine: str) -> None:
+    """Trap 6, for machines: most steps draw nobody."""
+    plan = replace(MACHINES, records=1000, batch=1, noise=1.0, steps=20)
+    update = of_machines(cnn(), *windows(8), np.repeat([1, 2], 4), plan, engine)
+    assert np.isfinite(update).all()
+    assert update.std() == pytest.approx(math.sqrt(20), rel=0.2)
+
+
+def test_machines_must_be_told_where_they_are_counted() -> None:
+    with pytest.raises(InterplantError, match="machine of each window"):
+        private(cnn(), *windows(8), MACHINES)
+
+
+def test_a_stream_that_repeats_gives_the_same_update_and_another_a_different_one() -> None:
+    """Only for ``dp-sgd-test``: what is repeated is not private."""
+    first, again, other = (
+        flat(train(cnn(), *windows(80), SGD, PLAN, lambda: None, stream=Stream(secret)).update)
+        for secret in (b"a", b"a", b"b")
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
 def test_the_denominator_is_the_plans_not_the_datas() -> None:
     """Trap 11: half of the records must halve the update; dividing by their number would hide it."""
     x = np.ones((100, 5, 12), np.float32)
@@ -254,7 +345,8 @@ def test_the_denominator_is_the_plans_not_the_datas() -> None:
 
 
 def test_physical_batches_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    from interplant.privacy import dpsgd
+    def private(model: nn.Module, x: np.ndarray, y: np.ndarray, plan: Plan) -> Trained:
+        return train(model, x, y, SGD, plan, lambda: None, engine="opacus")
 
     x, y = windows(60)
     plan = replace(PLAN, records=60, batch=60, noise=1e-9, steps=3)
