@@ -14,6 +14,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,17 @@ from torch.nn import functional
 
 from interplant.core.networks import Cnn1d
 from interplant.privacy import dpsgd, onepass
+from interplant.privacy.noise import Noise
 from interplant.privacy.optimizers import Adam
 from interplant.privacy.plan import Plan
 
 CHANNELS, WINDOW, WIDTH = 14, 30, 64
+
+K = 8
+"""Windows of a unit in the rows ``onepass-unit``, which take a window-level step's rows as machines."""
+
+STEPS = 100_000
+"""More than a measurement takes: the noise of each is drawn as in a round, ahead on another thread."""
 
 Step = Callable[[], None]
 
@@ -104,8 +112,14 @@ def fit_for_opacus(name: str) -> nn.Module:
 
 def steps(name: str, x: Tensor, y: Tensor, modes: tuple[str, ...]) -> dict[str, Step]:
     """One callable step for each engine that can train the model."""
-    plan = Plan("window", records=10 * len(x), batch=len(x), noise=1.0, clip=1.0, steps=1, delta=1e-5)
-    made = {"plain": plain(MODELS[name](), x, y), "onepass": one_pass(MODELS[name](), plan, x, y)}
+    plan = Plan("window", 10 * len(x), len(x), noise=1.0, clip=1.0, steps=STEPS, delta=1e-5)
+    units = len(x) // K
+    of_units = replace(plan, unit="unit", records=10 * units, batch=units, windows=K)
+    made = {
+        "plain": plain(MODELS[name](), x, y),
+        "onepass": one_pass(MODELS[name](), plan, x, y),
+        "onepass-unit": one_pass(MODELS[name](), of_units, x, y),
+    }
     for mode in modes:
         step = opacus(fit_for_opacus(name), plan, mode, x, y)
         if works(step):
@@ -125,24 +139,30 @@ def plain(model: nn.Module, x: Tensor, y: Tensor) -> Step:
 
 
 def one_pass(model: nn.Module, plan: Plan, x: Tensor, y: Tensor) -> Step:
-    engine = onepass.OnePass(model, plan.clip)
-    optimizer = onepass.OnePassOptimizer(Adam(model.parameters(), 1e-3), plan)
-    chosen = np.arange(len(x))
+    engine, rows = onepass.OnePass(model, plan.clip), plan.windows
+    optimizer = onepass.OnePassOptimizer(Adam(model.parameters(), 1e-3), plan, noise_for(model, plan))
+    chosen = np.arange(len(x) // rows)
+    weights = torch.full((len(x),), 1 / rows) if plan.unit == "unit" else None
 
     def step() -> None:
-        batches = [(x[part[0] : part[-1] + 1], y[part[0] : part[-1] + 1]) for part in engine.physical(chosen)]
+        parts = [slice(part[0] * rows, (part[-1] + 1) * rows) for part in engine.physical(chosen, rows)]
+        batches = [dpsgd.Batch(x[part], y[part], weights if weights is None else weights[part]) for part in parts]
         onepass.descend(engine, optimizer, loss, batches)
 
     return step
 
 
+def noise_for(model: nn.Module, plan: Plan) -> Noise:
+    return Noise(plan, sum(parameter.numel() for parameter in model.parameters()))
+
+
 def opacus(model: nn.Module, plan: Plan, mode: str, x: Tensor, y: Tensor) -> Step:
     wrapped = dpsgd.wrap(model, mode)
-    optimizer = dpsgd.PrivateOptimizer(Adam(model.parameters(), 1e-3), plan)
+    optimizer = dpsgd.PrivateOptimizer(Adam(model.parameters(), 1e-3), plan, noise_for(model, plan))
     parts = dpsgd.physical(np.arange(len(x)), model)
 
     def step() -> None:
-        batches = [(x[part[0] : part[-1] + 1], y[part[0] : part[-1] + 1]) for part in parts]
+        batches = [dpsgd.Batch(x[part[0] : part[-1] + 1], y[part[0] : part[-1] + 1]) for part in parts]
         dpsgd.descend(wrapped, optimizer, loss, batches)
 
     return step

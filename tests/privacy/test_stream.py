@@ -22,7 +22,7 @@ def test_two_streams_have_nothing_in_common_whatever_the_seeds() -> None:
 
 
 def test_the_key_is_of_the_operating_system_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's CPU generator keeps 32 bits of its seed, few enough to try; here it is 256, and 128 of counter."""
+    """torch's CPU generator keeps 32 bits of its seed, few enough to try; here all of 256 count."""
     asked: list[int] = []
 
     def spy(count: int) -> bytes:
