@@ -34,6 +34,9 @@ CHANNELS, WINDOW, WIDTH = 14, 30, 64
 K = 8
 """Windows of a unit in the rows ``onepass-unit``, which take a window-level step's rows as machines."""
 
+NOISES: list[Noise] = []
+"""Those of the models that are measured now; their threads end with the measurement."""
+
 STEPS = 100_000
 """More than a measurement takes: the noise of each is drawn as in a round, ahead on another thread."""
 
@@ -146,14 +149,18 @@ def one_pass(model: nn.Module, plan: Plan, x: Tensor, y: Tensor) -> Step:
 
     def step() -> None:
         parts = [slice(part[0] * rows, (part[-1] + 1) * rows) for part in engine.physical(chosen, rows)]
-        batches = [dpsgd.Batch(x[part], y[part], weights if weights is None else weights[part]) for part in parts]
+        batches = [
+            dpsgd.Batch(x[part], y[part], weights if weights is None else weights[part]) for part in parts
+        ]
         onepass.descend(engine, optimizer, loss, batches)
 
     return step
 
 
 def noise_for(model: nn.Module, plan: Plan) -> Noise:
-    return Noise(plan, sum(parameter.numel() for parameter in model.parameters()))
+    made = Noise(plan, sum(parameter.numel() for parameter in model.parameters()))
+    NOISES.append(made)
+    return made
 
 
 def opacus(model: nn.Module, plan: Plan, mode: str, x: Tensor, y: Tensor) -> Step:
@@ -193,6 +200,8 @@ def measure(name: str, batch: int, modes: tuple[str, ...], seconds: float) -> li
                 cpu[engine].append(time.thread_time() - used)
         if turn >= 5 and time.perf_counter() > until:
             break
+    while NOISES:
+        NOISES.pop().close()
     return [row(name, batch, engine, wall, cpu) for engine in made]
 
 

@@ -15,6 +15,7 @@ import contextlib
 import math
 import queue
 import threading
+from collections.abc import Iterator
 
 from torch import Tensor
 
@@ -26,6 +27,9 @@ GRID = 2.0**-28
 
 SINGLE_PRECISION = 1e-3
 """Part of the clipping norm by which rounding in norms, factors and sums may pass it."""
+
+AHEAD = 1 << 18
+"""Numbers that are drawn ahead at a time, for as many steps as they make; 2 MiB."""
 
 MOST_AHEAD = 1 << 21
 """Weights of the largest model whose noise is drawn ahead; a vector of it takes 16 MiB."""
@@ -47,6 +51,7 @@ class Noise:
         self.grid = 2.0 ** math.floor(math.log2(plan.noise * plan.clip * GRID))
         self._stream = stream or Stream()
         self._ready: queue.Queue[Tensor | BaseException] = queue.Queue(maxsize=1)
+        self._block: Iterator[Tensor] = iter(())
         self._left = plan.steps
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -79,22 +84,29 @@ class Noise:
 
     def _next(self) -> Tensor:
         if self._thread is None:
-            return self._draw()
-        drawn = self._ready.get()
-        if isinstance(drawn, BaseException):
-            raise drawn
-        return drawn
+            return self._draw(1)[0]
+        noise = next(self._block, None)
+        if noise is None:
+            drawn = self._ready.get()
+            if isinstance(drawn, BaseException):
+                raise drawn
+            self._block = iter(drawn)
+            noise = next(self._block)
+        return noise
 
-    def _draw(self) -> Tensor:
-        noise = self._stream.gaussian(self.count)
-        return noise.mul_(self.deviation / self.grid).round_().mul_(self.grid)
+    def _draw(self, steps: int) -> Tensor:
+        """Return the noise of so many steps, (steps, count)."""
+        noise = self._stream.gaussian(steps * self.count)
+        return noise.mul_(self.deviation / self.grid).round_().mul_(self.grid).view(steps, self.count)
 
     def _draw_ahead(self, steps: int) -> None:
+        # Many at once: two threads that take turns with the interpreter hold each other up.
+        block = max(1, AHEAD // max(1, self.count))
         try:
-            for _ in range(steps):
+            for done in range(0, steps, block):
                 if self._closed.is_set():
                     return
-                self._ready.put(self._draw())
+                self._ready.put(self._draw(min(block, steps - done)))
         except BaseException as error:  # noqa: BLE001 # raised again where the noise is waited for
             self._ready.put(error)
 

@@ -26,7 +26,7 @@ from interplant.privacy.dpsgd import Batch, Loss, PrivateOptimizer, clip_factors
 from interplant.privacy.onepass_layers import SHARES, Share
 from interplant.privacy.onepass_recurrent import Tape
 
-PHYSICAL_BYTES = 16 << 20
+PHYSICAL_BYTES = 8 << 20
 """Memory for what a physical batch keeps of its layers; it changes speed, never the result."""
 
 PHYSICAL_SAMPLES = 256, 1024

@@ -10,6 +10,7 @@ A norm must never come out too small: the clipping, and so the privacy, rests on
 `LONGEST`. Importing this module imports torch.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -96,7 +97,12 @@ def gram(vectors: Tensor) -> Tensor:
 
 def gram_norms(inputs: Tensor, out: Tensor, weight: bool = True, biases: int = 1) -> Tensor:
     """What `product_norms` does, with the gradients' Gram matrices ``out`` (N, T, T) in their place."""
-    into = gram(inputs).mul_(weight).add_(biases)
+    return paired_norms(gram(inputs), out, weight, biases)
+
+
+def paired_norms(into: Tensor, out: Tensor, weight: bool = True, biases: int = 1) -> Tensor:
+    """What `product_norms` does, from the Gram matrices (N, T, T) of inputs, which are changed, and gradients."""
+    into = (into if weight else into.zero_()).add_(biases)
     between = out.diagonal(dim1=1, dim2=2), into.diagonal(dim1=1, dim2=2)
     uncancelled = (between[0] * between[1]).sqrt().sum(1).square()
     longest = torch.maximum(*between).amax(1)
@@ -203,13 +209,13 @@ class ConvShare:
 
     def squared_norms(self, rows: int) -> Tensor:
         """See `Share`; the patches that the kernel saw are the positions of a linear map."""
-        layer, count, groups = self.layer, len(self.inputs) // rows, self.layer.groups
-        patches = self._patches().reshape(count * rows * groups, -1, self.grads[0, 0].numel())
-        grads = self.grads.reshape(count * rows * groups, layer.out_channels // groups, -1)
-        if rows > 1 and groups > 1:
-            patches, grads = (_groups_first(part, rows, groups) for part in (patches, grads))
+        layer, groups = self.layer, self.layer.groups
         trained = _trains(layer.weight), int(_trains(layer.bias))
-        return product_norms(patches.mT, grads.mT, *trained, rows).view(count, groups).sum(1)
+        if rows == groups == 1 and self._overlap_pays():
+            return paired_norms(self._patch_gram(), gram(self.grads.flatten(2).mT), *trained)
+        grads = self.grads.view(-1, rows, groups, layer.out_channels // groups, self.grads[0, 0].numel())
+        grads = grads.permute(0, 2, 1, 4, 3).flatten(0, 1).flatten(1, 2)
+        return product_norms(self._patches(rows), grads, *trained).view(-1, groups).sum(1)
 
     def without(self, bad: Tensor) -> "ConvShare":
         """See `Share`."""
@@ -218,33 +224,57 @@ class ConvShare:
     def clipped_sums(self, factors: Tensor) -> Sums:
         """See `Share`."""
         grads = self.grads * factors.view(-1, 1, 1, 1)
-        return _pairs(self.layer, lambda: self._weight(grads), lambda: grads.sum((0, 2, 3)))
+        return _pairs(self.layer, lambda: self._weight(grads), lambda: grads.sum(0).sum((1, 2)))
 
-    def _patches(self) -> Tensor:
-        """What each weight of the kernel saw at each position: a view (N, C, kH, kW, H', W')."""
-        layer, (samples, channels, row, column) = self.layer, self.inputs.stride()
-        down, across = _two(layer.dilation)
-        next_down, next_across = _two(layer.stride)
-        shape = (*self.inputs.shape[:2], *_two(layer.kernel_size), *self.grads.shape[2:])
-        strides = (samples, channels, row * down, column * across, row * next_down, column * next_across)
-        return self.inputs.as_strided(shape, strides)
+    def _overlap_pays(self) -> bool:
+        """Compare multiplications: patches overlap, so products of single inputs make up many of theirs."""
+        size, inputs = self.layer.kernel_size, self.inputs[0, 0].numel()
+        height, positions = self.grads.shape[1], self.grads[0, 0].numel()
+        width = self.inputs.shape[1] * math.prod(size)
+        patches = min(positions * (width + height), width * height)
+        return inputs**2 * self.inputs.shape[1] <= 2 * positions * patches
+
+    def _patch_gram(self) -> Tensor:
+        """Inner products of all pairs of patches (N, T, T), added up from those of pairs of inputs."""
+        across = self.inputs.shape[3]
+        apart = gram(self.inputs.flatten(2).mT)
+        sample, one, other = apart.stride()
+        (step_y, step_x), (hole_y, hole_x) = _two(self.layer.stride), _two(self.layer.dilation)
+        high, wide = self.grads.shape[2:]
+        pairs = apart.as_strided(
+            (len(apart), high, wide, high, wide, *_two(self.layer.kernel_size)),
+            (
+                sample,
+                *(step_y * across * one, step_x * one, step_y * across * other, step_x * other),
+                *(hole_y * across * (one + other), hole_x * (one + other)),
+            ),
+        )
+        return pairs.sum((5, 6)).view(len(apart), high * wide, high * wide)
+
+    def _patches(self, rows: int) -> Tensor:
+        """What the kernel saw: (units * groups, rows * T, inputs of a group * kernel)."""
+        layer, (sample, channel, row, column) = self.layer, self.inputs.stride()
+        (step_y, step_x), (hole_y, hole_x) = _two(layer.stride), _two(layer.dilation)
+        units, channels = len(self.inputs) // rows, layer.in_channels // layer.groups
+        seen = self.inputs.as_strided(
+            (units, layer.groups, rows, *self.grads.shape[2:], channels, *_two(layer.kernel_size)),
+            (
+                *(sample * rows, channel * channels, sample),
+                *(row * step_y, column * step_x, channel, row * hole_y, column * hole_x),
+            ),
+        )
+        return seen.reshape(units * layer.groups, rows * self.grads[0, 0].numel(), -1)
 
     def _weight(self, grads: Tensor) -> Tensor:
         """The weight's gradient alone: torch's own product over samples and positions."""
-        layer = self.layer
-        weight = layer.weight.detach()
-        weight = weight.unsqueeze(2) if weight.dim() == 3 else weight
-        sides = (_two(layer.stride), (0, 0), _two(layer.dilation), False, (0, 0), layer.groups)
-        found = torch.ops.aten.convolution_backward(
-            grads, self.inputs, weight, None, *sides, (False, True, False)
+        layer, inputs, none = self.layer, self.inputs, [0] * len(self.layer.kernel_size)
+        if isinstance(layer, nn.Conv1d):
+            grads, inputs = grads.squeeze(2), inputs.squeeze(2)
+        sides = (layer.stride, none, layer.dilation, False, none, layer.groups)
+        found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+            grads, inputs, layer.weight.detach(), None, *sides, (False, True, False)
         )
-        return found[1].view_as(layer.weight)  # type: ignore[no-any-return]
-
-
-def _groups_first(samples: Tensor, rows: int, groups: int) -> Tensor:
-    """Bring the groups of channels before a unit's samples: both are in the first dimension."""
-    shape = samples.shape
-    return samples.view(-1, rows, groups, *shape[1:]).transpose(1, 2).reshape(shape)
+        return found[1]
 
 
 def _two(sides: tuple[int, ...], rest: int = 1) -> tuple[int, int]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _UNIT = 2.0**-53
-_PIECE = 1 << 15
+_PIECE = 1 << 16
 """Gaussians made at a time: the arrays of a piece stay in the processor's cache."""
 
 
