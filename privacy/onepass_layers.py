@@ -101,7 +101,7 @@ def gram_norms(inputs: Tensor, out: Tensor, weight: bool = True, biases: int = 1
 
 
 def paired_norms(into: Tensor, out: Tensor, weight: bool = True, biases: int = 1) -> Tensor:
-    """What `product_norms` does, from the Gram matrices (N, T, T) of inputs, which are changed, and gradients."""
+    """What `product_norms` does, from Gram matrices (N, T, T) of inputs (they are changed) and gradients."""
     into = (into if weight else into.zero_()).add_(biases)
     between = out.diagonal(dim1=1, dim2=2), into.diagonal(dim1=1, dim2=2)
     uncancelled = (between[0] * between[1]).sqrt().sum(1).square()
