@@ -72,9 +72,11 @@ def _in_words(found: "Forecast") -> str:
     )
     if found.budget is None:
         return f"{head}\n{table(columns, rows)}\nNo budget was named."
+    reading = "".join(f"With noise {own.noise:g}, {one.reading}.\n" for one in own.costs if one.reading)
     covered = ", ".join(f"{choice.rounds_left} at noise {choice.noise:g}" for choice in choices)
     tail = (
-        f"A budget of epsilon {found.budget:g} covers {own.rounds_left} more rounds of this task ({covered})."
+        f"{reading}A budget of epsilon {found.budget:g} covers {own.rounds_left} more rounds of this task "
+        f"({covered})."
     )
     return f"{head}\n{table(columns, rows)}\n{tail}"
 
@@ -88,7 +90,7 @@ def budget(directory: Directory = HERE, json: Json = False) -> None:
     parts = [
         facts(
             {
-                "dataset": one.dataset,
+                "dataset": f"{one.dataset} (lineage {one.lineage})",
                 "privacy unit": one.unit,
                 "spent": f"epsilon {one.epsilon:.3f} at delta {one.delta:g}, in {one.rounds} charges",
                 "budget": f"epsilon {one.budget:g}",
@@ -105,14 +107,33 @@ def budget(directory: Directory = HERE, json: Json = False) -> None:
 def ledger(
     directory: Directory = HERE,
     verify: Annotated[bool, typer.Option("--verify", help="Only check the whole chain.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Charge what signed receipts name and the ledger lacks.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List what was charged, oldest first; the chain of hashes is checked while reading."""
+    from interplant.client import receipts
     from interplant.client.spending import entries_of
+    from interplant.privacy.ledger import Ledger
 
     plant = PlantDirectory(directory)
     plant.check()
+    if repair:
+        mended = receipts.repair(plant, Ledger(plant.ledger))
+        show(
+            json,
+            {"repaired": [{"run": one.run, "round": one.round, "head": one.head} for one in mended]},
+            "\n".join(
+                f"Charged what the receipt of round {one.round} of {one.run} names and the ledger lacked."
+                for one in mended
+            )
+            or "The ledger holds what every known receipt names; nothing was charged.",
+        )
+        return
     entries = entries_of(plant)
+    if verify and plant.ledger.exists():
+        receipts.require(plant, Ledger(plant.ledger))
     head = entries[-1].hash if entries else ""
     if verify:
         show(

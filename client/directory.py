@@ -81,6 +81,16 @@ class PlantDirectory:
         return self.path / "ledger.db"
 
     @property
+    def receipt(self) -> Path:
+        """The receipt that this plant signed last."""
+        return self.path / "receipt.json"
+
+    @property
+    def told_receipt(self) -> Path:
+        """The last receipt of this plant, as the coordinator has it."""
+        return self.path / "receipt-told.json"
+
+    @property
     def outbox(self) -> Path:
         """Replies that the coordinator has not taken yet."""
         return self.path / "outbox"

@@ -19,32 +19,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from interplant.client.directory import PlantDirectory
 from interplant.core.errors import Refusal
 from interplant.core.files import disk_errors
+from interplant.core.receipt import Receipt
 from interplant.core.schema import Task
 from interplant.core.wire import Tensors
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What the plant says beside its update.
-
-    Args:
-        plant: The plant's name.
-        snapshot: Keyed digest of the snapshot that was trained on.
-        mechanism: ``dp-sgd`` or ``none``.
-        unit: The privacy unit that epsilon counts; empty without privacy.
-        epsilon: Spent so far at ``delta`` over the ledger's whole history for this dataset, this round
-            included; 0 without privacy.
-        delta: The probability beside it.
-        simulated: Whether the data comes from the plant simulator.
-    """
-
-    plant: str
-    snapshot: str
-    mechanism: str
-    unit: str
-    epsilon: float
-    delta: float
-    simulated: bool
 
 
 @dataclass(frozen=True)

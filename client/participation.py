@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from flwr.app import Message
 
-from interplant.client import gateway, policy
+from interplant.client import gateway, policy, receipts
 from interplant.client.directory import PlantDirectory
 from interplant.client.trainer import Trainer
 from interplant.core import config
@@ -20,12 +20,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """One round's work: start from these weights, for this task."""
+    """One round's work: start from these weights, for this task; and the plant's last receipt, as JSON."""
 
     run: str
     round: int
     task: Task
     weights: Tensors
+    receipt: str = ""
 
 
 def take_part(plant: PlantDirectory, trainer: Trainer, message: Message) -> Message:
@@ -44,6 +45,7 @@ def take_part(plant: PlantDirectory, trainer: Trainer, message: Message) -> Mess
         request = read(message)
         policy.admit(plant.load(), request.task)
         policy.hold_to_terms(plant, request.task)
+        receipts.hear(plant, request.receipt)
         trained = trainer.train(request.run, request.round, request.task, request.weights)
         return gateway.let_out(plant, request.task, request.weights, trained, message)
     except Refusal as refusal:
@@ -67,6 +69,7 @@ def read(message: Message) -> Request:
         words = message.content.config_records["task"]
         task = config.task_from_json(str(words["task"]))
         weights = {name: array.numpy() for name, array in message.content.array_records["weights"].items()}
-        return Request(check_id(str(words["run"])), int(str(words["round"])), task, weights)
+        receipt = str(words.get("receipt", ""))
+        return Request(check_id(str(words["run"])), int(str(words["round"])), task, weights, receipt)
     except (KeyError, ValueError, TypeError, InterplantError) as error:
         raise Refusal("task_invalid", str(error)) from None

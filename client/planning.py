@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from interplant.client.directory import PlantDirectory
-from interplant.client.spending import entries_of
+from interplant.client.spending import entries_of, lineage_of
 from interplant.core.errors import UsageError
 from interplant.core.schema import PlantData, Task
 from interplant.data.snapshots import most_readings
@@ -26,12 +26,14 @@ class Cost:
         epsilon: The whole history and these rounds, on one privacy unit.
         machine_epsilon: The same for a whole machine, after the task's own number of rounds.
         machine: That figure as a sentence; empty without it.
+        reading: What it means for one reading, which lies in many windows; empty where it lies in one.
     """
 
     rounds: int
     epsilon: float
     machine_epsilon: float | None
     machine: str
+    reading: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,9 @@ class Forecast:
 def forecast_at(directory: PlantDirectory, task: Task, machine_windows: int = 0) -> Forecast:
     """Forecast at a plant: its declared size, its budget, and what its ledger holds already."""
     plant = directory.load()
-    policy, dataset = plant.policy.privacy, plant.data.repository
-    history = tuple(
-        event
-        for entry in entries_of(directory)
-        if entry.plan and entry.lineage == dataset
-        for event in entry.plan.events
-    )
+    policy, dataset, entries = plant.policy.privacy, plant.data.repository, entries_of(directory)
+    lineage = lineage_of(directory, plant, entries)
+    history = tuple(event for entry in entries if entry.lineage == lineage for event in entry.events)
     machine = machine_windows or plant.data.declared_unit_windows or most_readings(directory.path / dataset)
     return forecast(task, plant.data, policy.epsilon, policy.delta, machine, history)
 
@@ -118,24 +116,47 @@ def forecast(
         )
     plan = Plan.of(task, data)
     own = sorted({*ROUNDS, task.rounds})
+    overlap = -(-task.window.length // task.window.stride) if plan.unit == "window" else 0
     choices = []
     for times in sorted(NOISES, key=lambda times: times != 1.0):
         chosen = replace(plan, noise=times * plan.noise)
         machine = machine_windows if times == 1.0 and plan.unit != "unit" else 0
-        costs = [_cost(chosen, rounds, history, delta, machine * (rounds == task.rounds)) for rounds in own]
-        left = None if budget is None else accounting.rounds_left(chosen.event, history, budget, delta)
+        costs = [
+            _cost(chosen, rounds, history, delta, machine, overlap if times == 1.0 else 0)
+            if rounds == task.rounds
+            else _cost(chosen, rounds, history, delta)
+            for rounds in own
+        ]
+        left = (
+            None
+            if budget is None
+            else accounting.rounds_left(chosen.events, history, budget, delta, machine_windows)
+        )
         choices.append(Choice(chosen.noise, costs, left))
-    spent = accounting.spent(history, delta).epsilon
+    spent = accounting.spent(history, delta, machine_windows).epsilon
     return Forecast(task.name, plan.unit, plan.records, plan.q, delta, spent, budget, choices)
 
 
-def _cost(plan: Plan, rounds: int, history: tuple[Event, ...], delta: float, machine_windows: int) -> Cost:
-    """What stands on the account after ``rounds`` rounds; for a machine too if its windows are given."""
+def _cost(
+    plan: Plan,
+    rounds: int,
+    history: tuple[Event, ...],
+    delta: float,
+    machine_windows: int = 0,
+    overlap: int = 0,
+) -> Cost:
+    """What stands on the account after ``rounds`` rounds.
+
+    For a machine too if its windows are given, and for a reading if ``overlap`` windows hold it.
+    """
     from interplant.privacy import accounting
 
     events = (*history, *(replace(event, steps=event.steps * rounds) for event in plan.events))
-    epsilon = accounting.spent(events, delta).epsilon
+    epsilon = accounting.spent(events, delta, machine_windows).epsilon
+    reading = ""
+    if overlap > 1:
+        reading = accounting.reading_sentence(accounting.machine_epsilon(events, delta, overlap), overlap)
     if not machine_windows:
-        return Cost(rounds, epsilon, None, "")
+        return Cost(rounds, epsilon, None, "", reading)
     machine = accounting.machine_epsilon(events, delta, machine_windows)
-    return Cost(rounds, epsilon, machine, accounting.machine_sentence(machine, machine_windows))
+    return Cost(rounds, epsilon, machine, accounting.machine_sentence(machine, machine_windows), reading)

@@ -4,22 +4,25 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from interplant.client import receipts
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import Receipt, Trained
+from interplant.client.gateway import Trained
 from interplant.core import config, models
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.files import disk_errors
+from interplant.core.receipt import Receipt
 from interplant.core.schema import Plant, Task
 from interplant.core.wire import Tensors
 from interplant.data import contract
 from interplant.data.snapshots import Repository, Snapshot, keyed_digest, load
 from interplant.data.windows import Windows, training_windows
 from interplant.privacy import checks
-from interplant.privacy.ledger import Ledger, Reservation
+from interplant.privacy.accounting import Spent
+from interplant.privacy.ledger import Caps, Ledger, Reservation
 from interplant.privacy.plan import Plan
 from interplant.privacy.stream import Stream
 from interplant.privacy.training import train
@@ -66,11 +69,15 @@ def train_round(
     model = _model(task, weights)
     plan = None if task.privacy.mechanism == "none" else Plan.of(task, plant.data)
     mode = _mode(model, task) if plan else ""
-    snapshot = Repository(directory.path / plant.data.repository).open()
+    repository = Repository(directory.path / plant.data.repository)
+    ledger = bench.ledger = bench.ledger or Ledger(directory.ledger)
+    receipts.require(directory, ledger)
+    lineage, caps = _lineage(plant, repository, ledger), _caps(plant, task)
+    if plan and task.privacy.private:
+        ledger.require(plan, task=task.name, lineage=lineage, caps=caps)  # before data is touched
+    snapshot = repository.open()
     windows = _windows(bench, snapshot, task)
     charges: list[Reservation] = []
-    ledger = bench.ledger = bench.ledger or Ledger(directory.ledger)
-    policy = plant.policy.privacy
 
     def reserve() -> None:
         if not task.privacy.private:
@@ -81,9 +88,8 @@ def train_round(
             run=run,
             round=number,
             task=task.name,
-            lineage=_lineage(plant),
-            epsilon=policy.epsilon,
-            delta=policy.delta,
+            lineage=lineage,
+            caps=caps,
         )
         charges.append(charge)
 
@@ -102,7 +108,8 @@ def train_round(
     )
     for charge in charges:
         ledger.commit(charge)
-    receipt = _receipt(directory, plant, task, snapshot, ledger)
+    receipt = _receipt(directory, plant, task, snapshot, ledger, lineage)
+    receipt = receipts.sign(directory, replace(receipt, run=run, round=number), ledger)
     took = time.monotonic() - begun
     _note(directory, {"run": run, "round": number, "seconds": took, "first_step": first_step})
     return Trained(result.update, receipt)
@@ -143,9 +150,16 @@ def _mode(model: "nn.Module", task: Task) -> str:
         raise Refusal("model_unfit", str(error)) from error
 
 
-def _lineage(plant: Plant) -> str:
-    """Name of the dataset over all its snapshots: a budget is not renewed by a new version."""
-    return plant.data.repository
+def _caps(plant: Plant, task: Task) -> Caps:
+    """The budgets of ``plant.yaml`` for a task."""
+    policy = plant.policy.privacy
+    return Caps(policy.epsilon, policy.delta, policy.tasks.get(task.name), plant.data.declared_unit_windows)
+
+
+def _lineage(plant: Plant, repository: Repository, ledger: Ledger) -> str:
+    """Name of the dataset: a budget is not renewed by a new version or a copy; see `spending.lineage_of`."""
+    folder = plant.data.repository
+    return folder if ledger.events(folder) else repository.lineage
 
 
 def _seed(task: Task, number: int, plant: str) -> int:
@@ -162,16 +176,18 @@ def _stream(task: Task, number: int, plant: str) -> Stream | None:
 
 
 def _receipt(
-    directory: PlantDirectory, plant: Plant, task: Task, snapshot: Snapshot, ledger: Ledger
+    directory: PlantDirectory, plant: Plant, task: Task, snapshot: Snapshot, ledger: Ledger, lineage: str
 ) -> Receipt:
     private = task.privacy.private
     delta = plant.policy.privacy.delta if private else 0.0
+    sizes = plant.data.declared_unit_windows
+    spent = ledger.spent(lineage, delta, sizes) if private else Spent(0.0, 0.0, 0.0)
     return Receipt(
         plant=plant.name,
         snapshot=keyed_digest(snapshot.digest, directory.snapshot_key.read_bytes()),
         mechanism=task.privacy.mechanism,
-        unit=task.privacy.unit if private else "",
-        epsilon=float(ledger.spent(_lineage(plant), delta).epsilon) if private else 0.0,
+        unit=spent.unit,
+        epsilon=float(spent.epsilon),
         delta=delta,
         simulated=snapshot.simulated,
     )

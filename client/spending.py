@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from interplant.client.directory import PlantDirectory
+from interplant.core.errors import UsageError
 from interplant.core.files import write_atomic
-from interplant.core.schema import Plant
-from interplant.data.snapshots import most_readings
+from interplant.core.schema import Plant, PrivacyPolicy
+from interplant.data.snapshots import Repository, most_readings
 from interplant.privacy.ledger import Entry, Ledger
 from interplant.privacy.plan import Event
 
@@ -17,7 +18,8 @@ class Spending:
     """One dataset's account.
 
     Args:
-        dataset: Name of the dataset, over all its snapshots.
+        dataset: Folder of the dataset, or its lineage if it is not the present one.
+        lineage: Name of the dataset over all its snapshots and copies.
         unit: What one neighbour differs by.
         rounds: Charges on the ledger; a round that was tried twice counts twice.
         epsilon: Spent, at ``delta``.
@@ -29,6 +31,7 @@ class Spending:
     """
 
     dataset: str
+    lineage: str
     unit: str
     rounds: int
     epsilon: float
@@ -49,9 +52,12 @@ def spending(directory: PlantDirectory) -> list[Spending]:
     """
     plant = directory.load()
     entries = entries_of(directory)
-    names = sorted({entry.lineage for entry in entries} | {plant.data.repository})
+    present = lineage_of(directory, plant, entries)
     kept = _kept(directory)
-    found = {name: _account(directory, plant, name, entries, kept.get(name, {})) for name in names}
+    found = {
+        name: _account(directory, plant, name, name == present, entries, kept.get(name, {}))
+        for name in sorted({entry.lineage for entry in entries} | {present})
+    }
     changed = {name: content for name, (content, fresh) in found.items() if fresh}
     if changed:
         write_atomic(directory.spending, json.dumps(kept | changed, indent=1) + "\n", 0o600)
@@ -63,35 +69,65 @@ def entries_of(directory: PlantDirectory) -> list[Entry]:
     return Ledger(directory.ledger).entries() if directory.ledger.exists() else []
 
 
+def lineage_of(directory: PlantDirectory, plant: Plant, entries: list[Entry]) -> str:
+    """Name of the present dataset over all its snapshots and copies, as the ledger knows it.
+
+    A ledger of an earlier version may know it by its folder, and goes on so.
+    """
+    folder = plant.data.repository
+    if any(entry.lineage == folder for entry in entries):
+        return folder
+    try:
+        return Repository(directory.path / folder).lineage
+    except UsageError:
+        return folder  # nothing was ever put there
+
+
 def _account(
-    directory: PlantDirectory, plant: Plant, name: str, entries: list[Entry], kept: dict[str, Any]
+    directory: PlantDirectory,
+    plant: Plant,
+    name: str,
+    present: bool,
+    entries: list[Entry],
+    kept: dict[str, Any],
 ) -> tuple[dict[str, Any], bool]:
     """One dataset's account with what it was computed from, and whether it was computed anew."""
-    policy = plant.policy.privacy
-    charges = [entry for entry in entries if entry.lineage == name and entry.plan is not None]
-    windows = most_readings(directory.path / name)
+    policy, sizes = plant.policy.privacy, plant.data
+    charges = [entry for entry in entries if entry.lineage == name and entry.events]
+    windows = sizes.declared_unit_windows
+    if present:
+        windows = windows or most_readings(directory.path / sizes.repository)
     basis = [charges[-1].hash if charges else "", policy.epsilon, policy.delta, windows]
     if kept.get("basis") == basis:
         return kept, False
-    events = [entry.plan.event for entry in charges if entry.plan]
-    account = _figures(name, events, policy.epsilon, policy.delta, windows, policy.units)
+    events = [event for entry in charges for event in entry.events]
+    dataset = sizes.repository if present else name
+    account = _figures(dataset, name, events, len(charges), policy, windows)
     return {"basis": basis, "account": asdict(account)}, bool(charges)
 
 
 def _figures(
-    name: str, events: list[Event], budget: float, delta: float, windows: int, units: list[str]
+    dataset: str,
+    lineage: str,
+    events: list[Event],
+    charges: int,
+    policy: PrivacyPolicy,
+    windows: int,
 ) -> Spending:
-    unit = events[0].unit if events else ", ".join(units)
-    epsilon, machine = 0.0, "nothing was spent"
+    budget, delta = policy.epsilon, policy.delta
+    unit, epsilon, machine = ", ".join(policy.units), 0.0, "nothing was spent"
     if events:
         from interplant.privacy import accounting
 
-        epsilon = accounting.spent(events, delta).epsilon
+        spent = accounting.spent(events, delta, windows)
+        unit, epsilon = spent.unit, spent.epsilon
         machine = f"a machine with many {unit}s has a higher epsilon than {epsilon:.2f}"
-        if windows:
+        if unit == "unit":
+            machine = "epsilon is a machine's"
+        elif windows:
             machine = accounting.machine_sentence(accounting.machine_epsilon(events, delta, windows), windows)
     left = max(0.0, budget - epsilon)
-    return Spending(name, unit, len(events), epsilon, delta, budget, left, windows, machine)
+    return Spending(dataset, lineage, unit, charges, epsilon, delta, budget, left, windows, machine)
 
 
 def _kept(directory: PlantDirectory) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import Receipt, Trained
+from interplant.client.gateway import Trained
 from interplant.core import config, processes
 from interplant.core.errors import REFUSALS, InterplantError, Refusal
+from interplant.core.receipt import Receipt
 from interplant.core.schema import Task
 from interplant.core.wire import Tensors, from_bytes, to_bytes
 

@@ -30,6 +30,7 @@ REFUSALS: Final[dict[str, str]] = {
     "undeclared_size": "the plant has not declared the public size of its data (data.declared_windows)",
     "trainer_died": "the plant's trainer process ended while it worked",
     "ledger": "the plant's privacy ledger is damaged or cannot be written",
+    "ledger_behind": "the plant's privacy ledger is older than what the plant has signed",
     "disk_full": "the plant's disk is full",
     "paused": "the plant is paused by its engineer",
     "gateway": "the plant's gateway did not let the reply out",

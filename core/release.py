@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from interplant.core import config, signing
+from interplant.core import config, receipt, signing
 from interplant.core.errors import REFUSALS, InterplantError, UsageError
 from interplant.core.schema import PRIVATE, Task
 
@@ -76,6 +76,8 @@ class Participant:
         epsilon: Privacy spent on that unit over the plant's whole history; 0 without a mechanism.
         delta: Probability that goes with epsilon; 0 without a mechanism.
         simulated: Whether a simulator made its data.
+        receipt: The last receipt that the plant signed, as JSON; see `interplant.core.receipt`. Empty in
+            releases of versions that had none.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Participant:
     epsilon: float
     delta: float
     simulated: bool
+    receipt: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,8 @@ def parse_lineage(text: str | bytes) -> Lineage:
     if not isinstance(plants, list):
         raise InterplantError(f"{LINEAGE}: participants: expected a list")
     content["participants"] = tuple(
-        _strictly(Participant, plant, f"participants.{place}") for place, plant in enumerate(plants)
+        _strictly(Participant, _with_receipt(plant), f"participants.{place}")
+        for place, plant in enumerate(plants)
     )
     lineage = _strictly(Lineage, content, "")
     _check_sense(lineage)
@@ -251,6 +255,18 @@ def _verified(folder: Path, key: Ed25519PublicKey) -> dict[str, Any]:
     return checked
 
 
+def _with_receipt(plant: Any) -> Any:
+    return {"receipt": "", **plant} if isinstance(plant, dict) else plant
+
+
+def _check_receipt(plant: Participant) -> None:
+    """A receipt must be the plant's own, and say what the lineage says of it."""
+    signed = receipt.from_json(plant.receipt)
+    same = ("snapshot", "mechanism", "unit", "epsilon", "delta", "simulated")
+    if signed.plant != plant.name or any(getattr(signed, key) != getattr(plant, key) for key in same):
+        raise InterplantError(f"{LINEAGE}: {plant.name}: contradicts the receipt that the plant signed")
+
+
 def _check_manifest(manifest: Mapping[str, Any], lineage: Lineage, folder: Path) -> None:
     if manifest["meta"] != manifest_meta(lineage):
         raise InterplantError(f"{signing.MANIFEST} and {LINEAGE} describe different releases")
@@ -267,6 +283,9 @@ def _check_sense(lineage: Lineage) -> None:
         raise InterplantError(f"{LINEAGE}: private: contradicts the participants' mechanisms")
     if lineage.simulated != any(plant.simulated for plant in plants):
         raise InterplantError(f"{LINEAGE}: simulated: contradicts the participants' data")
+    for plant in plants:
+        if plant.receipt:
+            _check_receipt(plant)
     check_id(lineage.release)
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,6 +74,13 @@ class Snapshot:
     simulated: bool
     files: Mapping[str, str]
     folder: Path | None = None
+
+
+@lru_cache(maxsize=16)
+def _first_commit(path: Path, device: int, inode: int) -> str:
+    """Asked once for each folder: a process a round would cost as much as the round."""
+    first: str = git(path, "rev-list", "--max-parents=0", "--reverse", "HEAD").split()[0]
+    return first[:16]
 
 
 def keyed_digest(digest: str, secret: bytes) -> str:
@@ -191,6 +199,12 @@ class Repository:
             self._tag(newest)
             self._marker.unlink(missing_ok=True)
         return replace(newest, folder=self._readings)
+
+    @property
+    def lineage(self) -> str:
+        """Name of the dataset over all its snapshots, copies and folders: its first commit, 16 digits."""
+        place = (self.path / ".git").stat()
+        return _first_commit(self.path, place.st_dev, place.st_ino)
 
     def log(self) -> list[Snapshot]:
         """Return all snapshots, the newest first."""

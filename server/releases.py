@@ -1,6 +1,7 @@
 """From a finished run to a release that plants are told of."""
 
 import json
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from interplant.core import federation_pb2 as pb
 from interplant.core.files import sha256_file
+from interplant.core.receipt import Receipt, to_json
 from interplant.core.release import Lineage, Participant, task_digest
 from interplant.core.schema import PRIVATE
 from interplant.core.wire import PROTOCOL
@@ -78,4 +80,7 @@ def offer_of(folder: Path, task: str) -> pb.Release:
 
 
 def _receipt(plant: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in plant.items() if key != "plant"}
+    """A participant's fields from the latest receipt, and the receipt itself as the plant signed it."""
+    keys = ("snapshot", "rounds", "mechanism", "unit", "epsilon", "delta", "simulated")
+    signed = Receipt(**{field.name: plant[field.name] for field in fields(Receipt)})
+    return {key: plant[key] for key in keys} | {"receipt": to_json(signed)}

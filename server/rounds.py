@@ -5,7 +5,7 @@ Read `one_round` first: it is what the coordinator does in a round.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -119,11 +119,13 @@ def _next_state(
     number = state.round + 1
     for attempt in range(1, rules.retries + 2):
         begun = time.monotonic()
-        outcome, ids = one_round(grid, run.order().run, task, rules, number, state.weights, stopped)
+        told = run.receipts()
+        outcome, ids = one_round(grid, run.order().run, task, rules, number, state.weights, stopped, told)
         good = len(outcome.receipts) >= rules.quorum
         if good:
             state = Checkpoint(number, outcome.weights, _receipts(state.plants, outcome.receipts))
             run.save(state)
+            run.keep_receipts(outcome.receipts)
         _finish(grid, ids, number if good else None)
         record = {
             "round": number,
@@ -154,6 +156,7 @@ def one_round(
     number: int,
     weights: Tensors,
     stopped: Callable[[], bool],
+    receipts: Mapping[str, str] | None = None,
 ) -> tuple[Outcome, list[str]]:
     """Send the global weights out, fold each good update as it comes, return the next weights.
 
@@ -162,14 +165,14 @@ def one_round(
     strategy = build(task.strategy)
     merge = strategy.begin(weights)
     outcome = Outcome(weights)
-    waiting = dict(_push(grid, run, task, number, weights))
+    waiting = dict(_push(grid, run, task, number, weights, receipts or {}))
     names = _names(grid)  # after the push: a plant that has just joined has a name
     ids = list(waiting)
     for reply in _replies(grid, waiting, outcome, rules, stopped):
         node = reply.metadata.src_node_id
         name = names.get(node, f"node-{node}")
         try:
-            _take(reply, name if names else "", weights, task, rules, strategy, merge, outcome)
+            _take(reply, name if names else "", (run, number), weights, task, rules, strategy, merge, outcome)
         except BadUpdateError as error:
             outcome.dropped[name] = (error.code, str(error))
             log.warning("round %d: %s dropped: %s", number, name, error)
@@ -186,6 +189,7 @@ def one_round(
 def _take(
     reply: Message,
     name: str,
+    place: tuple[str, int],
     weights: Tensors,
     task: Task,
     rules: Rounds,
@@ -193,7 +197,19 @@ def _take(
     merge: Merge,
     outcome: Outcome,
 ) -> None:
-    """Check a reply and fold its update; ``name`` is the plant's, empty where the grid knows none."""
+    """Check a reply and fold its update.
+
+    Args:
+        reply: Of a plant.
+        name: The plant's, empty where the grid knows none.
+        place: Run and round.
+        weights: The global model.
+        task: What is learned.
+        rules: The norm bound.
+        strategy: How to fold.
+        merge: Into what.
+        outcome: Gets the receipt.
+    """
     update = checked(reply, weights, rules.max_update_norm)
     plant = update.receipt["plant"]
     if name and plant != name:
@@ -201,19 +217,34 @@ def _take(
     if update.receipt["mechanism"] != task.privacy.mechanism:
         # One plant's word would mark the whole release as not private, or as private.
         raise BadUpdateError("bad_receipt", f"expected a round with {task.privacy.mechanism}")
+    if (update.receipt["run"], update.receipt["round"]) != place:
+        raise BadUpdateError("bad_receipt", f"expected a receipt of round {place[1]} of {place[0]}")
     if plant in outcome.receipts:
         raise BadUpdateError("bad_receipt", "an update of this plant is in the merge already")
     strategy.fold(merge, update.arrays)
     outcome.receipts[plant] = update.receipt
 
 
-def _push(grid: Grid, run: str, task: Task, number: int, weights: Tensors) -> Iterator[tuple[str, int]]:
-    """Send the round's work to every plant; the arrays are the same object in each message."""
+def _push(
+    grid: Grid, run: str, task: Task, number: int, weights: Tensors, receipts: Mapping[str, str]
+) -> Iterator[tuple[str, int]]:
+    """Send the round's work to every plant, with its own last receipt; the arrays are the same object."""
     arrays = ArrayRecord({name: Array(value) for name, value in weights.items()})
-    words = ConfigRecord({"run": run, "task": config.to_json(task), "round": number, "rounds": task.rounds})
-    nodes = sorted(grid.get_node_ids())
-    content = RecordDict({WEIGHTS: arrays, TASK: words})
-    messages = [grid.create_message(content, "train", node, str(number)) for node in nodes]
+    text = config.to_json(task)
+    nodes, names = sorted(grid.get_node_ids()), _names(grid)
+
+    def content(node: int) -> RecordDict:
+        told = receipts.get(names.get(node, ""), "")
+        words: dict[str, Any] = {
+            "run": run,
+            "task": text,
+            "round": number,
+            "rounds": task.rounds,
+            "receipt": told,
+        }
+        return RecordDict({WEIGHTS: arrays, TASK: ConfigRecord(words)})
+
+    messages = [grid.create_message(content(node), "train", node, str(number)) for node in nodes]
     return zip(grid.push_messages(messages), nodes, strict=True)
 
 

@@ -6,6 +6,7 @@ people who ask; the simulate and flower engines have no registry.
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from interplant.core import config
+from interplant.core import certificates, config
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, write_atomic
 from interplant.core.schema import Rounds, Task
@@ -120,6 +121,21 @@ class RunFolder:
                 f"{self.weights}: the checkpoint cannot be read ({error}); restore it from a backup, or "
                 "remove it to begin the run anew"
             ) from None
+
+    def receipts(self) -> dict[str, str]:
+        """Return the last receipt that each plant ever had in a merge here, as JSON; of all runs."""
+        return {path.stem: path.read_text().strip() for path in self._receipts.glob("*.json")}
+
+    def keep_receipts(self, receipts: Mapping[str, dict[str, Any]]) -> None:
+        """Keep a round's receipts, each under its plant's name."""
+        for name, content in receipts.items():
+            if certificates.is_valid_name(name):  # a grid without names takes a plant's word for its own
+                self._receipts.mkdir(exist_ok=True)
+                write_atomic(self._receipts / f"{name}.json", json.dumps(content, sort_keys=True) + "\n")
+
+    @property
+    def _receipts(self) -> Path:
+        return self.path.parent / ".receipts"
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a line to the record of rounds."""

@@ -176,6 +176,7 @@ def bare(tmp_path: Path) -> PlantDirectory:
     directory = PlantDirectory(tmp_path / "north")
     directory.keys.mkdir(parents=True)
     directory.snapshot_key.write_bytes(b"k" * 32)
+    certificates.write_key(directory.plant_key, certificates.key_pem(certificates.make_key()))
     settings = Plant(name="north", federation="test", connection=Connection("127.0.0.1:1"))
     settings.policy.tasks, settings.policy.models = ["wear"], ["tiny_models.Line"]
     settings.policy.privacy.epsilon = 50.0

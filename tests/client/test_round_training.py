@@ -1,17 +1,21 @@
 """One round inside the trainer: charged before noise, billed in full, the data read once."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from interplant.client import gateway, round_training
+from interplant.client import gateway, receipts, round_training
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import Trained
 from interplant.client.round_training import Bench, train_round
+from interplant.core import certificates
+from interplant.core import receipt as core_receipt
 from interplant.core.errors import InterplantError, Refusal
 from interplant.core.schema import Column, Model, PlantData, Privacy, Target, Task, Training, Window
 from interplant.data.snapshots import Repository, keyed_digest
@@ -46,6 +50,100 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+# --- receipts --------------------------------------------------------------------------------------
+
+
+def test_a_receipt_is_signed_and_names_the_ledgers_end(ready: PlantDirectory) -> None:
+    receipt = go(ready, number=3).receipt
+    core_receipt.verify(receipt)
+    head = Ledger(ready.ledger).head()
+    assert (receipt.run, receipt.round, receipt.entries, receipt.head) == ("run-1", 3, 2, head.hash)
+    assert receipt.charges() == {
+        receipts.keyed(ready, Repository(ready.data).lineage): [("window", 0.08, 2.0, TASK.training.steps)]
+    }
+    with pytest.raises(InterplantError, match="signature"):
+        core_receipt.verify(replace(receipt, epsilon=receipt.epsilon / 2))
+
+
+@pytest.mark.parametrize("known", ["own", "told"])
+def test_an_older_ledger_put_back_while_the_plant_is_stopped_is_refused_and_repaired(
+    ready: PlantDirectory, loads: list[str], known: str
+) -> None:
+    """A backup restored, a disk cloned: the plant's own receipt shows it, or the coordinator's."""
+    go(ready)
+    old, own = ready.ledger.read_bytes(), ready.receipt.read_bytes()
+    last = go(ready, number=2).receipt
+    spent = Ledger(ready.ledger).spent(None, 1e-5).epsilon
+    ready.ledger.write_bytes(old)
+    if known == "told":
+        ready.receipt.write_bytes(own)  # the whole disk went back
+        receipts.hear(ready, core_receipt.to_json(last))
+    read = len(loads)
+    for _ in range(2):
+        assert refused(ready).code == "ledger_behind"
+    assert len(loads) == read, "refused before data is touched"
+    ledger = Ledger(ready.ledger)
+    assert ledger.spent(None, 1e-5).epsilon < spent
+    assert [one.head for one in receipts.repair(ready, ledger)] == [last.head]
+    assert ledger.spent(None, 1e-5).epsilon == pytest.approx(spent), "the gap is charged"
+    assert receipts.repair(ready, ledger) == [], "once"
+    after = go(ready, number=3).receipt
+    assert after.epsilon > spent
+    Ledger(ready.ledger).verify()
+
+
+def test_a_clone_that_trained_elsewhere_is_refused(ready: PlantDirectory, tmp_path: Path) -> None:
+    go(ready)
+    clone = PlantDirectory(tmp_path / "clone")
+    shutil.copytree(ready.path, clone.path)
+    receipts.hear(clone, core_receipt.to_json(go(ready, number=2).receipt))
+    assert refused(clone).code == "ledger_behind"
+
+
+def test_nobody_else_can_make_a_plant_charge_itself(
+    ready: PlantDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = go(ready).receipt
+    other = core_receipt.signed(replace(real, entries=900), certificates.make_key())
+    for text in (
+        core_receipt.to_json(other),
+        core_receipt.to_json(replace(real, entries=900)),
+        "{}",
+        "no receipt",
+        "[" * 10_000,
+    ):
+        receipts.hear(ready, text)
+        assert "left alone" in caplog.text
+        caplog.clear()
+    assert go(ready, number=2).receipt.entries == 4
+    assert receipts.repair(ready, Ledger(ready.ledger)) == []
+
+
+def test_the_dataset_keeps_its_account_under_another_folders_name(ready: PlantDirectory) -> None:
+    """A clone of the repository must not have a budget of its own."""
+    spent = go(ready).receipt.epsilon
+    shutil.copytree(ready.data, ready.path / "other")
+    edit(ready, lambda plant: setattr(plant.data, "repository", "other"))
+    assert go(ready, number=2).receipt.epsilon > spent
+
+
+def test_a_ledger_of_an_earlier_version_is_gone_on_with(ready: PlantDirectory) -> None:
+    plan = Plan.of(TASK, PlantData(declared_windows=100))
+    Ledger(ready.ledger).reserve(plan, run="old", round=1, task="wear", lineage="data")
+    both = Ledger(ready.ledger).spent_after(plan, None, 1e-5).epsilon
+    assert go(ready).receipt.epsilon == pytest.approx(both)
+
+
+def test_a_task_has_a_budget_of_its_own_within_the_whole(ready: PlantDirectory) -> None:
+    one = go(ready).receipt.epsilon
+    edit(ready, lambda plant: plant.policy.privacy.tasks.update(wear=one * 1.01))
+    refusal = refused(ready)
+    assert refusal.code == "budget_spent"
+    assert "policy.privacy.tasks.wear" in refusal.detail
+    edit(ready, lambda plant: plant.policy.tasks.append("other"))
+    assert go(ready, replace(TASK, name="other")).receipt.epsilon > one, "the account is the dataset's"
+
+
 # --- the charge ------------------------------------------------------------------------------------
 
 
@@ -54,13 +152,13 @@ def test_the_receipt_says_what_the_ledger_says(ready: PlantDirectory) -> None:
     edit(ready, lambda plant: setattr(plant.policy.privacy, "delta", 1e-4))
     first, second = go(ready, bench=bench), go(ready, number=2, bench=bench)
     ledger = Ledger(ready.ledger)
-    assert second.receipt.epsilon == ledger.spent("data", 1e-4).epsilon
+    assert second.receipt.epsilon == ledger.spent(None, 1e-4).epsilon
     assert 0 < first.receipt.epsilon < second.receipt.epsilon
     assert second.receipt.delta == 1e-4, "the delta of the plant's own policy"
     charges = [entry for entry in ledger.entries() if entry.kind == "reserve"]
     assert [(entry.run, entry.round, entry.task, entry.lineage) for entry in charges] == [
-        ("run-1", 1, "wear", "data"),
-        ("run-1", 2, "wear", "data"),
+        ("run-1", 1, "wear", Repository(ready.data).lineage),
+        ("run-1", 2, "wear", Repository(ready.data).lineage),
     ]
     assert all(entry.plan == Plan.of(TASK, PlantData(declared_windows=100)) for entry in charges), (
         "the declared size, not the counted"
@@ -107,7 +205,8 @@ def test_a_round_that_fails_after_its_charge_is_charged_all_the_same(
             go(ready)
     assert [entry.kind for entry in Ledger(ready.ledger).entries()] == ["reserve"]
     go(ready)
-    assert len(Ledger(ready.ledger).events()) == 2
+    (charged,) = Ledger(ready.ledger).events()
+    assert charged.steps == 2 * TASK.training.steps
 
 
 def test_a_spent_budget_refuses_and_charges_nothing(ready: PlantDirectory) -> None:
@@ -124,10 +223,10 @@ def test_a_spent_budget_refuses_and_charges_nothing(ready: PlantDirectory) -> No
 def test_the_budget_counts_at_the_policys_delta_not_the_tasks(ready: PlantDirectory) -> None:
     """A task with its own delta must not make the same noise look cheaper."""
     strict = replace(TASK, privacy=Privacy(noise=2.0, delta=1e-9))
-    assert go(ready, strict).receipt.epsilon == Ledger(ready.ledger).spent("data", 1e-5).epsilon
+    assert go(ready, strict).receipt.epsilon == Ledger(ready.ledger).spent(None, 1e-5).epsilon
     edit(ready, lambda plant: setattr(plant.policy.privacy, "delta", 1e-9))
     at_policy = (
-        Ledger(ready.ledger).spent_after(Plan.of(TASK, PlantData(declared_windows=100)), "data", 1e-9).epsilon
+        Ledger(ready.ledger).spent_after(Plan.of(TASK, PlantData(declared_windows=100)), None, 1e-9).epsilon
     )
     edit(ready, lambda plant: setattr(plant.policy.privacy, "epsilon", at_policy * 0.99))
     assert refused(ready).code == "budget_spent"
@@ -290,7 +389,7 @@ def test_windows_of_an_older_snapshot_are_not_used(ready: PlantDirectory, loads:
 def test_a_plant_without_a_snapshot_says_so(bare: PlantDirectory, tiny_models: None) -> None:
     Repository.create(bare.data, bare.remote)
     assert refused(bare).code == "no_snapshot"
-    assert not bare.ledger.exists()
+    assert Ledger(bare.ledger).entries() == []
 
 
 def test_data_that_lacks_a_column_is_a_broken_contract(ready: PlantDirectory) -> None:

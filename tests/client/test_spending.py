@@ -29,9 +29,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     really = accounting.spent
 
-    def counted(events: Any, delta: float) -> Any:
+    def counted(events: Any, *words: Any) -> Any:
         seen.append(len(events))
-        return really(events, delta)
+        return really(events, *words)
 
     monkeypatch.setattr(accounting, "spent", counted)
     return seen

@@ -16,7 +16,7 @@ import pytest
 from interplant.client.directory import PlantDirectory
 from interplant.client.participation import take_part
 from interplant.client.trainer import WarmTrainer
-from interplant.core import config
+from interplant.core import certificates, config
 from interplant.core.errors import Refusal
 from interplant.core.flower import refusal
 from interplant.core.schema import Task
@@ -65,6 +65,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> PlantDirectory:
     directory = PlantDirectory(tmp_path_factory.mktemp("worker") / "north")
     directory.keys.mkdir(parents=True)
     directory.snapshot_key.write_bytes(b"k" * 32)
+    certificates.write_key(directory.plant_key, certificates.key_pem(certificates.make_key()))
     settings = Plant(name="north", federation="test", connection=Connection("127.0.0.1:1"))
     settings.policy.tasks, settings.policy.privacy.allow_none = ["wear"], True
     settings.policy.models = [f"tiny_models.{name}" for name in ("Line", "Loud", "Failing", "Slow")]
@@ -102,7 +103,7 @@ def ask(plant: PlantDirectory, trainer: WarmTrainer, task: Task) -> Any:
 def test_a_private_round_comes_back_with_its_charge(plant: PlantDirectory, trainer: WarmTrainer) -> None:
     trained = trainer.train("run", 1, TASK, START)
     assert trained.update.keys() == START.keys()
-    assert trained.receipt.epsilon == Ledger(plant.ledger).spent("data", 1e-5).epsilon > 0
+    assert trained.receipt.epsilon == Ledger(plant.ledger).spent(None, 1e-5).epsilon > 0
 
 
 def test_what_a_library_prints_does_not_break_the_protocol(

@@ -3,10 +3,11 @@
 import logging
 import math
 import time
+from dataclasses import replace
 
 import pytest
 
-from interplant.core.errors import InterplantError, UsageError
+from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.privacy import accounting
 from interplant.privacy.accounting import machine_epsilon, machine_sentence, rounds_left, spent
 from interplant.privacy.plan import Event
@@ -100,10 +101,48 @@ def test_a_hopeless_history_is_priced_at_once() -> None:
     assert time.monotonic() - started < 5
 
 
-def test_units_are_never_added_up() -> None:
-    """Trap 10, in the ledger: epsilon of a row and of a window are different things."""
-    with pytest.raises(InterplantError, match="one privacy unit"):
-        spent([ROUND, Event("row", 0.01, 1.0, 100)], 1e-5)
+MACHINES = Event("unit", 0.1, 2.0, 50)
+
+
+def test_units_are_never_added_up_as_if_they_were_the_same() -> None:
+    """Trap 10, in the ledger: an account is counted in its largest unit, where smaller ones weigh more."""
+    apart = spent([MACHINES], 1e-5)
+    both = spent([ROUND, MACHINES], 1e-5, unit_windows=5)
+    assert (apart.unit, both.unit) == ("unit", "unit")
+    lifted = machine_epsilon([ROUND], 1e-5, 5)
+    assert lifted > spent([ROUND], 1e-5).epsilon
+    assert max(lifted, apart.epsilon) < both.epsilon <= both.epsilon_check * 1.01 + 1e-3
+    assert both.epsilon > spent([replace(ROUND, unit="unit"), MACHINES], 1e-5).epsilon
+
+
+def test_one_window_a_machine_counts_as_the_machine() -> None:
+    same = spent([replace(ROUND, unit="unit"), MACHINES], 1e-5).epsilon
+    assert spent([ROUND, MACHINES], 1e-5, unit_windows=1).epsilon == pytest.approx(same)
+
+
+def test_windows_are_not_counted_for_machines_of_unknown_size() -> None:
+    with pytest.raises(Refusal) as refusal:
+        spent([ROUND, MACHINES], 1e-5)
+    assert refusal.value.code == "undeclared_size"
+    assert "declared_unit_windows" in refusal.value.detail
+
+
+def test_rows_and_windows_count_in_windows() -> None:
+    found = spent([replace(ROUND, unit="row"), ROUND], 1e-5)
+    assert found.unit == "window"
+    assert found.epsilon == spent([replace(ROUND, steps=200)], 1e-5).epsilon
+
+
+def test_a_group_that_is_always_drawn_whole_costs_as_one_with_less_noise() -> None:
+    """q = 1: k windows of a machine shift every step by k clips."""
+    steps = [Event("window", 1.0, 20.0, 10), replace(MACHINES, q=1.0, noise=1000.0, steps=1)]
+    exact = spent([Event("unit", 1.0, 5.0, 10), steps[1]], 1e-5).epsilon
+    assert exact <= spent(steps, 1e-5, unit_windows=4).epsilon <= 1.1 * exact + 0.01
+
+
+def test_a_long_history_costs_the_same_in_parts_and_whole() -> None:
+    whole = spent([replace(ROUND, steps=12_345)], 1e-5).epsilon
+    assert spent([replace(ROUND, steps=4096), replace(ROUND, steps=8249)], 1e-5).epsilon == whole
 
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, 1e-15])
@@ -134,14 +173,14 @@ def test_accounting_says_nothing_on_the_log(caplog: pytest.LogCaptureFixture) ->
 
 def test_rounds_left_fills_the_budget_and_not_more() -> None:
     history = [ROUND] * 3
-    left = rounds_left(ROUND, history, 2.0, 1e-5)
+    left = rounds_left([ROUND], history, 2.0, 1e-5)
     assert left > 0
     assert spent(history + [ROUND] * left, 1e-5).epsilon <= 2.0
     assert spent(history + [ROUND] * (left + 1), 1e-5).epsilon > 2.0
 
 
 def test_no_round_is_left_below_the_price_of_one() -> None:
-    assert rounds_left(ROUND, [], 0.1, 1e-5) == 0
+    assert rounds_left([ROUND], [], 0.1, 1e-5) == 0
 
 
 def test_a_machine_with_one_window_costs_what_a_window_costs() -> None:

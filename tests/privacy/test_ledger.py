@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from interplant.core.errors import InterplantError, Refusal
-from interplant.privacy.accounting import spent
-from interplant.privacy.ledger import GENESIS, Ledger, Reservation
-from interplant.privacy.plan import Plan
+from interplant.privacy.accounting import rounds_left, spent
+from interplant.privacy.ledger import GENESIS, Caps, Ledger, Reservation
+from interplant.privacy.plan import Event, Plan, Statistic
 
 PLAN = Plan("window", records=10_000, batch=100, noise=1.0, clip=1.0, steps=100, delta=1e-5)
 
@@ -29,8 +29,19 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.db"
 
 
-def charge(ledger: Ledger, round: int = 1, lineage: str = "turbofan", **caps: float) -> Reservation:
-    return ledger.reserve(PLAN, run="run-1", round=round, task="rul", lineage=lineage, **caps)
+def charge(
+    ledger: Ledger,
+    round: int = 1,
+    lineage: str = "turbofan",
+    caps: Caps | None = None,
+    task: str = "rul",
+    plan: Plan = PLAN,
+) -> Reservation:
+    return ledger.reserve(plan, run="run-1", round=round, task=task, lineage=lineage, caps=caps)
+
+
+def steps(ledger: Ledger, lineage: str = "turbofan") -> int:
+    return sum(event.steps for event in ledger.events(lineage))
 
 
 def alter(path: Path, statement: str, *values: object) -> None:
@@ -72,7 +83,7 @@ def test_the_same_round_again_is_charged_again(path: Path) -> None:
     ledger = Ledger(path)
     first, second = charge(ledger), charge(ledger)
     assert first.id != second.id
-    assert len(ledger.events("turbofan")) == 2
+    assert steps(ledger) == 2 * PLAN.steps
 
 
 def test_commit_twice_is_as_good_as_once(path: Path) -> None:
@@ -95,8 +106,8 @@ def test_lineages_are_counted_apart_and_together(path: Path) -> None:
     charge(ledger, 1, "press")
     charge(ledger, 2, "press")
     charge(ledger, 3, "lathe")
-    assert len(ledger.events("press")) == 2
-    assert len(ledger.events("lathe")) == 1
+    assert steps(ledger, "press") == 2 * PLAN.steps
+    assert steps(ledger, "lathe") == PLAN.steps
     assert ledger.spent(None, 1e-5) == spent([PLAN.event] * 3, 1e-5)
 
 
@@ -105,10 +116,10 @@ def test_a_spent_budget_is_refused_and_nothing_is_written(path: Path) -> None:
     ledger = Ledger(path)
     budget = spent([PLAN.event] * 2, 1e-5).epsilon
     for round in range(2):
-        charge(ledger, round, epsilon=budget, delta=1e-5)
+        charge(ledger, round, caps=Caps(budget, 1e-5))
     before = path.read_bytes()
     with pytest.raises(Refusal, match="the budget is") as refusal:
-        charge(ledger, 3, epsilon=budget, delta=1e-5)
+        charge(ledger, 3, caps=Caps(budget, 1e-5))
     assert refusal.value.code == "budget_spent"
     assert path.read_bytes() == before
     assert len(ledger.entries()) == 2
@@ -117,7 +128,7 @@ def test_a_spent_budget_is_refused_and_nothing_is_written(path: Path) -> None:
 def test_a_budget_below_one_round_is_refused_before_anything(path: Path) -> None:
     ledger = Ledger(path)
     with pytest.raises(Refusal) as refusal:
-        charge(ledger, 1, epsilon=0.01)
+        charge(ledger, 1, caps=Caps(0.01, 1e-5))
     assert refusal.value.code == "budget_spent"
     assert ledger.entries() == []
 
@@ -133,11 +144,11 @@ def test_spent_after_is_what_will_be_spent(path: Path) -> None:
 def test_rounds_left_are_the_rounds_that_pass(path: Path) -> None:
     ledger = Ledger(path)
     charge(ledger)
-    left = ledger.rounds_left(PLAN, "turbofan", 1.2, 1e-5)
+    left = rounds_left(PLAN.events, ledger.events(), 1.2, 1e-5)
     for round in range(left):
-        charge(ledger, round, epsilon=1.2, delta=1e-5)
+        charge(ledger, round, caps=Caps(1.2, 1e-5))
     with pytest.raises(Refusal):
-        charge(ledger, 99, epsilon=1.2, delta=1e-5)
+        charge(ledger, 99, caps=Caps(1.2, 1e-5))
     assert left > 0
 
 
@@ -262,7 +273,7 @@ def test_the_clock_decides_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr("interplant.privacy.ledger._now", lambda now=now: now)
         charge(ledger)
     assert [entry.time[:4] for entry in Ledger(path).entries()] == ["2030", "1999"]
-    assert len(ledger.events("turbofan")) == 2
+    assert steps(ledger) == 2 * PLAN.steps
     assert ledger.verify().entries == 2
 
 
@@ -289,14 +300,14 @@ RACER = """
 import sys
 from pathlib import Path
 from interplant.core.errors import Refusal
-from interplant.privacy.ledger import Ledger
+from interplant.privacy.ledger import Caps, Ledger
 from interplant.privacy.plan import Plan
 plan = Plan("window", 10_000, 100, 1.0, 1.0, 100, 1e-5)
 ledger = Ledger(Path(sys.argv[1]))
 try:
     for round in range(100):
         ledger.reserve(plan, run=sys.argv[2], round=round, task="rul", lineage="turbofan",
-                       epsilon=1.2, delta=1e-5)
+                       caps=Caps(1.2, 1e-5))
 except Refusal as refusal:
     sys.exit(0 if refusal.code == "budget_spent" else 1)
 sys.exit(2)
@@ -304,11 +315,11 @@ sys.exit(2)
 
 
 def test_two_processes_cannot_pass_the_budget_together(path: Path) -> None:
-    covered = Ledger(path).rounds_left(PLAN, "turbofan", 1.2, 1e-5)
+    covered = rounds_left(PLAN.events, [], 1.2, 1e-5)
     racers = [subprocess.Popen([sys.executable, "-c", RACER, str(path), name]) for name in ("a", "b")]
     assert [racer.wait(60) for racer in racers] == [0, 0]
     ledger = Ledger(path)
-    assert len(ledger.events("turbofan")) == covered
+    assert steps(ledger) == covered * PLAN.steps
     assert ledger.spent("turbofan", 1e-5).epsilon <= 1.2
 
 
@@ -342,7 +353,7 @@ def test_killed_at_any_moment_it_never_counts_too_little(path: Path, tmp_path: P
         drawn = noise.read_text().split()
         charged = {entry.id for entry in Ledger(path).entries() if entry.kind == "reserve"}
         assert set(drawn) <= charged
-        assert len(Ledger(path).events("turbofan")) >= len(drawn)
+        assert steps(Ledger(path)) >= len(drawn) * PLAN.steps
     # Every victim was let live until its first noise: the loop above compared something.
     assert len(noise.read_text().split()) >= 12
     Ledger(path).verify()
@@ -360,3 +371,90 @@ def test_plans_come_back_as_they_were_charged(path: Path) -> None:
     odd = replace(PLAN, noise=1.0000000000000002, delta=3.3e-7, records=7919)
     Ledger(path).reserve(odd, run="r", round=1, task="t", lineage="l")
     assert Ledger(path).entries()[0].plan == odd
+
+
+def test_what_leaves_beside_the_update_is_charged_with_it(path: Path) -> None:
+    plan = replace(PLAN, statistics=(Statistic("loss", 1.0, 20.0),))
+    ledger = Ledger(path)
+    charge(ledger, plan=plan)
+    assert ledger.events("turbofan") == sorted(plan.events, key=lambda event: (event.q, event.noise))
+    assert Ledger(path).events() == [PLAN.event, Event("window", 1.0, 20.0, 1)]
+
+
+def test_a_task_has_a_cap_of_its_own_and_all_tasks_have_one(path: Path) -> None:
+    ledger = Ledger(path)
+    one = spent([PLAN.event], 1e-5).epsilon
+    for task in ("a", "b"):
+        charge(ledger, task=task, caps=Caps(9.0, 1e-5, task=one))
+    with pytest.raises(Refusal, match=r"policy\.privacy\.tasks\.a"):
+        charge(ledger, task="a", caps=Caps(9.0, 1e-5, task=one))
+    with pytest.raises(Refusal, match=r"policy\.privacy\.epsilon"):
+        charge(ledger, task="c", caps=Caps(one * 1.01, 1e-5, task=one))
+    assert steps(ledger) == 2 * PLAN.steps
+
+
+def test_what_would_be_refused_is_refused_before_and_charges_nothing(path: Path) -> None:
+    ledger = Ledger(path)
+    words = {"task": "rul", "lineage": "turbofan"}
+    ledger.require(PLAN, **words, caps=Caps(1.0, 1e-5))
+    with pytest.raises(Refusal) as refusal:
+        ledger.require(PLAN, **words, caps=Caps(0.01, 1e-5))
+    assert refusal.value.code == "budget_spent"
+    assert ledger.entries() == []
+
+
+def test_a_ledger_that_a_receipt_is_ahead_of_is_refused_until_it_is_repaired(path: Path) -> None:
+    ledger = Ledger(path)
+    charge(ledger)
+    old = path.read_bytes()
+    charge(ledger, 2)
+    charge(ledger, 3, lineage="press", plan=replace(PLAN, noise=3.0))
+    head, account = ledger.head(), ledger.account()
+    path.write_bytes(old)
+    back = Ledger(path)
+    charge(back, 4, plan=replace(PLAN, noise=5.0))
+    with pytest.raises(Refusal) as refusal:
+        back.require_receipt(head.entries, head.hash)
+    assert refusal.value.code == "ledger_behind"
+    assert "--repair" in refusal.value.detail
+    assert back.repair(head.entries, head.hash, account)
+    assert not back.repair(head.entries, head.hash, account), "once"
+    again = Ledger(path)
+    again.require_receipt(head.entries, head.hash)
+    assert again.account()["press"] == account["press"]
+    missing = {(one.noise, one.steps) for one in again.events("turbofan")}
+    assert missing == {(1.0, 2 * PLAN.steps), (5.0, PLAN.steps)}, "never less than either knew"
+    again.verify()
+
+
+def test_a_repair_counts_against_every_tasks_cap(path: Path) -> None:
+    """Whose rounds were lost is not known."""
+    ledger = Ledger(path)
+    ledger.repair(2, "f" * 64, {"turbofan": [PLAN.event]})
+    one = spent([PLAN.event], 1e-5).epsilon
+    with pytest.raises(Refusal):
+        charge(ledger, caps=Caps(9.0, 1e-5, task=one))
+
+
+def test_a_fork_at_the_same_entry_is_noticed(path: Path, tmp_path: Path) -> None:
+    """Two clones of a disk that both went on."""
+    charge(Ledger(path))
+    other = tmp_path / "clone.db"
+    other.write_bytes(path.read_bytes())
+    charge(Ledger(path), 2)
+    charge(Ledger(other), 2)
+    head = Ledger(path).head()
+    with pytest.raises(Refusal):
+        Ledger(other).require_receipt(head.entries, head.hash)
+
+
+def test_ten_thousand_rounds_are_counted_as_they_were_charged(path: Path) -> None:
+    """Totals are kept beside the entries: they must be their sum, also after a write that was undone."""
+    ledger = Ledger(path)
+    for round in range(30):
+        charge(ledger, round, plan=replace(PLAN, steps=round + 1))
+    with pytest.raises(Refusal):
+        charge(ledger, 99, caps=Caps(1e-3, 1e-5))
+    ledger.verify()
+    entries = [event.steps for entry in ledger.entries() for event in entry.events]
+    assert steps(ledger) == sum(entries) == sum(range(31)) == steps(Ledger(path))

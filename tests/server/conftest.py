@@ -6,6 +6,8 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
 
 import grpc
 import numpy as np
@@ -17,6 +19,7 @@ from interplant.core import certificates, wire
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
 from interplant.core.flower import Envelope, message
+from interplant.core.receipt import Receipt, signed
 from interplant.server import control, setup
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.service import Service
@@ -267,3 +270,20 @@ def an_update():
         return message(Envelope("", 1, 2, 0, "train", "1", "run.1.2"), content)
 
     return make
+
+
+_PLANTS_KEY = certificates.make_key()
+
+
+def receipt_of(name: str = "north", **words: Any) -> dict[str, Any]:
+    """A round's receipt as its plant signs it."""
+    fields: dict[str, Any] = {
+        "plant": name,
+        "snapshot": "ab" * 32,
+        "mechanism": "dp-sgd",
+        "unit": "window",
+        "epsilon": 0.5,
+        "delta": 1e-5,
+        "simulated": True,
+    }
+    return asdict(signed(Receipt(**(fields | words)), _PLANTS_KEY))

@@ -15,13 +15,12 @@ from interplant.server.releases import offer_of, release_run
 from interplant.server.run_folder import Checkpoint, RunFolder
 from interplant.server.runs import make_order
 
+from .conftest import receipt_of
+
 PLANTS = {
-    name: {
-        "plant": name, "snapshot": "ab" * 32, "mechanism": mechanism, "unit": "window",
-        "epsilon": 0.5, "delta": 1e-5, "simulated": simulated, "rounds": 2,
-    }
+    name: receipt_of(name, mechanism=mechanism, simulated=simulated) | {"rounds": 2}
     for name, mechanism, simulated in (("south", "dp-sgd", False), ("north", "dp-sgd", True))
-}  # fmt: skip
+}
 
 
 @pytest.fixture

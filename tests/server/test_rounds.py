@@ -13,11 +13,14 @@ from safetensors.numpy import save_file
 from interplant.core import config, flower
 from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.flower import Envelope, Grid, message
+from interplant.core.receipt import from_json
 from interplant.core.schema import Column, Contract, Model, Privacy, Rounds, Strategy, Task
 from interplant.server import rounds
 from interplant.server.rounds import QuorumError, RingingGrid, StoppedError, carry_out
 from interplant.server.run_folder import RunFolder
 from interplant.server.runs import make_order
+
+from .conftest import receipt_of
 
 NAMES = ("north", "south", "west")
 WEIGHTS = {
@@ -42,21 +45,14 @@ def step_of(weights, name):
     return {key: np.asarray((target - array) * 0.5, array.dtype) for key, array in weights.items()}
 
 
-def receipt_of(name):
-    return {
-        "plant": name,
-        "snapshot": "ab" * 32,
-        "mechanism": "dp-sgd",
-        "unit": "window",
-        "epsilon": 0.25,
-        "delta": 1e-5,
-        "simulated": True,
-    }
+def receipt_for(request, name, **words):
+    asked = request.content.config_records["task"]
+    return receipt_of(name, epsilon=0.25, run=asked["run"], round=asked["round"], **words)
 
 
 def honest(request, name, **more):
     weights = {key: array.numpy() for key, array in request.content.array_records["weights"].items()}
-    return answer(request, step_of(weights, name), receipt_of(more.get("as_", name)))
+    return answer(request, step_of(weights, name), receipt_for(request, more.get("as_", name)))
 
 
 def answer(request, arrays, receipt, **extra):
@@ -73,7 +69,7 @@ def changed(change):
 
     def act(request, name):
         weights = {key: array.numpy() for key, array in request.content.array_records["weights"].items()}
-        return answer(request, change(step_of(weights, name)), receipt_of(name))
+        return answer(request, change(step_of(weights, name)), receipt_for(request, name))
 
     return act
 
@@ -244,7 +240,11 @@ def test_the_result_is_fedavg_in_closed_form(start, kind, rate):
     same(run.restore().weights, state.weights)
     assert state.round == run.restore().round == 3
     assert {name: plant["rounds"] for name, plant in state.plants.items()} == dict.fromkeys(NAMES, 3)
-    assert state.plants["north"] == receipt_of("north") | {"rounds": 3}
+    north = state.plants["north"]
+    assert {key: north[key] for key in ("plant", "run", "round", "rounds", "epsilon")} == {
+        "plant": "north", "run": run.order().run, "round": 3, "rounds": 3, "epsilon": 0.25
+    }  # fmt: skip
+    assert from_json(run.receipts()["north"]).round == 3, "kept for the plant, signed"
 
 
 def test_both_grids_give_the_same_bits(start):
@@ -360,7 +360,7 @@ def test_a_bad_update_is_dropped_and_named_and_the_model_as_without_it(start, ki
 def test_metrics_beside_an_update_drop_it(start):
     def chatty(request, name):
         step = step_of(WEIGHTS, name)
-        return answer(request, step, receipt_of(name), metrics=MetricRecord({"loss": 0.5}))
+        return answer(request, step, receipt_for(request, name), metrics=MetricRecord({"loss": 0.5}))
 
     run = start(number=1)
     carry_out(Ringing(dict.fromkeys(NAMES, honest) | {"south": chatty}), run)
@@ -381,7 +381,7 @@ def test_one_plants_word_does_not_mark_a_release(start, asked, claimed):
     def says(mechanism):
         def act(request, name):
             weights = {key: array.numpy() for key, array in request.content.array_records["weights"].items()}
-            return answer(request, step_of(weights, name), receipt_of(name) | {"mechanism": mechanism})
+            return answer(request, step_of(weights, name), receipt_for(request, name, mechanism=mechanism))
 
         return act
 
@@ -453,7 +453,7 @@ def test_a_round_without_quorum_is_not_consumed(start, kind):
         assert [settled for _, settled in grid.finished] == [0, 1]
     state = carry_out(kind(), RunFolder(run.path))
     same(state.weights, undisturbed.weights)
-    assert state.plants == undisturbed.plants
+    assert unsigned(state.plants) == unsigned(undisturbed.plants)
 
 
 def test_a_retry_can_succeed(start):
@@ -579,6 +579,14 @@ def test_a_person_stops_a_run_between_two_attempts(start):
     assert time.monotonic() - begun < 10
 
 
+def unsigned(plants):
+    """Receipts without what no two signatures share."""
+    return {
+        name: {key: value for key, value in plant.items() if key not in ("signature", "run")}
+        for name, plant in plants.items()
+    }
+
+
 class KilledError(Exception):
     """What a SIGKILL looks like from inside: nothing after it happens."""
 
@@ -613,7 +621,7 @@ def test_a_killed_run_goes_on_to_the_very_same_bits(start, monkeypatch, moment, 
     resumed = Ringing()
     found = carry_out(resumed, RunFolder(run.path))
     same(found.weights, undisturbed.weights)
-    assert found.plants == undisturbed.plants
+    assert unsigned(found.plants) == unsigned(undisturbed.plants)
     done = after if moment not in ("train", "save") else after - 1
     assert [each.metadata.group_id for each in resumed.sent] == [
         str(number) for number in range(done + 1, 4) for _ in NAMES

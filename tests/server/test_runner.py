@@ -19,6 +19,8 @@ from interplant.server import rounds, runner, runs
 from interplant.server.run_folder import RunFolder
 from interplant.server.runner import Runner
 
+from .conftest import receipt_of
+
 RULES = Rounds(quorum=2, deadline_seconds=20.0, retries=0, retry_seconds=0.01)
 
 
@@ -60,8 +62,8 @@ class Trained:
             name.replace("weights/", "update/"): np.full_like(array, self.value)
             for name, array in weights.items()
         }
-        receipt = {"plant": self.name, "snapshot": "ab", "mechanism": "dp-sgd", "unit": "window"}
-        receipt |= {"epsilon": 0.5, "delta": 1e-5, "simulated": True}
+        asked = json.loads(work.records)["config"]["task"]
+        receipt = receipt_of(self.name, run=asked["run"], round=asked["round"])
         body = wire.to_bytes(update)
         reply = pb.Parcel(reply_to=work.message_id, message_type="train")
         reply.records = json.dumps({"config": {"receipt": receipt}, "metrics": {}}).encode()

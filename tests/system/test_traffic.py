@@ -332,7 +332,13 @@ def test_a_receipt_holds_its_seven_words(heard: Heard) -> None:
         receipt = records["config"].pop("receipt")
         assert records == {"config": {}, "metrics": {}}
         epsilon = receipt.pop("epsilon")
-        assert 0 < epsilon <= ledger.spent(repository, 1e-5).epsilon
+        assert 0 < epsilon <= ledger.spent(None, 1e-5).epsilon
+        signed = core_receipt.from_json(json.dumps(receipt | {"epsilon": epsilon}))
+        lineage = receipts.keyed(plant, Repository(plant.data).lineage)
+        assert list(signed.charges()) == [lineage], "a keyed name, and charges that follow from plans"
+        assert (signed.run, signed.entries) == (run_of(parcel), 2 * signed.round)
+        for key in ("run", "round", "entries", "head", "account", "signer", "signature"):
+            receipt.pop(key)
         assert receipt == {
             "plant": "north",
             "snapshot": keyed_digest(snapshot.digest, plant.snapshot_key.read_bytes()),

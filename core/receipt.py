@@ -1,0 +1,170 @@
+"""A receipt: what a plant says beside its update, signed, so that its ledger cannot go back unnoticed.
+
+The plant signs with the key of its connection's certificate, which stays the same when that is renewed.
+All figures follow from public plans, not from data; what identifies data is keyed (see `core.wire`).
+"""
+
+import base64
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
+from interplant.core.errors import InterplantError
+
+Charges = dict[str, list[tuple[str, float, float, int]]]
+"""By keyed lineage: privacy unit, q, noise and steps of each kind of charge."""
+
+LONGEST = 300
+"""Characters of a text in a receipt, but for its account."""
+
+LONGEST_ACCOUNT = 16_384
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a plant says beside its update.
+
+    Args:
+        plant: The plant's name.
+        snapshot: Keyed digest of the snapshot that was trained on.
+        mechanism: ``dp-sgd``; or ``none`` or ``dp-sgd-test``, which are not private.
+        unit: The privacy unit that epsilon counts; empty without privacy.
+        epsilon: Spent so far at ``delta`` over the ledger's whole history for this dataset, this round
+            included; 0 without privacy.
+        delta: The probability beside it.
+        simulated: Whether the data comes from the plant simulator.
+        run: The run.
+        round: The round in it.
+        entries: How many entries the plant's ledger holds.
+        head: Hash of the last one; empty if there is none.
+        account: All that the ledger was ever charged, as JSON; see `Charges`.
+        signer: The plant's public key, DER in base64.
+        signature: ECDSA over all the rest, base64.
+    """
+
+    plant: str
+    snapshot: str
+    mechanism: str
+    unit: str
+    epsilon: float
+    delta: float
+    simulated: bool
+    run: str = ""
+    round: int = 0
+    entries: int = 0
+    head: str = ""
+    account: str = "{}"
+    signer: str = ""
+    signature: str = ""
+
+    def charges(self) -> Charges:
+        """Read the account.
+
+        Raises:
+            InterplantError: It is not one.
+        """
+        try:
+            found: Charges = {
+                str(lineage): [(str(unit), float(q), float(noise), int(n)) for unit, q, noise, n in kinds]
+                for lineage, kinds in dict(json.loads(self.account)).items()
+            }
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InterplantError(f"receipt.account: expected charges by lineage: {error}") from None
+        for _, q, noise, steps in (kind for kinds in found.values() for kind in kinds):
+            if not (0 < q <= 1 and 0 < noise < math.inf and steps > 0):
+                raise InterplantError("receipt.account: expected q in (0, 1], noise and steps above 0")
+        return found
+
+
+def account_json(charges: Mapping[str, Iterable[tuple[str, float, float, int]]]) -> str:
+    """Write an account the one way that is signed."""
+    return json.dumps({name: list(map(list, kinds)) for name, kinds in sorted(charges.items())})
+
+
+def signed(receipt: Receipt, key: ec.EllipticCurvePrivateKey) -> Receipt:
+    """Return the receipt with its signer and signature."""
+    named = replace(receipt, signer=public_text(key), signature="")
+    signature = key.sign(_signed_text(named), ec.ECDSA(hashes.SHA256()))
+    return replace(named, signature=base64.b64encode(signature).decode())
+
+
+def public_text(key: ec.EllipticCurvePrivateKey) -> str:
+    """Return a key's public half as a receipt names it."""
+    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return base64.b64encode(public).decode()
+
+
+def parse(content: Mapping[str, Any]) -> Receipt:
+    """Read a receipt: exactly its keys and types, short texts, finite figures.
+
+    Raises:
+        InterplantError: It is not one.
+    """
+    known = {field.name: field.type for field in fields(Receipt)}
+    if content.keys() != known.keys():
+        odd = sorted(content.keys() ^ known.keys())
+        raise InterplantError(f"expected a receipt with {', '.join(known)}; {odd[0]!r} is missing or unknown")
+    for name, value in content.items():
+        longest = LONGEST_ACCOUNT if name == "account" else LONGEST
+        if type(value) is not known[name] or not _is_sensible(value, longest):
+            kind = getattr(known[name], "__name__", known[name])
+            raise InterplantError(f"receipt.{name}: expected a short or finite {kind}")
+    return Receipt(**content)
+
+
+def verify(receipt: Receipt) -> None:
+    """Check a receipt's signature against the key that it names.
+
+    Raises:
+        InterplantError: The signature is wrong, or the key cannot be read.
+    """
+    try:
+        key = load_der_public_key(base64.b64decode(receipt.signer, validate=True))
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise ValueError("not an elliptic-curve key")
+        signature = base64.b64decode(receipt.signature, validate=True)
+        key.verify(signature, _signed_text(receipt), ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError, TypeError):
+        raise InterplantError("receipt.signature: it is not this key's over this receipt") from None
+
+
+def to_json(receipt: Receipt) -> str:
+    """Return the receipt as one line of JSON."""
+    return json.dumps(asdict(receipt), sort_keys=True)
+
+
+def from_json(text: str | bytes) -> Receipt:
+    """Read what `to_json` wrote, and check its signature.
+
+    Raises:
+        InterplantError: It is not a receipt, or its signature is wrong.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise InterplantError("expected a receipt as JSON, found something else")
+    receipt = parse(content)
+    verify(receipt)
+    return receipt
+
+
+def _signed_text(receipt: Receipt) -> bytes:
+    content = asdict(receipt)
+    del content["signature"]
+    return b"interplant-receipt/1\n" + json.dumps(content, sort_keys=True).encode()
+
+
+def _is_sensible(value: Any, longest: int) -> bool:
+    """A receipt stands in tables, on terminals and in the release's lineage."""
+    if isinstance(value, str):
+        return len(value) <= longest and value.isprintable()
+    return math.isfinite(value) and value >= 0
