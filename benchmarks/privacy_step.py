@@ -4,17 +4,21 @@ A step is forward, backward, clipping, noise and Adam on one thread. The engines
 so that a busy machine slows them alike; a ratio is the median over the rounds of a private step's seconds
 over those of the plain step in the same round. ``cpu_ratio`` is the same of the thread's CPU seconds.
 
-    python benchmarks/privacy_step.py --json [--models mlp,gru] [--batches 64,256] [--short]
+    python benchmarks/privacy_step.py --json [--models mlp,gru] [--batches 64,256] [--memory] [--short]
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -202,7 +206,52 @@ def measure(name: str, batch: int, modes: tuple[str, ...], seconds: float) -> li
             break
     while NOISES:
         NOISES.pop().close()
-    return [row(name, batch, engine, wall, cpu) for engine in made]
+    return compared([row(name, batch, engine, wall, cpu) for engine in made])
+
+
+def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add what one pass is to Opacus's best mode, and a unit-level step to a window-level one."""
+    took = {one["engine"]: one["step_ms"] for one in rows}
+    opacus = [took[engine] for engine in took if engine.startswith("opacus")]
+    for one in rows:
+        if one["engine"] == "onepass" and opacus:
+            one["times_faster_than_opacus"] = round(min(opacus) / one["step_ms"], 2)
+        if one["engine"] == "onepass-unit":
+            one["ratio_to_window"] = round(one["step_ms"] / took["onepass"], 3)
+    return rows
+
+
+def grown(name: str, engine: str, batch: int) -> float:
+    """MiB by which a step's peak passes what model and data take, in this process."""
+    torch.manual_seed(0)
+    x, y = torch.randn(batch, CHANNELS, WINDOW), torch.rand(batch)
+    made = steps(name, x, y, ())
+    for _ in range(2):
+        made[engine]()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = peak()
+    for _ in range(3):
+        made[engine]()
+    while NOISES:
+        NOISES.pop().close()
+    return (peak() - before) / 1024
+
+
+def peak() -> int:
+    """The most that was resident, KiB."""
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+
+def memory(name: str, batch: int) -> dict[str, Any]:
+    """Peaks of a private and a plain step, each in a process of its own that gives memory back at once."""
+    found = {}
+    for engine in ("plain", "onepass"):
+        words = [sys.executable, __file__, "--grown", f"{name},{engine},{batch}"]
+        setting = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+        found[engine] = float(subprocess.run(words, env=setting, stdout=subprocess.PIPE, check=True).stdout)
+    ratio_ = found["onepass"] / max(found["plain"], 0.1)
+    peaks = {f"{engine}_peak_mb": round(value, 1) for engine, value in found.items()}
+    return {"model": name, "batch": batch, **peaks, "memory_ratio": round(ratio_, 2)}
 
 
 def row(
@@ -232,9 +281,19 @@ def main() -> None:
     words.add_argument("--modes", default=",".join(OPACUS_MODES), help="Opacus's modes; may be empty")
     words.add_argument("--seconds", type=float, default=6.0, help="for each model and batch")
     words.add_argument("--short", action="store_true", help="smoke: few steps, one batch size")
+    words.add_argument("--memory", action="store_true", help="peaks of private and plain steps instead")
+    words.add_argument("--grown", help=argparse.SUPPRESS)
     given = words.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    if given.grown:
+        name, engine, size = given.grown.split(",")
+        print(grown(name, engine, int(size)))
+        return
+    if given.memory:
+        found = [memory(name, 1024) for name in given.models.split(",")]
+        print(json.dumps({"machine": platform.platform(), "results": found}, indent=2))
+        return
     batches = [16] if given.short else [int(size) for size in given.batches.split(",")]
     modes = tuple(mode for mode in given.modes.split(",") if mode)
     results = [

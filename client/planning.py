@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from interplant.client.directory import PlantDirectory
-from interplant.client.spending import entries_of, lineage_of
+from interplant.client.lineages import charges_of
+from interplant.client.spending import entries_of
 from interplant.core.errors import UsageError
 from interplant.core.schema import PlantData, Task
 from interplant.data.snapshots import most_readings
@@ -80,8 +81,8 @@ def forecast_at(directory: PlantDirectory, task: Task, machine_windows: int = 0)
     """Forecast at a plant: its declared size, its budget, and what its ledger holds already."""
     plant = directory.load()
     policy, dataset, entries = plant.policy.privacy, plant.data.repository, entries_of(directory)
-    lineage = lineage_of(directory, plant, entries)
-    history = tuple(event for entry in entries if entry.lineage == lineage for event in entry.events)
+    charges = charges_of(directory, plant, entries)
+    history = tuple(event for entry in charges for event in entry.events)
     machine = machine_windows or plant.data.declared_unit_windows or most_readings(directory.path / dataset)
     return forecast(task, plant.data, policy.epsilon, policy.delta, machine, history)
 

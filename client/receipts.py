@@ -5,16 +5,17 @@ names. The plant's own copy shows that if only the ledger went back; the coordin
 each round's request, if the whole disk did.
 """
 
-import hashlib
-import hmac
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from interplant.client.directory import PlantDirectory
+from interplant.client.lineages import keyed, lineage_of
 from interplant.core import certificates, receipt
 from interplant.core.errors import InterplantError
 from interplant.core.files import write_atomic
 from interplant.core.receipt import Receipt
+from interplant.privacy.history import End
 from interplant.privacy.ledger import Ledger
 from interplant.privacy.plan import Event
 
@@ -29,19 +30,18 @@ def sign(plant: PlantDirectory, unsigned: Receipt, ledger: Ledger) -> Receipt:
         unsigned: What the round brought.
         ledger: The plant's.
     """
-    head = ledger.head()
+    end = ledger.end()
     charges = {
         keyed(plant, lineage): [(one.unit, one.q, one.noise, one.steps) for one in events]
-        for lineage, events in ledger.account().items()
+        for lineage, events in end.account.items()
     }
     made = receipt.signed(
-        Receipt(
-            **{
-                **vars(unsigned),
-                "entries": head.entries,
-                "head": head.hash if head.entries else "",
-                "account": receipt.account_json(charges),
-            }
+        replace(
+            unsigned,
+            entries=end.entries,
+            head=end.hash if end.entries else "",
+            account=receipt.account_json(charges),
+            trail=end.trail,
         ),
         certificates.read_key(plant.plant_key),
     )
@@ -50,21 +50,23 @@ def sign(plant: PlantDirectory, unsigned: Receipt, ledger: Ledger) -> Receipt:
 
 
 def hear(plant: PlantDirectory, text: str) -> None:
-    """Keep the receipt that the coordinator says was this plant's last.
+    """Keep the receipt that the coordinator says was this plant's last, until the ledger is seen to hold it.
 
-    One that this plant did not sign is left alone: nobody else can make a plant charge itself.
+    One that this plant did not sign is left alone: nobody else can make a plant charge itself. Nor can
+    an older receipt make it forget a newer one.
     """
     if not text:
         return
     try:
         told = receipt.from_json(text)
-        if told.signer != _public(plant):
+        if told.signer not in _signers(plant):
             raise InterplantError("another key has signed it")
     except InterplantError as error:
         log.warning("the coordinator's receipt is left alone: %s", error)
         return
-    if receipt.to_json(told) != _read(plant.told_receipt).strip():
-        write_atomic(plant.told_receipt, receipt.to_json(told) + "\n", 0o600)
+    lines = _read(plant.told_receipt).splitlines()
+    if receipt.to_json(told) not in lines:
+        write_atomic(plant.told_receipt, "\n".join([*lines, receipt.to_json(told)]) + "\n", 0o600)
 
 
 def require(plant: PlantDirectory, ledger: Ledger) -> None:
@@ -75,50 +77,54 @@ def require(plant: PlantDirectory, ledger: Ledger) -> None:
     """
     for one in _known(plant):
         ledger.require_receipt(one.entries, one.head)
+    lines = _read(plant.told_receipt).splitlines()
+    if len(lines) > 1:
+        write_atomic(plant.told_receipt, lines[-1] + "\n", 0o600)
 
 
 def repair(plant: PlantDirectory, ledger: Ledger) -> list[Receipt]:
     """Charge what receipts name and the ledger does not hold; return those receipts."""
-    known = ((one, _account(plant, one, ledger)) for one in _known(plant))
-    return [one for one, account in known if ledger.repair(one.entries, one.head, account)]
+    return [one for one in _known(plant) if ledger.repair(_end(plant, one, ledger))]
 
 
-def keyed(plant: PlantDirectory, lineage: str) -> str:
-    """Return the name under which a lineage leaves the plant: an HMAC under the snapshots' key."""
-    secret = plant.snapshot_key.read_bytes()
-    return hmac.new(secret, f"lineage {lineage}".encode(), hashlib.sha256).hexdigest()[:32]
-
-
-def _account(plant: PlantDirectory, one: Receipt, ledger: Ledger) -> dict[str, list[Event]]:
-    """A receipt's charges under the lineages' own names, as far as this plant knows them."""
-    names = {keyed(plant, lineage): lineage for lineage in {*ledger.account(), *_lineages(plant)}}
-    return {
-        names.get(lineage, lineage): [Event(*kind) for kind in kinds]
+def _end(plant: PlantDirectory, one: Receipt, ledger: Ledger) -> End:
+    """What a receipt tells, under the lineages' own names as far as this plant knows them."""
+    known = [*ledger.lineages(), lineage_of(plant, plant.load())]
+    names = {keyed(plant, lineage): lineage for lineage in known}
+    account = {
+        names.get(lineage, lineage): tuple(Event(*kind) for kind in kinds)
         for lineage, kinds in one.charges().items()
     }
-
-
-def _lineages(plant: PlantDirectory) -> list[str]:
-    from interplant.data.snapshots import Repository
-
-    name = plant.load().data.repository
-    try:
-        return [name, Repository(plant.path / name).lineage]
-    except InterplantError:
-        return [name]
+    return End(one.entries, one.head, account, one.trail)
 
 
 def _known(plant: PlantDirectory) -> list[Receipt]:
-    """The plant's own last receipt, and the one it was told of; a file that is not one is left alone."""
-    found = []
-    for path in (plant.receipt, plant.told_receipt):
-        text = _read(path)
+    """Receipts that the ledger may be behind: the plant's own last one, and those it was told of."""
+    own = _own(plant)
+    found = [own] if own else []
+    for line in _read(plant.told_receipt).splitlines():
         try:
-            if text and (one := receipt.from_json(text)).signer == _public(plant):
+            one = receipt.from_json(line)
+            if one.signer in _signers(plant) and one != own:
                 found.append(one)
         except InterplantError as error:
-            log.warning("%s: %s", path, error)
+            log.warning("%s: %s", plant.told_receipt, error)
     return found
+
+
+def _own(plant: PlantDirectory) -> Receipt | None:
+    text = _read(plant.receipt)
+    try:
+        return receipt.from_json(text) if text else None
+    except InterplantError as error:
+        log.warning("%s: %s", plant.receipt, error)
+        return None
+
+
+def _signers(plant: PlantDirectory) -> set[str]:
+    """The plant's key, and the one before if it has joined anew since its last receipt."""
+    own = _own(plant)
+    return {_public(plant), *([own.signer] if own else [])}
 
 
 def _public(plant: PlantDirectory) -> str:

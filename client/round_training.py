@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from interplant.client import receipts
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import Trained
+from interplant.client.lineages import former_names, lineage_of
 from interplant.core import config, models
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.files import disk_errors
@@ -72,7 +73,7 @@ def train_round(
     repository = Repository(directory.path / plant.data.repository)
     ledger = bench.ledger = bench.ledger or Ledger(directory.ledger)
     receipts.require(directory, ledger)
-    lineage, caps = _lineage(plant, repository, ledger), _caps(plant, task)
+    lineage, caps = _lineage(directory, plant, ledger), _caps(plant, task)
     if plan and task.privacy.private:
         ledger.require(plan, task=task.name, lineage=lineage, caps=caps)  # before data is touched
     snapshot = repository.open()
@@ -156,10 +157,15 @@ def _caps(plant: Plant, task: Task) -> Caps:
     return Caps(policy.epsilon, policy.delta, policy.tasks.get(task.name), plant.data.declared_unit_windows)
 
 
-def _lineage(plant: Plant, repository: Repository, ledger: Ledger) -> str:
-    """Name of the dataset: a budget is not renewed by a new version or a copy; see `spending.lineage_of`."""
-    folder = plant.data.repository
-    return folder if ledger.events(folder) else repository.lineage
+def _lineage(directory: PlantDirectory, plant: Plant, ledger: Ledger) -> str:
+    """Name of the dataset: a budget is not renewed by a new version or a copy.
+
+    What an earlier version charged under a folder's name goes on counting.
+    """
+    lineage = lineage_of(directory, plant)
+    for former in former_names(directory, plant, lineage, ledger.lineages()):
+        ledger.alias(lineage, former)
+    return lineage
 
 
 def _seed(task: Task, number: int, plant: str) -> int:

@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from interplant.client.directory import PlantDirectory
-from interplant.core.errors import UsageError
+from interplant.client.lineages import charges_of, lineage_of
 from interplant.core.files import write_atomic
 from interplant.core.schema import Plant, PrivacyPolicy
-from interplant.data.snapshots import Repository, most_readings
-from interplant.privacy.ledger import Entry, Ledger
+from interplant.data.snapshots import most_readings
+from interplant.privacy.history import Entry
+from interplant.privacy.ledger import Ledger
 from interplant.privacy.plan import Event
 
 
@@ -52,11 +53,15 @@ def spending(directory: PlantDirectory) -> list[Spending]:
     """
     plant = directory.load()
     entries = entries_of(directory)
-    present = lineage_of(directory, plant, entries)
+    present, own = lineage_of(directory, plant), charges_of(directory, plant, entries)
+    others = {entry.lineage for entry in entries if entry.events} - {entry.lineage for entry in own}
+    charges = {
+        name: [entry for entry in entries if entry.lineage == name and entry.events] for name in others
+    }
     kept = _kept(directory)
     found = {
-        name: _account(directory, plant, name, name == present, entries, kept.get(name, {}))
-        for name in sorted({entry.lineage for entry in entries} | {present})
+        name: _account(directory, plant, name, name == present, of, kept.get(name, {}))
+        for name, of in sorted({**charges, present: own}.items())
     }
     changed = {name: content for name, (content, fresh) in found.items() if fresh}
     if changed:
@@ -69,31 +74,16 @@ def entries_of(directory: PlantDirectory) -> list[Entry]:
     return Ledger(directory.ledger).entries() if directory.ledger.exists() else []
 
 
-def lineage_of(directory: PlantDirectory, plant: Plant, entries: list[Entry]) -> str:
-    """Name of the present dataset over all its snapshots and copies, as the ledger knows it.
-
-    A ledger of an earlier version may know it by its folder, and goes on so.
-    """
-    folder = plant.data.repository
-    if any(entry.lineage == folder for entry in entries):
-        return folder
-    try:
-        return Repository(directory.path / folder).lineage
-    except UsageError:
-        return folder  # nothing was ever put there
-
-
 def _account(
     directory: PlantDirectory,
     plant: Plant,
     name: str,
     present: bool,
-    entries: list[Entry],
+    charges: list[Entry],
     kept: dict[str, Any],
 ) -> tuple[dict[str, Any], bool]:
     """One dataset's account with what it was computed from, and whether it was computed anew."""
     policy, sizes = plant.policy.privacy, plant.data
-    charges = [entry for entry in entries if entry.lineage == name and entry.events]
     windows = sizes.declared_unit_windows
     if present:
         windows = windows or most_readings(directory.path / sizes.repository)

@@ -24,7 +24,9 @@ Charges = dict[str, list[tuple[str, float, float, int]]]
 LONGEST = 300
 """Characters of a text in a receipt, but for its account."""
 
-LONGEST_ACCOUNT = 16_384
+LONGEST_ACCOUNT = 65_536
+
+LONGEST_TRAIL = 2048
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Receipt:
         entries: How many entries the plant's ledger holds.
         head: Hash of the last one; empty if there is none.
         account: All that the ledger was ever charged, as JSON; see `Charges`.
+        trail: First digits of hashes before the last one: a copy of the ledger finds where it parted.
         signer: The plant's public key, DER in base64.
         signature: ECDSA over all the rest, base64.
     """
@@ -61,6 +64,7 @@ class Receipt:
     entries: int = 0
     head: str = ""
     account: str = "{}"
+    trail: str = ""
     signer: str = ""
     signature: str = ""
 
@@ -112,7 +116,7 @@ def parse(content: Mapping[str, Any]) -> Receipt:
         odd = sorted(content.keys() ^ known.keys())
         raise InterplantError(f"expected a receipt with {', '.join(known)}; {odd[0]!r} is missing or unknown")
     for name, value in content.items():
-        longest = LONGEST_ACCOUNT if name == "account" else LONGEST
+        longest = {"account": LONGEST_ACCOUNT, "trail": LONGEST_TRAIL}.get(name, LONGEST)
         if type(value) is not known[name] or not _is_sensible(value, longest):
             kind = getattr(known[name], "__name__", known[name])
             raise InterplantError(f"receipt.{name}: expected a short or finite {kind}")

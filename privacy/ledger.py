@@ -10,9 +10,9 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from interplant.core.errors import Refusal
 from interplant.core.files import disk_errors, sync_folder
 from interplant.privacy import accounting
 from interplant.privacy.accounting import Spent
+from interplant.privacy.history import End, Entry, History
 from interplant.privacy.plan import Event, Plan
 
 GENESIS = "0" * 64
@@ -54,49 +55,6 @@ class Reservation:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One line of the ledger.
-
-    Args:
-        seq: Position, from 1.
-        kind: ``reserve`` (this is what is charged), ``commit`` (the round came to its end), ``repair``
-            (what an older copy of the ledger lacked) or ``alias``.
-        id: The reservation's random name; a commit repeats it.
-        time: The plant's clock when it was written, for people; it decides nothing.
-        run: The run.
-        round: The round.
-        task: The task.
-        lineage: The dataset's lineage, the same over all its snapshots.
-        plan: What a round is charged; None elsewhere.
-        hash: SHA-256 over the entry before and this one.
-        missing: What a repair charges: (unit, q, noise, steps).
-        covers: Head of the receipt that a repair makes good; empty elsewhere.
-        account: All that this receipt says was ever charged to the lineage.
-        former: Another name of the lineage, whose charges count for it too (an ``alias``); empty elsewhere.
-    """
-
-    seq: int
-    kind: str
-    id: str
-    time: str
-    run: str
-    round: int
-    task: str
-    lineage: str
-    plan: Plan | None
-    hash: str
-    missing: tuple[Event, ...] = ()
-    covers: str = ""
-    account: tuple[Event, ...] = ()
-    former: str = ""
-
-    @property
-    def events(self) -> tuple[Event, ...]:
-        """What this entry charges."""
-        return self.plan.events if self.plan else self.missing
-
-
-@dataclass(frozen=True)
 class Caps:
     """A plant's budgets for one dataset, and what they are counted with.
 
@@ -111,16 +69,6 @@ class Caps:
     delta: float
     task: float | None = None
     unit_windows: int = 0
-
-
-Kinds = dict[tuple[str, float, float], int]
-"""Steps charged, by (unit, q, noise)."""
-
-TRAIL = (*range(1, 33), *(2**power for power in range(6, 24)))
-"""How far before its end a ledger shows its hashes in a receipt, so that a copy finds where it parted."""
-
-SHOWN = 16
-"""Digits of each hash that are shown there."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +93,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
-        self._clear()
+        self._history = History()
         new = not self.path.exists()
         with self._errors(), disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,16 +131,8 @@ class Ledger:
         Raises:
             Refusal: ``budget_spent``, ``ledger`` or ``disk_full``.
         """
-        body = {
-            "kind": "reserve",
-            "id": secrets.token_hex(16),
-            "time": _now(),
-            "run": run,
-            "round": round,
-            "task": task,
-            "lineage": lineage,
-            "plan": plan.as_dict(),
-        }
+        where = {"run": run, "round": round, "task": task, "plan": plan.as_dict()}
+        body = _body("reserve", lineage) | where
         with self._writing() as connection:
             if caps is not None:
                 self._within(plan, task, lineage, caps)
@@ -219,7 +159,7 @@ class Ledger:
             Refusal: ``ledger_behind``: a backup was restored, or the disk cloned.
         """
         with self._reading():
-            if not self._holds(entries, head):
+            if not self._history.holds(entries, head):
                 raise Refusal(
                     "ledger_behind",
                     f"{self.path}: a receipt that this plant has signed names {entries} entries, the last "
@@ -227,83 +167,44 @@ class Ledger:
                     "was cloned. `interplant privacy ledger --repair` charges what is missing",
                 )
 
-    def repair(
-        self, entries: int, head: str, account: Mapping[str, Iterable[Event]], trail: str = ""
-    ) -> bool:
+    def repair(self, end: End) -> bool:
         """Charge what a receipt says was charged and this ledger does not hold; never less.
 
-        A copy may have charges of its own since it parted from the ledger that signed. So what is missing
-        is counted from the last entry that both are known to hold, and own charges after it stay.
+        Charges of this ledger's own stay. See `History.missing`.
 
         Args:
-            entries: How many entries the ledger had when the receipt was signed.
-            head: The last one's hash.
-            account: All charges until then, by lineage.
-            trail: From `trail`, then. Without it nothing is known to be held by both.
+            end: What the receipt tells.
 
         Returns:
             Whether anything was written; a receipt that is covered changes nothing.
         """
         with self._writing() as connection:
-            if self._holds(entries, head):
+            if self._history.holds(end.entries, end.hash):
                 return False
-            before = self._common(entries, trail)
-            for lineage, events in sorted(account.items()):
-                everything = list(events)
-                body = {
-                    "kind": "repair",
-                    "id": secrets.token_hex(16),
-                    "time": _now(),
-                    "run": "",
-                    "round": 0,
-                    "task": "",
-                    "lineage": lineage,
-                    "plan": None,
-                    "missing": [asdict(event) for event in _beyond(everything, before.get(lineage, {}))],
-                    "covers": head,
-                    "account": [asdict(event) for event in everything],
+            for lineage, missing in sorted(self._history.missing(end).items()):
+                body = _body("repair", lineage) | {
+                    "covers": end.hash,
+                    "missing": [asdict(event) for event in missing],
+                    "account": [asdict(event) for event in end.account[lineage]],
                 }
                 self._append(connection, body)
             return True
 
     def alias(self, lineage: str, former: str) -> None:
-        """Have the charges under ``former`` count for ``lineage`` too, from now on; twice is as good as once."""
+        """Have charges under ``former`` count for ``lineage`` too, from now on; again changes nothing."""
         with self._writing() as connection:
-            if former != lineage and former not in self._former.get(lineage, ()):
-                body = {
-                    "kind": "alias",
-                    "id": secrets.token_hex(16),
-                    "time": _now(),
-                    "run": "",
-                    "round": 0,
-                    "task": "",
-                    "lineage": lineage,
-                    "plan": None,
-                    "former": former,
-                }
-                self._append(connection, body)
+            if not self._history.has_former(lineage, former):
+                self._append(connection, _body("alias", lineage) | {"former": former})
 
     def lineages(self) -> list[str]:
         """Return every name that was ever charged."""
         with self._reading():
-            return sorted({lineage for lineage, _ in self._totals})
+            return self._history.lineages()
 
-    def trail(self) -> str:
-        """Return the first digits of the hashes at `TRAIL` before the end, the nearest first."""
+    def end(self) -> End:
+        """Return the end of the chain and the account, all of one moment."""
         with self._reading():
-            end = len(self._read)
-            return " ".join(self._read[end - back - 1].hash[:SHOWN] for back in TRAIL if back < end)
-
-    def account(self) -> dict[str, list[Event]]:
-        """Return all charges by lineage, steps of one kind added up."""
-        with self._reading():
-            lineages = sorted({lineage for lineage, _ in self._totals})
-            return {lineage: _listed(self._kinds({lineage})) for lineage in lineages}
-
-    def head(self) -> Head:
-        """Return the end of the chain."""
-        with self._reading():
-            return self._head()
+            return self._history.end(GENESIS)
 
     def commit(self, reservation: Reservation) -> None:
         """Record that the round came to its end. It changes no figure; twice is as good as once.
@@ -312,9 +213,9 @@ class Ledger:
             Refusal: ``ledger`` (this ledger does not hold the reservation) or ``disk_full``.
         """
         with self._writing() as connection:
-            if reservation.id not in self._reserved:
+            if reservation.id not in self._history.reserved:
                 raise self._broken(f"reservation {reservation.id} is not in it")
-            if reservation.id not in self._committed:
+            if reservation.id not in self._history.committed:
                 body = {**asdict(reservation), "kind": "commit", "time": _now(), "plan": None}
                 del body["seq"]
                 self._append(connection, body)
@@ -322,7 +223,7 @@ class Ledger:
     def entries(self) -> list[Entry]:
         """Return every entry, oldest first, the chain checked as far as it was not before."""
         with self._reading():
-            return list(self._read)
+            return list(self._history.entries)
 
     def events(self, lineage: str | None = None, task: str | None = None) -> list[Event]:
         """Return every charge of ``lineage`` and ``task`` (all if None), committed or not.
@@ -330,7 +231,7 @@ class Ledger:
         Steps of one kind are added up. Charges under former names of the lineage count too.
         """
         with self._reading():
-            return self._events(lineage, task)
+            return self._history.events(lineage, task)
 
     def spent(self, lineage: str | None, delta: float, unit_windows: int = 0) -> Spent:
         """Return what the whole history of ``lineage`` (all if None) costs; see `accounting.spent`."""
@@ -347,22 +248,19 @@ class Ledger:
             Refusal: ``ledger``, naming the first broken entry.
         """
         with self._lock:
-            remembered = self._read
-            self._forget(0)
+            remembered, self._history = self._history, History()
         with self._reading():
-            same = self._read[: len(remembered)] == remembered
-            if not same:
+            known = remembered.entries
+            if self._history.entries[: len(known)] != known:
                 # Go on refusing: what was remembered is the newer state.
-                self._forget(0)
-                for entry in remembered:
-                    self._remember(entry)
-                raise self._broken(f"it no longer holds the {len(remembered)} entries it held")
+                self._history = remembered
+                raise self._broken(f"it no longer holds the {len(known)} entries it held")
             return self._head()
 
     def _within(self, plan: Plan, task: str, lineage: str, caps: Caps) -> None:
         for cap, of, history in (
-            (caps.epsilon, "policy.privacy.epsilon", self._events(lineage)),
-            (caps.task, f"policy.privacy.tasks.{task}", self._events(lineage, task)),
+            (caps.epsilon, "policy.privacy.epsilon", self._history.events(lineage)),
+            (caps.task, f"policy.privacy.tasks.{task}", self._history.events(lineage, task)),
         ):
             if cap is None:
                 continue
@@ -375,72 +273,9 @@ class Ledger:
                     "no more",
                 )
 
-    def _events(self, lineage: str | None, task: str | None = None) -> list[Event]:
-        if lineage is None:
-            names = {name for name, _ in self._totals}
-        else:
-            names = {lineage, *self._former.get(lineage, ())}
-        return _listed(self._kinds(names, task))
-
-    def _kinds(self, lineages: set[str], task: str | None = None) -> Kinds:
-        found: Kinds = {}
-        for (where, what), kinds in self._totals.items():
-            # What a repair charges may have been any task's.
-            if where in lineages and (task is None or what in (task, "")):
-                for key, steps in kinds.items():
-                    found[key] = found.get(key, 0) + steps
-        return found
-
-    def _holds(self, entries: int, head: str) -> bool:
-        if entries == 0 or head in self._covered:
-            return True
-        return entries <= len(self._read) and self._read[entries - 1].hash == head
-
-    def _common(self, entries: int, trail: str) -> dict[str, Kinds]:
-        """What was charged, by lineage, up to the last entry that this ledger and a trail both name."""
-        covered = {head[:SHOWN]: accounts for head, accounts in self._covered.items()}
-        for back, shown in zip(TRAIL, trail.split(), strict=False):
-            place = entries - back
-            if shown in covered:
-                return covered[shown]
-            if 0 < place <= len(self._read) and self._read[place - 1].hash[:SHOWN] == shown:
-                found: dict[str, Kinds] = {}
-                for entry in self._read[:place]:
-                    _add(found.setdefault(entry.lineage, {}), entry.events)
-                return found
-        return {}
-
-    def _remember(self, entry: Entry) -> None:
-        self._read.append(entry)
-        if entry.kind == "reserve":
-            self._reserved.add(entry.id)
-        elif entry.kind == "commit":
-            self._committed.add(entry.id)
-        elif entry.kind == "repair":
-            _add(self._covered.setdefault(entry.covers, {}).setdefault(entry.lineage, {}), entry.account)
-        elif entry.kind == "alias":
-            self._former.setdefault(entry.lineage, set()).add(entry.former)
-        if entry.events:
-            _add(self._totals.setdefault((entry.lineage, entry.task), {}), entry.events)
-
-    def _forget(self, known: int) -> None:
-        """Keep only the first ``known`` entries in memory."""
-        kept = self._read[:known]
-        if len(kept) < len(self._read):
-            self._clear()
-            for entry in kept:
-                self._remember(entry)
-
-    def _clear(self) -> None:
-        self._read: list[Entry] = []
-        self._reserved: set[str] = set()
-        self._committed: set[str] = set()
-        self._totals: dict[tuple[str, str], Kinds] = {}
-        self._covered: dict[str, dict[str, Kinds]] = {}
-        self._former: dict[str, set[str]] = {}
-
     def _head(self) -> Head:
-        return Head(len(self._read), self._read[-1].hash if self._read else GENESIS)
+        entries = self._history.entries
+        return Head(len(entries), entries[-1].hash if entries else GENESIS)
 
     def _append(self, connection: sqlite3.Connection, body: dict[str, Any]) -> Entry:
         head = self._head()
@@ -448,13 +283,13 @@ class Ledger:
         row = (head.entries + 1, text, head.hash, _digest(head.hash, text))
         connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", row)
         entry = self._checked(row, head)
-        self._remember(entry)
+        self._history.add(entry)
         return entry
 
     def _catch_up(self, connection: sqlite3.Connection) -> None:
         """Read and check what other processes appended since this one last looked."""
         known = self._head()
-        if self._read:
+        if known.entries:
             last = connection.execute("SELECT hash FROM entries WHERE seq = ?", (known.entries,)).fetchone()
             if last != (known.hash,):
                 raise self._broken(f"entry {known.entries} is not what it was before")
@@ -463,7 +298,7 @@ class Ledger:
             (known.entries,),
         )
         for row in rows:
-            self._remember(self._checked(row, self._head()))
+            self._history.add(self._checked(row, self._head()))
 
     def _checked(self, row: tuple[int, str, str, str], head: Head) -> Entry:
         seq, text, previous, digest = row
@@ -508,15 +343,15 @@ class Ledger:
         """One transaction that no other process can come between; undone if anything is raised."""
         with self._lock, self._errors(), self._connected() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            known = len(self._read)
+            known = len(self._history.entries)
             try:
                 self._catch_up(connection)
-                known = len(self._read)
+                known = len(self._history.entries)
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
                 # Whatever it was, Ctrl-C too: neither file nor memory keeps a half-done write.
-                self._forget(known)
+                self._history = self._history.first(known)
                 connection.rollback()
                 raise
 
@@ -536,20 +371,17 @@ def _way_out(error: sqlite3.Error | OSError) -> str:
     return "this is not a ledger, or it is damaged; restore it from the newest backup"
 
 
-def _add(kinds: Kinds, events: Iterable[Event]) -> None:
-    for one in events:
-        key = (one.unit, one.q, one.noise)
-        kinds[key] = kinds.get(key, 0) + one.steps
-
-
-def _listed(kinds: Kinds) -> list[Event]:
-    return [Event(*key, steps) for key, steps in sorted(kinds.items())]
-
-
-def _beyond(events: Iterable[Event], before: Kinds) -> list[Event]:
-    """What of ``events`` is not in ``before``."""
-    gaps = (replace(one, steps=one.steps - before.get((one.unit, one.q, one.noise), 0)) for one in events)
-    return [gap for gap in gaps if gap.steps > 0]
+def _body(kind: str, lineage: str) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "id": secrets.token_hex(16),
+        "time": _now(),
+        "run": "",
+        "round": 0,
+        "task": "",
+        "lineage": lineage,
+        "plan": None,
+    }
 
 
 def _digest(previous: str, text: str) -> str:

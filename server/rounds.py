@@ -3,6 +3,7 @@
 Read `one_round` first: it is what the coordinator does in a round.
 """
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +20,7 @@ from interplant.core.flower import Grid
 from interplant.core.schema import Rounds, Task
 from interplant.core.wire import Tensors, from_bytes
 from interplant.server.run_folder import Checkpoint, RunFolder
-from interplant.server.updates import TASK, WEIGHTS, BadUpdateError, checked
+from interplant.server.updates import RECEIPT, TASK, WEIGHTS, BadUpdateError, checked
 from interplant.strategies.fedavg import Merge
 from interplant.strategies.registry import Strategy, build
 
@@ -122,10 +123,10 @@ def _next_state(
         told = run.receipts()
         outcome, ids = one_round(grid, run.order().run, task, rules, number, state.weights, stopped, told)
         good = len(outcome.receipts) >= rules.quorum
+        run.keep_receipts(outcome.receipts, told)  # what was charged was charged, whatever comes of the round
         if good:
             state = Checkpoint(number, outcome.weights, _receipts(state.plants, outcome.receipts))
             run.save(state)
-            run.keep_receipts(outcome.receipts)
         _finish(grid, ids, number if good else None)
         record = {
             "round": number,
@@ -172,7 +173,10 @@ def one_round(
         node = reply.metadata.src_node_id
         name = names.get(node, f"node-{node}")
         try:
-            _take(reply, name if names else "", (run, number), weights, task, rules, strategy, merge, outcome)
+            place = (run, number)
+            if not names:
+                _check_signer(reply, receipts or {})
+            _take(reply, name if names else "", place, weights, task, rules, strategy, merge, outcome)
         except BadUpdateError as error:
             outcome.dropped[name] = (error.code, str(error))
             log.warning("round %d: %s dropped: %s", number, name, error)
@@ -223,6 +227,19 @@ def _take(
         raise BadUpdateError("bad_receipt", "an update of this plant is in the merge already")
     strategy.fold(merge, update.arrays)
     outcome.receipts[plant] = update.receipt
+
+
+def _check_signer(reply: Message, receipts: Mapping[str, str]) -> None:
+    """Where the grid does not know who speaks, a plant is who signed the first receipt of that name."""
+    if not reply.has_content() or RECEIPT not in reply.content.config_records:
+        return  # not even a receipt: `checked` says so
+    said = reply.content.config_records[RECEIPT]
+    before = receipts.get(str(said.get("plant", "")))
+    if before and json.loads(before)["signer"] != said.get("signer"):
+        raise BadUpdateError(
+            "bad_receipt",
+            "another key than before has signed it; if the plant has a new key, remove its file in .receipts",
+        )
 
 
 def _push(

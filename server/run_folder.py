@@ -126,10 +126,21 @@ class RunFolder:
         """Return the last receipt that each plant ever had in a merge here, as JSON; of all runs."""
         return {path.stem: path.read_text().strip() for path in self._receipts.glob("*.json")}
 
-    def keep_receipts(self, receipts: Mapping[str, dict[str, Any]]) -> None:
-        """Keep a round's receipts, each under its plant's name."""
+    def keep_receipts(self, receipts: Mapping[str, dict[str, Any]], told: Mapping[str, str]) -> None:
+        """Keep a round's receipts, each under its plant's name.
+
+        Args:
+            receipts: By plant.
+            told: From `receipts`, as it was sent to the plants: a plant that trained knowing its last
+                receipt holds all that this one names. If another came in between, the one with more
+                entries stays, so that of two copies of a plant the one that is behind will hear of it.
+        """
+        kept = self.receipts()
         for name, content in receipts.items():
-            if certificates.is_valid_name(name):  # a grid without names takes a plant's word for its own
+            if not certificates.is_valid_name(name):
+                continue  # a grid without names takes a plant's word for its own
+            last = kept.get(name)
+            if last == told.get(name) or content["entries"] > json.loads(last or "{}").get("entries", -1):
                 self._receipts.mkdir(exist_ok=True)
                 write_atomic(self._receipts / f"{name}.json", json.dumps(content, sort_keys=True) + "\n")
 

@@ -42,6 +42,7 @@ def test_what_the_policy_covers_is_admitted(plant: Plant) -> None:
         (replace(TASK, model=Model("Line")), "policy_model"),
         (replace(TASK, strategy=Strategy("other")), "policy_strategy"),
         (OPEN, "policy_privacy"),
+        (replace(TASK, privacy=Privacy(mechanism="dp-sgd-test")), "policy_privacy"),
         (replace(TASK, privacy=Privacy(unit="row")), "policy_privacy"),
         (replace(TASK, privacy=Privacy(unit="")), "policy_privacy"),
         (replace(TASK, privacy=Privacy(delta=1.1e-5)), "policy_privacy"),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interplant.client import gateway, receipts, round_training
+from interplant.client import gateway, lineages, receipts, round_training
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import Trained
 from interplant.client.round_training import Bench, train_round
@@ -56,10 +56,10 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_receipt_is_signed_and_names_the_ledgers_end(ready: PlantDirectory) -> None:
     receipt = go(ready, number=3).receipt
     core_receipt.verify(receipt)
-    head = Ledger(ready.ledger).head()
+    head = Ledger(ready.ledger).end()
     assert (receipt.run, receipt.round, receipt.entries, receipt.head) == ("run-1", 3, 2, head.hash)
     assert receipt.charges() == {
-        receipts.keyed(ready, Repository(ready.data).lineage): [("window", 0.08, 2.0, TASK.training.steps)]
+        lineages.keyed(ready, Repository(ready.data).lineage): [("window", 0.08, 2.0, TASK.training.steps)]
     }
     with pytest.raises(InterplantError, match="signature"):
         core_receipt.verify(replace(receipt, epsilon=receipt.epsilon / 2))
@@ -128,10 +128,32 @@ def test_the_dataset_keeps_its_account_under_another_folders_name(ready: PlantDi
 
 
 def test_a_ledger_of_an_earlier_version_is_gone_on_with(ready: PlantDirectory) -> None:
+    """It knew the dataset by its folder's name; under another one the charges count all the same."""
     plan = Plan.of(TASK, PlantData(declared_windows=100))
     Ledger(ready.ledger).reserve(plan, run="old", round=1, task="wear", lineage="data")
+    ready.data.rename(ready.path / "moved")
+    edit(ready, lambda plant: setattr(plant.data, "repository", "moved"))
     both = Ledger(ready.ledger).spent_after(plan, None, 1e-5).epsilon
     assert go(ready).receipt.epsilon == pytest.approx(both)
+
+
+def test_another_datasets_account_is_not_its_own_for_having_had_the_folder(ready: PlantDirectory) -> None:
+    """A dataset put where an earlier version charged another one keeps all that it was charged itself."""
+    own = go(ready).receipt.epsilon
+    plan = Plan.of(TASK, PlantData(declared_windows=100))
+    Ledger(ready.ledger).reserve(plan, run="old", round=1, task="wear", lineage="swapped")
+    ready.data.rename(ready.path / "swapped")
+    edit(ready, lambda plant: setattr(plant.data, "repository", "swapped"))
+    assert own < go(ready, number=2).receipt.epsilon == Ledger(ready.ledger).spent(None, 1e-5).epsilon
+
+
+def test_a_folder_that_holds_another_dataset_does_not_count(ready: PlantDirectory) -> None:
+    plan = Plan.of(TASK, PlantData(declared_windows=100))
+    one = Ledger(ready.ledger).spent_after(plan, None, 1e-5).epsilon
+    Ledger(ready.ledger).reserve(plan, run="old", round=1, task="wear", lineage="press")
+    Repository.create(ready.path / "press", ready.path / "press-remote").snapshot(dataset(2), "press")
+    assert Repository(ready.path / "press").lineage != Repository(ready.data).lineage
+    assert go(ready).receipt.epsilon == pytest.approx(one)
 
 
 def test_a_task_has_a_budget_of_its_own_within_the_whole(ready: PlantDirectory) -> None:

@@ -94,6 +94,13 @@ def test_a_plant_without_privacy_makes_the_release_not_private() -> None:
     assert not release.parse_lineage(replace(mixed, private=False).to_json()).private
 
 
+def test_noise_that_repeats_makes_the_release_not_private() -> None:
+    tested = replace(NORTH, mechanism="dp-sgd-test", epsilon=0.0, delta=0.0)
+    mixed = replace(LINEAGE, participants=(NORTH, tested))
+    with pytest.raises(InterplantError, match="private: contradicts"):
+        release.parse_lineage(mixed.to_json())
+
+
 @pytest.mark.parametrize("name", release.FILES)
 def test_a_changed_file_is_named(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path / "r-1")

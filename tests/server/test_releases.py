@@ -82,6 +82,12 @@ def test_one_plant_without_privacy_marks_the_release(coordinator, registry, fini
     assert packaged[0].lineage.private is False
 
 
+def test_one_plant_whose_noise_repeats_marks_the_release(coordinator, registry, finished, packaged):
+    tested = PLANTS["north"] | {"mechanism": "dp-sgd-test", "epsilon": 0.0}
+    release_run(coordinator, registry, finished(plants=PLANTS | {"north": tested}))
+    assert packaged[0].lineage.private is False
+
+
 def test_real_data_alone_is_not_called_simulated(coordinator, registry, finished, packaged):
     release_run(coordinator, registry, finished(plants={"south": PLANTS["south"]}))
     assert packaged[0].lineage.simulated is False

@@ -4,16 +4,17 @@ import gc
 import json
 import time
 import weakref
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 from safetensors.numpy import save_file
 
-from interplant.core import config, flower
+from interplant.core import certificates, config, flower
 from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.flower import Envelope, Grid, message
-from interplant.core.receipt import from_json
+from interplant.core.receipt import Receipt, from_json, signed
 from interplant.core.schema import Column, Contract, Model, Privacy, Rounds, Strategy, Task
 from interplant.server import rounds
 from interplant.server.rounds import QuorumError, RingingGrid, StoppedError, carry_out
@@ -577,6 +578,70 @@ def test_a_person_stops_a_run_between_two_attempts(start):
     with pytest.raises(StoppedError):
         carry_out(grid, start(retries=5, retry_seconds=60.0), stopped=stopped)
     assert time.monotonic() - begun < 10
+
+
+# --- receipts ------------------------------------------------------------------------------------------
+
+
+def told(request):
+    return request.content.config_records["task"]["receipt"]
+
+
+def with_ledger(entries, key=None):
+    """Answer with a receipt of a ledger with so many entries, signed by the plant or by ``key``."""
+
+    def act(request, name):
+        weights = {key: array.numpy() for key, array in request.content.array_records["weights"].items()}
+        said = receipt_for(request, name, entries=entries, head=f"{entries:064x}")
+        if key is not None:
+            said = asdict(signed(Receipt(**said), key))
+        return answer(request, step_of(weights, name), said)
+
+    return act
+
+
+def test_a_plant_is_told_its_own_last_receipt_also_of_another_run(start):
+    first, second = Ringing(), Ringing()
+    carry_out(first, start(number=2))
+    carry_out(second, start("later", number=1))
+    for name in NAMES:
+        sent = [*first.sent, *second.sent]
+        before, *after = [told(each) for each in sent if first.name(each.metadata.dst_node_id) == name]
+        assert before == ""
+        assert [(from_json(text).plant, from_json(text).round) for text in after] == [(name, 1), (name, 2)]
+
+
+def test_a_receipt_is_kept_though_the_round_found_no_quorum(start):
+    """The plant has paid for its update, whatever became of it."""
+    run = start(quorum=2, retries=0)
+    with pytest.raises(QuorumError):
+        carry_out(Ringing({"north": with_ledger(6), "south": refusing("paused")}), run)
+    assert from_json(run.receipts()["north"]).entries == 6
+
+
+def test_of_two_receipts_of_one_plant_the_one_with_more_entries_stays(start):
+    """Two copies of a plant answer two runs at once: the one that is behind is to hear of the other."""
+    run = start(number=1)
+    before = run.receipts()
+    run.keep_receipts({"north": receipt_of(entries=8)}, before)
+    run.keep_receipts({"north": receipt_of(entries=6)}, before)
+    assert from_json(run.receipts()["north"]).entries == 8
+    run.keep_receipts({"north": receipt_of(entries=6, round=2)}, run.receipts())
+    assert from_json(run.receipts()["north"]).entries == 6, "it trained, so it knew the other"
+
+
+def test_where_the_grid_knows_no_names_another_key_cannot_speak_for_a_plant(start):
+    other = certificates.make_key()
+    run = start(number=2)
+    carry_out(Polled(), run)
+    again = start("again", number=1)
+    carry_out(Polled(dict.fromkeys(NAMES, honest) | {"south": with_ledger(4, other)}), again)
+    assert again.records()[0]["dropped"]["node-101"]["code"] == "bad_receipt"
+    assert "another key" in again.records()[0]["dropped"]["node-101"]["text"]
+    assert sorted(again.restore().plants) == ["north", "west"]
+    named = start("named", number=1)
+    carry_out(Ringing(dict.fromkeys(NAMES, honest) | {"south": with_ledger(4, other)}), named)
+    assert sorted(named.restore().plants) == sorted(NAMES), "there its certificate says who it is"
 
 
 def unsigned(plants):

@@ -51,7 +51,7 @@ def test_a_private_run_ends_with_a_signed_release_that_every_plant_tries(federat
     for one in opened.lineage.participants:
         ledger = Ledger(federation.plant(one.name).ledger)
         ledger.verify()
-        assert one.epsilon == pytest.approx(ledger.spent("data", one.delta).epsilon)
+        assert one.epsilon == pytest.approx(ledger.spent(None, one.delta).epsilon)
         assert 0 < one.epsilon < 20
 
     federation.until(lambda: len(federation.registry.deployments(release.id)) == 2, 60, "two verdicts")
