@@ -17,6 +17,7 @@ from interplant.core.schema import PlantData
 
 if TYPE_CHECKING:
     from interplant.client.planning import Forecast
+    from interplant.privacy.history import Entry
 
 app = Group("A plant's privacy budget: plan it, see it, check its ledger.")
 
@@ -95,12 +96,17 @@ def budget(directory: Directory = HERE, json: Json = False) -> None:
                 "spent": f"epsilon {one.epsilon:.3f} at delta {one.delta:g}, in {one.rounds} charges",
                 "budget": f"epsilon {one.budget:g}",
                 "left": f"epsilon {one.left:.3f}",
+                **{f"task {task}": _of_task(**figures) for task, figures in one.tasks.items()},
                 "for a machine": one.machine,
             }
         )
         for one in found
     ]
     show(json, [asdict(one) for one in found], "\n\n".join(parts))
+
+
+def _of_task(epsilon: float | None, budget: float | None) -> str:
+    return f"epsilon {epsilon:.3f}" + ("" if budget is None else f" of a budget of its own of {budget:g}")
 
 
 @app.command()
@@ -132,7 +138,7 @@ def ledger(
         )
         return
     entries = entries_of(plant)
-    if verify and plant.ledger.exists():
+    if verify and any(path.exists() for path in (plant.ledger, plant.receipt, plant.told_receipt)):
         receipts.require(plant, Ledger(plant.ledger))
     head = entries[-1].hash if entries else ""
     if verify:
@@ -143,19 +149,18 @@ def ledger(
         )
         return
     rows = [
-        [one.seq, one.kind, one.time, one.run, one.round, one.task, one.lineage, *_charge(one.plan)]
+        [one.seq, one.kind, one.time, one.run, one.round, one.task, one.lineage, *charge]
         for one in entries
+        for charge in _charges(one)
     ]
     columns = ["#", "kind", "time", "run", "round", "task", "dataset", "unit", "q", "noise", "steps"]
     show(json, [asdict(one) for one in entries], table(columns, rows, "Nothing was ever charged."))
 
 
-def _charge(charged: object) -> list[object]:
-    from interplant.privacy.plan import Plan
-
-    if not isinstance(charged, Plan):
-        return ["", "", "", ""]
-    return [charged.unit, f"{charged.q:.4g}", charged.noise, charged.steps]
+def _charges(entry: "Entry") -> list[list[object]]:
+    """A row for each kind of charge in an entry, and one for an entry that charges nothing."""
+    rows: list[list[object]] = [[one.unit, f"{one.q:.4g}", one.noise, one.steps] for one in entry.events]
+    return rows or [["", "", "", ""]]
 
 
 def _finite(document: dict[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def _may_be(directory: PlantDirectory, plant: Plant, lineage: str, name: str) ->
     if name == plant.data.repository:
         return True
     if _KEYED.fullmatch(name):
-        return name == keyed(directory, lineage)
+        return name in {keyed(directory, known) for known in (lineage, plant.data.repository)}
     return not _COMMIT.fullmatch(name) and _lineage_in(directory.path / name) in (lineage, None)
 
 

@@ -11,7 +11,6 @@ from interplant.core.schema import Plant, PrivacyPolicy
 from interplant.data.snapshots import most_readings
 from interplant.privacy.history import Entry
 from interplant.privacy.ledger import Ledger
-from interplant.privacy.plan import Event
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Spending:
         delta: The probability beside it.
         budget: The cap of ``plant.yaml``.
         left: What the cap leaves.
+        tasks: Spent by each task alone and its own cap, if it has one; they do not add up to ``epsilon``.
         machine_windows: Windows of the machine with the most, at most; 0 if there is no snapshot.
         machine: What the same charges mean for that machine, as a sentence.
     """
@@ -39,6 +39,7 @@ class Spending:
     delta: float
     budget: float
     left: float
+    tasks: dict[str, dict[str, float | None]]
     machine_windows: int
     machine: str
 
@@ -87,37 +88,45 @@ def _account(
     windows = sizes.declared_unit_windows
     if present:
         windows = windows or most_readings(directory.path / sizes.repository)
-    basis = [charges[-1].hash if charges else "", policy.epsilon, policy.delta, windows]
+    caps = dict(sorted(policy.tasks.items()))
+    basis = [charges[-1].hash if charges else "", policy.epsilon, policy.delta, caps, windows]
     if kept.get("basis") == basis:
         return kept, False
-    events = [event for entry in charges for event in entry.events]
     dataset = sizes.repository if present else name
-    account = _figures(dataset, name, events, len(charges), policy, windows)
+    account = _figures(dataset, name, charges, policy, windows)
     return {"basis": basis, "account": asdict(account)}, bool(charges)
 
 
 def _figures(
     dataset: str,
     lineage: str,
-    events: list[Event],
-    charges: int,
+    charges: list[Entry],
     policy: PrivacyPolicy,
     windows: int,
 ) -> Spending:
     budget, delta = policy.epsilon, policy.delta
+    events = [event for entry in charges for event in entry.events]
+    tasks: dict[str, dict[str, float | None]] = {}
     unit, epsilon, machine = ", ".join(policy.units), 0.0, "nothing was spent"
     if events:
         from interplant.privacy import accounting
 
         spent = accounting.spent(events, delta, windows)
         unit, epsilon = spent.unit, spent.epsilon
+        for task in sorted({entry.task for entry in charges} - {""}):
+            # What a repair charges may have been any task's.
+            own = [event for entry in charges if entry.task in (task, "") for event in entry.events]
+            alone = accounting.spent(own, delta, windows).epsilon
+            tasks[task] = {"epsilon": alone, "budget": policy.tasks.get(task)}
         machine = f"a machine with many {unit}s has a higher epsilon than {epsilon:.2f}"
         if unit == "unit":
             machine = "epsilon is a machine's"
         elif windows:
             machine = accounting.machine_sentence(accounting.machine_epsilon(events, delta, windows), windows)
     left = max(0.0, budget - epsilon)
-    return Spending(dataset, lineage, unit, charges, epsilon, delta, budget, left, windows, machine)
+    return Spending(
+        dataset, lineage, unit, len(charges), epsilon, delta, budget, left, tasks, windows, machine
+    )
 
 
 def _kept(directory: PlantDirectory) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from interplant.client import connection, deployment, policy
+from interplant.client import connection, deployment, policy, receipts
 from interplant.client.directory import PlantDirectory
 from interplant.core import config
 from interplant.core.errors import Refusal
+from interplant.core.receipt import Receipt
 from interplant.core.schema import PlantData, Task
 from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
@@ -275,6 +276,30 @@ def test_the_ledger_and_its_check(charged: PlantDirectory, interplant: Call) -> 
     done = interplant(*words, "--verify")
     assert (done.code, done.out) == (1, "")
     assert "was changed after it was written" in done.err
+
+
+def test_a_ledger_that_went_back_or_is_gone_is_told_and_repaired(
+    charged: PlantDirectory, interplant: Call
+) -> None:
+    unsigned = Receipt("north", "ab" * 32, "dp-sgd", "window", 0.5, 1e-5, True, run=RUN, round=2)
+    receipts.sign(charged, unsigned, Ledger(charged.ledger))
+    words = ["privacy", "ledger", "--dir", charged.path]
+    assert interplant(*words, "--verify").code == 0
+    before = Ledger(charged.ledger).events()
+    spent = interplant("privacy", "budget", "--dir", charged.path, "--json").json[0]["epsilon"]
+    charged.ledger.unlink()
+    done = interplant(*words, "--verify")
+    assert done.code == 1
+    assert "[ledger_behind]" in done.err
+    assert "--repair" in done.err
+    (repaired,) = interplant(*words, "--repair", "--json").json["repaired"]
+    assert (repaired["run"], repaired["round"]) == (RUN, 2)
+    assert Ledger(charged.ledger).events() == before
+    (account,) = interplant("privacy", "budget", "--dir", charged.path, "--json").json
+    assert account["epsilon"] == pytest.approx(spent), "the present dataset's, whatever it was called"
+    assert interplant(*words, "--verify").code == 0
+    assert "repair" in interplant(*words).out
+    assert "nothing was charged" in interplant(*words, "--repair").out
 
 
 def test_a_release_is_approved_by_a_person(waiting: PlantDirectory, interplant: Call) -> None:

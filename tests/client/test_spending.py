@@ -111,3 +111,19 @@ def test_a_damaged_ledger_is_no_account(bare: PlantDirectory) -> None:
     with pytest.raises(Refusal) as caught:
         spending(bare)
     assert caught.value.code == "ledger"
+
+
+def test_each_task_is_told_with_its_own_cap(bare: PlantDirectory) -> None:
+    charge(bare, 2)
+    ledger = Ledger(bare.ledger)
+    ledger.reserve(PLAN, run="run", round=9, task="other", lineage="data")
+    edit(bare, lambda plant: plant.policy.privacy.tasks.update(other=0.75))
+    (account,) = spending(bare)
+    one, two = (accounting.spent([PLAN.event] * count, 1e-5).epsilon for count in (1, 2))
+    assert account.tasks == {
+        "other": {"epsilon": pytest.approx(one), "budget": 0.75},
+        "wear": {"epsilon": pytest.approx(two), "budget": None},
+    }
+    assert two < account.epsilon < one + two, "the account is that of all tasks together"
+    edit(bare, lambda plant: plant.policy.privacy.tasks.update(other=0.8))
+    assert spending(bare)[0].tasks["other"]["budget"] == 0.8

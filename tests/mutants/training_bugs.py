@@ -71,6 +71,21 @@ OF_NOISE = (
         ),
     ),
     Bug(
+        "noise-that-goes-in-pairs",
+        "One weight's noise tells another's: their difference leaves bare.",
+        STREAM,
+        (
+            (
+                "torch.mul(radius[: len(out) - half], angle.sin()",
+                "torch.mul(radius[: len(out) - half], angle.cos()",
+            ),
+        ),
+        tests(
+            "privacy/test_stream",
+            "test_gaussian_numbers_are_double_and_have_the_moments_and_tails_of_the_normal",
+        ),
+    ),
+    Bug(
         "noise-from-the-experiments-seed",
         "Who knows the seed subtracts the noise.",
         STREAM,
@@ -120,6 +135,13 @@ OF_NOISE = (
             "test_what_leaves_lies_on_one_grid_whatever_the_sum",
             "test_adding_to_a_sum_is_rounding_the_ideal_result",
         ),
+    ),
+    Bug(
+        "grid-wider-than-the-margin",
+        "Rounding to the grid moves neighbours further apart than is paid for.",
+        NOISE,
+        (("2.0 ** math.floor(math.log2(", "2.0 ** math.ceil(math.log2("),),
+        tests("privacy/test_killers", "test_the_grid_is_never_wider_than_what_the_margin_pays_for"),
     ),
     Bug(
         "sum-in-single-precision",
@@ -192,6 +214,18 @@ OF_SAMPLING = (
         "All windows of a machine enter a step, not the plan's K.",
         PLAN,
         (("if len(windows) <= self.windows:", "if len(windows):"),),
+        tests("privacy/test_plan", "test_at_most_k_windows_are_drawn_each_as_likely"),
+    ),
+    Bug(
+        "always-the-same-windows",
+        "A machine's first K windows are in every one of its steps, and the others never.",
+        PLAN,
+        (
+            (
+                "windows[np.argpartition(stream.uniform(len(windows)), self.windows)[: self.windows]]",
+                "windows[: self.windows]",
+            ),
+        ),
         tests("privacy/test_plan", "test_at_most_k_windows_are_drawn_each_as_likely"),
     ),
     Bug(
@@ -299,7 +333,15 @@ OF_CLIPPING = (
         "sum-carried-into-the-next-step",
         "A record that was drawn once is in every later step of the round.",
         DPSGD,
-        (("    optimizer.zero_grad(set_to_none=True)\n", ""),),
+        (
+            (
+                "    optimizer.zero_grad(set_to_none=True)\n",
+                "    sums = [one.summed_grad for one in optimizer.params]\n"
+                "    optimizer.zero_grad(set_to_none=True)\n"
+                "    for one, total in zip(optimizer.params, sums, strict=True):\n"
+                "        one.summed_grad = total\n",
+            ),
+        ),
         tests("privacy/test_killers", "test_a_step_forgets_the_sum_of_the_one_before"),
     ),
     Bug(

@@ -18,7 +18,7 @@ from interplant.privacy import accounting
 from interplant.privacy.accounting import Spent, spent
 from interplant.privacy.checks import check_model
 from interplant.privacy.ledger import Caps, Entry, Ledger
-from interplant.privacy.noise import Noise
+from interplant.privacy.noise import Noise, margin
 from interplant.privacy.plan import Plan, Statistic
 from interplant.privacy.stream import Stream
 from interplant.privacy.training import train
@@ -40,6 +40,14 @@ def test_the_noise_that_is_drawn_holds_the_margin() -> None:
     noise.close()
     sensitivity = PLAN.clip * 1.001 + noise.grid * 1000**0.5
     assert float(found.min()) >= PLAN.noise * sensitivity - noise.grid
+
+
+@pytest.mark.parametrize("multiplier", [1.01, 1025.0])
+def test_the_grid_is_never_wider_than_what_the_margin_pays_for(multiplier: float) -> None:
+    """A multiplier just above a power of two: there a grid that is rounded up is nearly twice as wide."""
+    plan, count = replace(PLAN, noise=multiplier, clip=1.0), 10**12
+    grid = Noise(plan, 1, ahead=False).grid
+    assert 1e-3 + grid * count**0.5 <= margin(multiplier, count)
 
 
 @pytest.mark.parametrize("engine", ["onepass", "opacus"])
