@@ -79,8 +79,7 @@ def _check_update(update: Tensors, weights: Tensors) -> None:
 def _check_receipt(receipt: Receipt, task: Task) -> None:
     if receipt.mechanism != task.privacy.mechanism:
         raise Refusal("gateway", f"trained with {receipt.mechanism}, asked for {task.privacy.mechanism}")
-    private = receipt.mechanism != "none"
-    if private and not (math.isfinite(receipt.epsilon) and receipt.epsilon > 0):
+    if task.privacy.private and not (math.isfinite(receipt.epsilon) and receipt.epsilon > 0):
         raise Refusal("gateway", f"an update without a charge: epsilon {receipt.epsilon}")
 
 

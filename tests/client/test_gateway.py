@@ -1,7 +1,7 @@
 """The one way out: what is not declared does not leave, and what leaves is on record first."""
 
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -133,3 +133,12 @@ def test_short_words_are_logged_and_handed_back(bare: PlantDirectory) -> None:
     (line,) = audited(bare)
     assert line.pop("time") > 0
     assert line == {"what": "deployment"} | words
+
+
+def test_a_round_in_test_mode_leaves_without_a_charge(bare: PlantDirectory) -> None:
+    """Its noise can be repeated: nothing is private, so nothing was charged."""
+    task = replace(TASK, privacy=replace(TASK.privacy, mechanism="dp-sgd-test"))
+    reply = let_out(bare, UPDATE, task, mechanism="dp-sgd-test", unit="", epsilon=0.0, delta=0.0)
+    assert reply.content.config_records["receipt"]["mechanism"] == "dp-sgd-test"
+    with pytest.raises(Refusal):
+        let_out(bare, UPDATE, TASK, epsilon=0.0)

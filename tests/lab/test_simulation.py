@@ -212,3 +212,14 @@ def test_the_grid_is_flowers(plants: list[PlantDirectory]) -> None:
     assert grid.wait([], 1.0) is None
     assert list(grid.pull_messages(["unknown"])) == []
     grid.finish(["unknown"], None)
+
+
+def test_noise_from_the_tasks_seed_repeats_a_whole_run(
+    make: Callable[..., list[PlantDirectory]], tmp_path: Path
+) -> None:
+    task = replace(TASK, privacy=Privacy(mechanism="dp-sgd-test"))
+    first, again = (simulate_run(make(f"plants-{n}"), tmp_path / f"run-{n}", task, RULES) for n in (1, 2))
+    assert set(first.plants) == {"north", "south", "east"}
+    for name, array in first.weights.items():
+        np.testing.assert_array_equal(array, again.weights[name])
+    assert {plant["epsilon"] for plant in first.plants.values()} == {0.0}

@@ -79,7 +79,7 @@ def test_a_large_model_is_not_drawn_ahead_and_an_ended_round_leaves_no_thread() 
     before = threading.active_count()
     large = Noise(PLAN, MOST_AHEAD + 1)
     assert threading.active_count() == before
-    small = Noise(replace(PLAN, steps=1000), 100)
+    small = Noise(replace(PLAN, steps=100_000), 100)
     assert threading.active_count() == before + 1
     small.close()
     large.close()
