@@ -62,7 +62,7 @@ class _Charge:
 Merged = tuple[_Charge, ...]
 
 
-def spent(events: Iterable[Event], delta: float, unit_windows: int = 0) -> Spent:
+def spent(events: Iterable[Event], delta: float, unit_windows: int = 0, cap: float | None = None) -> Spent:
     """Compose a whole history, counted in its largest privacy unit.
 
     A charge by row or window counts for a machine as what its ``unit_windows`` windows do together.
@@ -71,6 +71,8 @@ def spent(events: Iterable[Event], delta: float, unit_windows: int = 0) -> Spent
         events: Every charge so far.
         delta: Between 0 and 1.
         unit_windows: Declared, public number of windows that no machine passes; 0 if not declared.
+        cap: A budget: if the quick check, which is never below the truth, is within it, that is enough
+            and stands for both figures.
 
     Raises:
         UsageError: ``delta`` is impossible.
@@ -84,7 +86,7 @@ def spent(events: Iterable[Event], delta: float, unit_windows: int = 0) -> Spent
     if not merged:
         return Spent(0.0, 0.0, delta)
     low, check = _renyi(_apart(merged), delta), _renyi(_together(merged), delta)
-    if low > HOPELESS:
+    if low > HOPELESS or (cap is not None and check <= cap):
         return Spent(check, check, delta, unit)
     if merged != _apart(merged):
         epsilon = min(check, _grouped(merged, delta))  # its grid is coarse, and both err upwards

@@ -264,7 +264,7 @@ class Ledger:
         ):
             if cap is None:
                 continue
-            after = accounting.spent([*history, *plan.events], caps.delta, caps.unit_windows)
+            after = accounting.spent([*history, *plan.events], caps.delta, caps.unit_windows, cap)
             if not after.epsilon <= cap:
                 raise Refusal(
                     "budget_spent",

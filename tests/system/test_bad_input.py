@@ -200,7 +200,7 @@ def test_a_mistake_in_federation_yaml(
         ("training.stepps", 5, "unknown key 'stepps'"),
         ("training.steps", "many", "many"),
         ("training.steps", 0, "expected 1 or more, found 0"),
-        ("privacy.unit", "plant", "expected one of window"),
+        ("privacy.unit", "plant", "expected one of row, window, unit"),
     ],
 )
 def test_a_mistake_in_task_yaml(
