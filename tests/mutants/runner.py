@@ -91,12 +91,13 @@ def run(names: Sequence[str]) -> Iterator[Verdict]:
     _load()
     bugs = {bug.name: bug for bug in BUGS}
     waiting, children = list(names), dict[int, tuple[str, float, Path]]()
+    again: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
         try:
             while waiting or children:
                 while waiting and len(children) < AT_A_TIME:
                     name = waiting.pop(0)
-                    place = Path(folder) / name
+                    place = Path(folder) / f"{name}-{len(again)}"
                     children[_start(bugs.get(name), place)] = (name, time.monotonic(), place)
                 for child, (name, begun, place) in list(children.items()):
                     seconds = time.monotonic() - begun
@@ -105,7 +106,13 @@ def run(names: Sequence[str]) -> Iterator[Verdict]:
                         os.killpg(child, signal.SIGKILL)
                     if os.waitpid(child, 0 if late else os.WNOHANG)[0]:
                         del children[child]
-                        yield _read(bugs.get(name), name, place, seconds)
+                        verdict = _read(bugs.get(name), name, place, seconds)
+                        if verdict.error and name not in again:
+                            # A run that says nothing may be the machine's fault; twice, it is not.
+                            again.add(name)
+                            waiting.append(name)
+                        else:
+                            yield verdict
                 time.sleep(0.01)
         finally:
             for child in children:
@@ -136,14 +143,14 @@ def _start(bug: Bug | None, place: Path) -> int:
         output = os.open(place.with_suffix(".log"), os.O_WRONLY | os.O_CREAT)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        place.write_text(json.dumps(_test(bug)))
+        place.write_text(json.dumps(_test(bug, place.with_suffix(".tmp"))))
         status = 0
     finally:
         os._exit(status)
 
 
-def _test(bug: Bug | None) -> dict[str, Any]:
-    """Run the tests in this process, which is a child's."""
+def _test(bug: Bug | None, folder: Path) -> dict[str, Any]:
+    """Run the tests in this process, which is a child's; two children must not share a temporary folder."""
     import pytest
 
     if bug:
@@ -153,6 +160,7 @@ def _test(bug: Bug | None) -> dict[str, Any]:
     # Without other plugins and without rewritten assertions a child starts two seconds sooner.
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     options = ["--rootdir", str(ROOT), "-p", "pytest_timeout", "-p", "no:cacheprovider"]
+    options += ["--basetemp", str(folder)]
     options += ["-q", "--tb=short", "--assert=plain"]
     code = pytest.main([*options, *tests], plugins=[notes])
     loaded = bug is None or bug.module in sys.modules
