@@ -239,8 +239,8 @@ def _agree(epsilon: float, low: float, check: float, delta: float) -> None:
     lowest = 0.5 * low - 0.1 * math.log(1 / delta)
     if not lowest <= epsilon <= _highest(check):
         raise InterplantError(
-            f"the two privacy accountants disagree (PLD {epsilon:.4f}, RDP {check:.4f}); nothing was "
-            "charged. Use a noise multiplier between 0.3 and 20, or report this"
+            f"the two privacy accountants disagree (PLD {epsilon:.4f}, RDP {check:.4f}); nothing is "
+            "sent. Use a noise multiplier between 0.3 and 20, or report this"
         )
 
 
