@@ -3,7 +3,8 @@
 A reply holds the update (arrays named as the model's parameters, paid for by the ledger's entry for
 this round, or ``privacy: none`` by the plant's own policy) and a receipt. The receipt says who the plant
 is, the keyed digest of its snapshot (Trust 6), and mechanism, unit, epsilon and delta, which follow from
-the plan's public numbers alone, not from data. No counts, no losses, no metrics, no times.
+the plan's public numbers alone, not from data. Beside them stand only metrics that the task declares, the
+plant's policy names, and the same entry has paid for. No other counts or losses, no times.
 """
 
 import json
@@ -11,10 +12,10 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from interplant.client.directory import PlantDirectory
 from interplant.core.errors import Refusal
@@ -22,14 +23,16 @@ from interplant.core.files import disk_errors
 from interplant.core.receipt import Receipt
 from interplant.core.schema import Task
 from interplant.core.wire import Tensors
+from interplant.privacy.plan import statistics_of
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A round's result inside the plant: the update and its receipt."""
+    """A round's result inside the plant: the update, its receipt, and noised metrics by name."""
 
     update: Tensors
     receipt: Receipt
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def let_out(
@@ -42,21 +45,23 @@ def let_out(
     """
     _check_update(trained.update, weights)
     _check_receipt(trained.receipt, task)
+    _check_metrics(trained.metrics, task, plant)
     content = RecordDict(
         {
             "update": ArrayRecord({name: Array(array) for name, array in trained.update.items()}),
             "receipt": ConfigRecord(asdict(trained.receipt)),
         }
     )
-    _log(
-        plant,
-        {
-            "what": "update",
-            "message": request.metadata.message_id,
-            "arrays": {name: list(array.shape) for name, array in trained.update.items()},
-            "receipt": asdict(trained.receipt),
-        },
-    )
+    entry: dict[str, object] = {
+        "what": "update",
+        "message": request.metadata.message_id,
+        "arrays": {name: list(array.shape) for name, array in trained.update.items()},
+        "receipt": asdict(trained.receipt),
+    }
+    if trained.metrics:
+        content["metrics"] = MetricRecord(dict(trained.metrics))
+        entry["metrics"] = trained.metrics
+    _log(plant, entry)
     return Message(content, reply_to=request)
 
 
@@ -81,6 +86,17 @@ def _check_receipt(receipt: Receipt, task: Task) -> None:
         raise Refusal("gateway", f"trained with {receipt.mechanism}, asked for {task.privacy.mechanism}")
     if task.privacy.private and not (math.isfinite(receipt.epsilon) and receipt.epsilon > 0):
         raise Refusal("gateway", f"an update without a charge: epsilon {receipt.epsilon}")
+
+
+def _check_metrics(metrics: Mapping[str, float], task: Task, plant: PlantDirectory) -> None:
+    if not metrics:
+        return
+    paid = {one.name for one in statistics_of(task, plant.load().policy.metrics)}
+    for name, value in metrics.items():
+        if name not in paid:
+            raise Refusal("gateway", f"metric {name}: not in both the private task and policy.metrics")
+        if not (isinstance(value, float) and math.isfinite(value)):
+            raise Refusal("gateway", f"metric {name}: not a finite number")
 
 
 def _log(plant: PlantDirectory, entry: Mapping[str, object]) -> None:

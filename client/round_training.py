@@ -21,7 +21,7 @@ from interplant.core.wire import Tensors
 from interplant.data import contract
 from interplant.data.snapshots import Repository, Snapshot, keyed_digest, load
 from interplant.data.windows import Windows, training_windows
-from interplant.privacy import checks
+from interplant.privacy import checks, statistics
 from interplant.privacy.accounting import Spent
 from interplant.privacy.ledger import Caps, Ledger, Reservation
 from interplant.privacy.plan import Plan
@@ -68,8 +68,8 @@ def train_round(
     begun = time.monotonic()
     plant = directory.load()
     model = _model(task, weights)
-    plan = None if task.privacy.mechanism == "none" else Plan.of(task, plant.data)
-    mode = _mode(model, task) if plan else ""
+    plan = None if task.privacy.mechanism == "none" else Plan.of(task, plant.data, plant.policy.metrics)
+    mode = _mode(model, task, plan) if plan else ""
     repository = Repository(directory.path / plant.data.repository)
     ledger = bench.ledger = bench.ledger or Ledger(directory.ledger)
     receipts.require(directory, ledger)
@@ -113,7 +113,7 @@ def train_round(
     receipt = receipts.sign(directory, replace(receipt, run=run, round=number), ledger)
     took = time.monotonic() - begun
     _note(directory, {"run": run, "round": number, "seconds": took, "first_step": first_step})
-    return Trained(result.update, receipt)
+    return Trained(result.update, receipt, result.metrics)
 
 
 def _windows(bench: Bench, snapshot: Snapshot, task: Task) -> Windows:
@@ -143,10 +143,13 @@ def _model(task: Task, weights: Tensors) -> "nn.Module":
     return model
 
 
-def _mode(model: "nn.Module", task: Task) -> str:
+def _mode(model: "nn.Module", task: Task, plan: Plan) -> str:
     """Refuse a model that cannot be private, on made-up inputs: before data is touched."""
+    shape = (task.channels, task.window.length)
     try:
-        return checks.check_model(model, (task.channels, task.window.length), task.privacy.engine)
+        mode = checks.check_model(model, shape, task.privacy.engine)
+        statistics.check_model(model, shape, plan)
+        return mode
     except InterplantError as error:
         raise Refusal("model_unfit", str(error)) from error
 

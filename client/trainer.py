@@ -84,7 +84,8 @@ class WarmTrainer:
         job = {"weights": str(incoming), "update": str(outgoing), "run": run, "round": number}
         try:
             answer = self._do("train", job | {"task": config.to_json(task)})
-            return Trained(from_bytes(outgoing.read_bytes()), Receipt(**answer["receipt"]))
+            update = from_bytes(outgoing.read_bytes())
+            return Trained(update, Receipt(**answer["receipt"]), answer["metrics"])
         finally:
             incoming.unlink(missing_ok=True)
             outgoing.unlink(missing_ok=True)
@@ -162,4 +163,4 @@ class WarmTrainer:
 def answer_of(trained: Trained, update: Path) -> dict[str, Any]:
     """Write a trainer process's result where the agent looks for it."""
     update.write_bytes(to_bytes(trained.update))
-    return {"receipt": asdict(trained.receipt)}
+    return {"receipt": asdict(trained.receipt), "metrics": trained.metrics}

@@ -21,6 +21,10 @@ CLIPPINGS = ("norm", "normalised")
 """How a unit's gradient is bounded: scaled down if it is longer than ``clip``, or always to about it."""
 
 
+METRICS = ("loss", "units")
+"""What may leave a plant beside the update: the incoming model's mean loss, the number of privacy units."""
+
+
 class Impossible(ValueError):
     """A value that has the right type and cannot be.
 
@@ -145,6 +149,19 @@ class Strategy:
 
 
 @dataclass
+class Metric:
+    """A number beside the update, with a mechanism and a charge of its own; ``none`` switches it off.
+
+    Each privacy unit's value is clipped to 0 to ``bound``; ``noise`` multiplies it. The unit of
+    ``loss`` is the training loss's, on targets divided by ``target.cap``.
+    """
+
+    mechanism: str = "noised"
+    bound: float = 1.0
+    noise: float = 20.0
+
+
+@dataclass
 class Task:
     """What is learned. Configuration only: no code crosses."""
 
@@ -158,6 +175,7 @@ class Task:
     training: Training = field(default_factory=Training)
     privacy: Privacy = field(default_factory=Privacy)
     strategy: Strategy = field(default_factory=Strategy)
+    metrics: dict[str, Metric] = field(default_factory=dict)
 
     @property
     def channels(self) -> int:
@@ -209,6 +227,8 @@ class Task:
             "privacy.delta",
             f"expected a probability between 0 and 1, found {privacy.delta}",
         )
+        for name, metric in self.metrics.items():
+            _check_metric(name, metric)
 
     def _check_contract(self) -> None:
         contract = self.contract
@@ -272,11 +292,12 @@ class ReleasePolicy:
 
 @dataclass
 class Policy:
-    """What the plant offers. Empty lists offer nothing."""
+    """What the plant offers. Empty lists offer nothing; ``metrics`` names what it lets out beside updates."""
 
     tasks: list[str] = field(default_factory=list)
     strategies: list[str] = field(default_factory=lambda: ["fedavg"])
     models: list[str] = field(default_factory=lambda: ["cnn1d"])
+    metrics: list[str] = field(default_factory=list)
     privacy: PrivacyPolicy = field(default_factory=PrivacyPolicy)
     release: ReleasePolicy = field(default_factory=ReleasePolicy)
 
@@ -362,6 +383,8 @@ class Plant:
             _need(size >= 0, f"data.{key}", f"expected 0 (not declared) or more, found {size}")
         for unit in privacy.units:
             _one_of(unit, UNITS, "policy.privacy.units")
+        for name in self.policy.metrics:
+            _one_of(name, METRICS, "policy.metrics")
         for name, cap in privacy.tasks.items():
             _need(cap > 0, f"policy.privacy.tasks.{name}", f"expected more than 0, found {cap}")
         _need(self.trainer.threads >= 1, "trainer.threads", "expected 1 or more")
@@ -436,6 +459,16 @@ class Federation:
             value = getattr(rounds, key)
             _need(value > 0, f"rounds.{key}", f"expected more than 0, found {value}")
         _need(rounds.retries >= 0, "rounds.retries", f"expected 0 or more, found {rounds.retries}")
+
+
+def _check_metric(name: str, metric: Metric) -> None:
+    key = f"metrics.{name}"
+    _one_of(name, METRICS, key)
+    _one_of(metric.mechanism, ("noised", "none"), f"{key}.mechanism")
+    _between(metric.bound, 1e-6, 1e6, f"{key}.bound")
+    _between(metric.noise, 0.01, 1000.0, f"{key}.noise")
+    if name == "units":
+        _need(metric.bound == 1, f"{key}.bound", f"expected 1, as a unit counts once, found {metric.bound}")
 
 
 def _is_range(ends: Any) -> bool:

@@ -5,7 +5,7 @@ is billed cannot differ (the idea of an execution plan that carries its own even
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -101,8 +101,13 @@ class Plan:
         check_delta(self.delta)
 
     @classmethod
-    def of(cls, task: Task, data: PlantData) -> "Plan":
+    def of(cls, task: Task, data: PlantData, metrics: Collection[str] = ()) -> "Plan":
         """Make the plan of one round of ``task`` at a plant that declares the sizes in ``data``.
+
+        Args:
+            task: What is learned.
+            data: Declared, public sizes.
+            metrics: Names of the metrics that the plant's policy lets out.
 
         Raises:
             Refusal: The plant has not declared its size (code ``undeclared_size``).
@@ -123,6 +128,7 @@ class Plan:
             delta=privacy.delta,
             windows=privacy.windows_per_unit if privacy.unit == "unit" else 1,
             clipping=privacy.clipping,
+            statistics=statistics_of(task, metrics),
         )
 
     @classmethod
@@ -171,6 +177,21 @@ class Plan:
         if len(windows) <= self.windows:
             return windows
         return windows[np.argpartition(stream.uniform(len(windows)), self.windows)[: self.windows]]
+
+
+def statistics_of(task: Task, metrics: Collection[str]) -> tuple[Statistic, ...]:
+    """Return what a private task sends beside its updates: its noised metrics that are named in ``metrics``.
+
+    A task without privacy sends none: only noise that is charged protects them. A unit counts once,
+    whatever bound the task names.
+    """
+    if not task.privacy.private:
+        return ()
+    return tuple(
+        Statistic(name, 1.0 if name == "units" else metric.bound, metric.noise)
+        for name, metric in task.metrics.items()
+        if metric.mechanism == "noised" and name in metrics
+    )
 
 
 def check_delta(delta: float) -> None:

@@ -6,7 +6,7 @@ plain training, repeatable from a seed.
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from interplant.core.errors import InterplantError
 from interplant.core.schema import Training
-from interplant.privacy import checks
+from interplant.privacy import checks, statistics
 from interplant.privacy.plan import Plan
 from interplant.privacy.stream import Stream
 
@@ -35,17 +35,19 @@ class Trained:
 
     Args:
         update: Weights after minus before, float32, by the model's own parameter names; never
-            buffers. The only field that may leave the plant.
+            buffers. It and ``metrics`` are the only fields that may leave the plant.
         steps: Steps taken.
         mode: How per-sample gradients were computed; ``plain`` without a plan.
         zeroed: Contributions that were not finite and counted as zero. It is a number about data:
             for the plant's own log.
+        metrics: The plan's statistics by name, noised; empty without any.
     """
 
     update: dict[str, Array]
     steps: int
     mode: str
     zeroed: int
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -75,7 +77,8 @@ def train(
         seed: Shuffles the batches without a plan; with one, nothing.
         engine: Who computes private steps: one of `checks.ENGINES`. It changes speed, never what is
             charged.
-        mode: What `checks.check_model` has chosen already; left out, it is asked here.
+        mode: What `checks.check_model` has chosen already, where `statistics.check_model` was asked too;
+            left out, both are asked here.
         machines: The machine of each window (N,); asked for where machines are the privacy unit.
         stream: Where batches and noise come from: the operating system's entropy if left out. A stream
             that can be repeated makes training that is not private.
@@ -88,8 +91,14 @@ def train(
     if plan is None:
         return _plain(model, trained, x, y, training, seed)
     units = _Units(x, y, plan, machines)
-    mode = mode or checks.check_model(trained, x.shape[1:], engine)
-    return _private(model, trained, units, training, reserve, mode, stream or Stream())
+    if not mode:
+        mode = checks.check_model(trained, x.shape[1:], engine)
+        statistics.check_model(model, x.shape[1:], plan)
+    stream = stream or Stream()
+    measure = partial(
+        statistics.measure, model, x, y, _loss(training), plan, machines, stream.part("statistics")
+    )
+    return _private(model, trained, units, training, reserve, measure, mode, stream)
 
 
 class _Units:
@@ -141,6 +150,7 @@ def _private(
     units: _Units,
     training: Training,
     reserve: Callable[[], object],
+    measure: Callable[[], dict[str, float]],
     mode: str,
     stream: Stream,
 ) -> Trained:
@@ -148,6 +158,7 @@ def _private(
 
     plan = units.plan
     reserve()
+    metrics = measure()
     optimizer = _optimizer(trained, training)
     noise = Noise(plan, sum(p.numel() for p in optimizer.parameters), stream.part("noise"))
     try:
@@ -156,7 +167,7 @@ def _private(
             stepper.descend([units.batch(part, stream) for part in stepper.physical(chosen)])
     finally:
         noise.close()
-    return Trained(_difference(model, trained), plan.steps, mode, stepper.optimizer.zeroed)
+    return Trained(_difference(model, trained), plan.steps, mode, stepper.optimizer.zeroed, metrics)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from interplant.core.errors import InterplantError
 from interplant.core.flower import Grid
 from interplant.core.schema import Rounds, Task
 from interplant.core.wire import Tensors, from_bytes
+from interplant.privacy.plan import statistics_of
 from interplant.server.run_folder import Checkpoint, RunFolder
 from interplant.server.updates import RECEIPT, TASK, WEIGHTS, BadUpdateError, checked
 from interplant.strategies.fedavg import Merge
@@ -70,6 +71,7 @@ class Outcome:
     weights: Tensors
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
     dropped: dict[str, tuple[str, str]] = field(default_factory=dict)
+    metrics: list[dict[str, float]] = field(default_factory=list)
 
 
 @app.main()
@@ -137,6 +139,8 @@ def _next_state(
             "seconds": time.monotonic() - begun,
             "finished": time.time(),
         }
+        if means := _means(outcome.metrics):
+            record["metrics"] = means
         run.append(record)
         tell(record)
         if good:
@@ -212,9 +216,10 @@ def _take(
         rules: The norm bound.
         strategy: How to fold.
         merge: Into what.
-        outcome: Gets the receipt.
+        outcome: Gets the receipt and the metrics.
     """
-    update = checked(reply, weights, rules.max_update_norm)
+    declared = {one.name for one in statistics_of(task, task.metrics)}
+    update = checked(reply, weights, rules.max_update_norm, declared)
     plant = update.receipt["plant"]
     if name and plant != name:
         raise BadUpdateError("bad_receipt", "the receipt names another plant")
@@ -227,6 +232,7 @@ def _take(
         raise BadUpdateError("bad_receipt", "an update of this plant is in the merge already")
     strategy.fold(merge, update.arrays)
     outcome.receipts[plant] = update.receipt
+    outcome.metrics.append(update.metrics)
 
 
 def _check_signer(reply: Message, receipts: Mapping[str, str]) -> None:
@@ -328,6 +334,15 @@ def _receipts(
     for name, receipt in receipts.items():
         merged[name] = receipt | {"rounds": plants.get(name, {}).get("rounds", 0) + 1}
     return merged
+
+
+def _means(metrics: list[dict[str, float]]) -> dict[str, float]:
+    """Plain mean of each metric over the plants that sent it; a weighted one would trust their counts."""
+    found = {}
+    for name in sorted({name for own in metrics for name in own}):
+        values = [own[name] for own in metrics if name in own]
+        found[name] = sum(value / len(values) for value in values)  # a sum of huge ones may overflow
+    return found
 
 
 def _reasons(outcome: Outcome) -> str:

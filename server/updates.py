@@ -1,7 +1,8 @@
 """Check a reply before it touches the merge: a bad one is dropped, named and logged."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.flower import refusal
 from interplant.core.wire import Tensors
 
-UPDATE, RECEIPT, WEIGHTS, TASK = "update", "receipt", "weights", "task"
+UPDATE, RECEIPT, METRICS, WEIGHTS, TASK = "update", "receipt", "metrics", "weights", "task"
 """Names of the records that a round sends and receives."""
 
 _NPY_HEAD = 1024
@@ -29,23 +30,25 @@ class BadUpdateError(InterplantError):
 
 @dataclass(frozen=True)
 class Update:
-    """A checked update: arrays named as the model's parameters, and the plant's receipt."""
+    """A checked update: arrays named as the model's parameters, the plant's receipt, and its metrics."""
 
     arrays: Tensors
     receipt: dict[str, Any]
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
-def checked(reply: Message, weights: Tensors, max_norm: float) -> Update:
+def checked(reply: Message, weights: Tensors, max_norm: float, metrics: Collection[str] = ()) -> Update:
     """Return the update in a reply.
 
     Args:
         reply: A plant's answer.
         weights: The global model: the names, shapes and dtypes that an update must have.
         max_norm: Largest allowed L2 norm over all arrays.
+        metrics: Names that the task lets stand beside an update; a plant may leave any out.
 
     Raises:
         BadUpdateError: A refusal, a wrong name, shape or dtype, a value that is not finite, a norm
-            over the bound, a receipt that is not one.
+            over the bound, a receipt that is not one, a metric that the task does not name.
     """
     if reply.has_error():
         code = refusal(reply)
@@ -57,7 +60,7 @@ def checked(reply: Message, weights: Tensors, max_norm: float) -> Update:
         )
     arrays = _same_shape(_opened(records[UPDATE], weights), weights)
     _bounded(arrays, max_norm)
-    return Update(arrays, _receipt(reply))
+    return Update(arrays, _receipt(reply), _metrics(reply, metrics))
 
 
 def _opened(record: ArrayRecord, weights: Tensors) -> Tensors:
@@ -110,6 +113,21 @@ def _receipt(reply: Message) -> dict[str, Any]:
         receipt.verify(found)
     except InterplantError as error:
         raise BadUpdateError("bad_receipt", str(error)) from None
-    if reply.content.metric_records:
-        raise BadUpdateError("bad_receipt", "expected no metrics, found some")
     return asdict(found)
+
+
+def _metrics(reply: Message, names: Collection[str]) -> dict[str, float]:
+    records = reply.content.metric_records
+    if not set(records) <= {METRICS}:
+        raise BadUpdateError("bad_receipt", f"expected a record {METRICS!r} at most, found others")
+    found: dict[str, float] = {}
+    for name, value in (records[METRICS] if records else {}).items():
+        if name not in names:
+            wanted = ", ".join(sorted(names)) or "none"
+            raise BadUpdateError("bad_receipt", f"expected metrics of the task ({wanted}), found others")
+        if not isinstance(value, float):
+            raise BadUpdateError("bad_receipt", f"metric {name}: expected one decimal number")
+        if not math.isfinite(value):
+            raise BadUpdateError("not_finite", f"metric {name}: found a value that is not finite")
+        found[name] = value
+    return found

@@ -12,10 +12,10 @@ from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import Trained
 from interplant.core.errors import InterplantError, Refusal
 from interplant.core.receipt import Receipt
-from interplant.core.schema import Task
+from interplant.core.schema import Metric, Task
 from interplant.core.wire import Tensors
 
-from .conftest import OPEN, START, TASK, audited, receipt, request
+from .conftest import OPEN, START, TASK, audited, edit, receipt, request
 
 UPDATE: Tensors = {"stretch": np.full(1, 0.5, np.float32), "shift": np.full(1, -0.5, np.float32)}
 
@@ -142,3 +142,67 @@ def test_a_round_in_test_mode_leaves_without_a_charge(bare: PlantDirectory) -> N
     assert reply.content.config_records["receipt"]["mechanism"] == "dp-sgd-test"
     with pytest.raises(Refusal):
         let_out(bare, UPDATE, TASK, epsilon=0.0)
+
+
+MEASURED = replace(TASK, metrics={"loss": Metric()})
+
+
+def let_metrics_out(
+    plant: PlantDirectory, metrics: dict[str, Any], task: Task = MEASURED, **words: Any
+) -> Any:
+    return gateway.let_out(
+        plant, task, START, Trained(UPDATE, receipt(**words), metrics), request(task, START)
+    )
+
+
+def allow(plant: PlantDirectory, *names: str) -> None:
+    edit(plant, lambda settings: setattr(settings.policy, "metrics", list(names)))
+
+
+def test_a_metric_that_task_and_policy_name_leaves_and_is_on_record(bare: PlantDirectory) -> None:
+    allow(bare, "loss", "units")
+    reply = let_metrics_out(bare, {"loss": -0.25})
+    assert set(reply.content) == {"update", "receipt", "metrics"}
+    assert dict(reply.content.metric_records["metrics"]) == {"loss": -0.25}
+    assert audited(bare)[0]["metrics"] == {"loss": -0.25}
+
+
+def test_without_metrics_neither_reply_nor_record_speaks_of_them(bare: PlantDirectory) -> None:
+    allow(bare, "loss")
+    assert not let_metrics_out(bare, {}).content.metric_records
+    assert "metrics" not in audited(bare)[0]
+
+
+def test_a_metric_stays_that_the_policy_does_not_name(bare: PlantDirectory) -> None:
+    stays(bare, {"loss": 0.5})
+    allow(bare, "units")
+    stays(bare, {"loss": 0.5})
+
+
+def test_a_metric_stays_that_the_task_does_not_declare(bare: PlantDirectory) -> None:
+    allow(bare, "loss", "units")
+    stays(bare, {"units": 40.0})
+    stays(bare, {"loss": 0.5, "rows": 7.0})
+    stays(bare, {"loss": 0.5}, TASK)
+    stays(bare, {"loss": 0.5}, replace(TASK, metrics={"loss": Metric(mechanism="none")}))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3, True, "0.5", [0.5], None])
+def test_a_metric_stays_that_is_not_a_finite_number(bare: PlantDirectory, value: Any) -> None:
+    allow(bare, "loss")
+    stays(bare, {"loss": value})
+
+
+@pytest.mark.parametrize("mechanism", ["dp-sgd-test", "none"])
+def test_metrics_of_a_task_without_privacy_stay(bare: PlantDirectory, mechanism: str) -> None:
+    """Nothing was charged for them."""
+    allow(bare, "loss")
+    task = replace(MEASURED, privacy=replace(TASK.privacy, mechanism=mechanism))
+    stays(bare, {"loss": 0.5}, task, mechanism=mechanism, unit="", epsilon=0.0, delta=0.0)
+
+
+def stays(plant: PlantDirectory, metrics: dict[str, Any], task: Task = MEASURED, **words: Any) -> None:
+    with pytest.raises(Refusal, match="metric") as caught:
+        let_metrics_out(plant, metrics, task, **words)
+    assert caught.value.code == "gateway"
+    assert audited(plant) == []

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from interplant.core.errors import Refusal, UsageError
-from interplant.core.schema import PlantData, Task
-from interplant.privacy.plan import Event, Plan, Statistic
+from interplant.core.schema import Column, Contract, Impossible, Metric, PlantData, Privacy, Task
+from interplant.privacy.plan import Event, Plan, Statistic, statistics_of
 from interplant.privacy.stream import Stream
 
 PLAN = Plan("window", records=2000, batch=128, noise=1.0, clip=1.0, steps=100, delta=1e-5)
+CONTRACT = Contract(sensors={"heat": Column("K", 0.0, 1.0)})
 
 
 def test_a_plan_cannot_be_changed_after_it_is_charged() -> None:
@@ -147,3 +148,63 @@ def test_a_plan_survives_json_and_one_of_an_earlier_version_is_read() -> None:
 def test_an_impossible_value_is_named(field: str, value: object, key: str) -> None:
     with pytest.raises(UsageError, match=f"^{key}: expected"):
         replace(PLAN, **{field: value})
+
+
+MEASURED = Task(
+    name="rul",
+    metrics={"loss": Metric(bound=2.0, noise=5.0), "units": Metric(noise=30.0)},
+)
+LOSS, UNITS = Statistic("loss", 2.0, 5.0), Statistic("units", 1.0, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [((), ()), (["loss"], (LOSS,)), (["units"], (UNITS,)), (["units", "loss"], (LOSS, UNITS))],
+)
+def test_a_plan_measures_what_the_task_asks_and_the_plant_lets_out(
+    names: list[str], expected: tuple[Statistic, ...]
+) -> None:
+    plan = Plan.of(MEASURED, PlantData(declared_windows=2000), names)
+    assert plan == replace(PLAN, statistics=expected)
+    assert plan.events == (PLAN.event, *(Event("window", 1.0, one.noise, 1) for one in expected))
+
+
+def test_the_plant_lets_out_nothing_that_the_task_does_not_ask() -> None:
+    assert Plan.of(Task(name="rul"), PlantData(declared_windows=2000), ["loss", "units"]) == PLAN
+
+
+def test_a_metric_that_is_switched_off_is_not_measured() -> None:
+    task = replace(MEASURED, metrics={"loss": Metric(mechanism="none")})
+    assert Plan.of(task, PlantData(declared_windows=2000), ["loss"]).statistics == ()
+
+
+@pytest.mark.parametrize("mechanism", ["dp-sgd-test", "none"])
+def test_a_task_without_privacy_measures_nothing(mechanism: str) -> None:
+    task = replace(MEASURED, privacy=Privacy(mechanism=mechanism))
+    assert statistics_of(task, ["loss", "units"]) == ()
+    assert Plan.of(task, PlantData(declared_windows=2000), ["loss", "units"]).statistics == ()
+
+
+def test_a_unit_counts_once_whatever_bound_the_task_names() -> None:
+    task = replace(MEASURED, metrics={"units": Metric(bound=50.0)})
+    assert statistics_of(task, ["units"]) == (Statistic("units", 1.0, 20.0),)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "key"),
+    [
+        ("rows", Metric(), "metrics.rows"),
+        ("loss", Metric(mechanism="plain"), "metrics.loss.mechanism"),
+        ("loss", Metric(bound=0.0), "metrics.loss.bound"),
+        ("loss", Metric(bound=math.nan), "metrics.loss.bound"),
+        ("loss", Metric(bound=math.inf), "metrics.loss.bound"),
+        ("loss", Metric(noise=-1.0), "metrics.loss.noise"),
+        ("loss", Metric(noise=math.nan), "metrics.loss.noise"),
+        ("units", Metric(bound=2.0), "metrics.units.bound"),
+    ],
+)
+def test_an_impossible_metric_is_named(name: str, metric: Metric, key: str) -> None:
+    Task(name="rul", contract=CONTRACT, metrics={"loss": Metric(), "units": Metric()}).check()
+    with pytest.raises(Impossible) as caught:
+        Task(name="rul", contract=CONTRACT, metrics={name: metric}).check()
+    assert caught.value.key == key

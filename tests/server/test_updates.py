@@ -192,3 +192,32 @@ def test_a_refusal_is_told_in_our_own_sentence(code):
 def test_a_refusal_with_a_reason_that_is_not_ours(reason):
     error = refused(message(ENVELOPE, None, Error(0, reason)))
     assert (error.code, str(error)) == ("internal", REFUSALS["internal"])
+
+
+def metrics(**values):
+    return reply(metrics=MetricRecord(values))
+
+
+def test_metrics_of_the_task_are_what_was_sent():
+    assert checked(metrics(loss=-0.5), WEIGHTS, 100.0, {"loss", "units"}).metrics == {"loss": -0.5}
+    assert checked(reply(), WEIGHTS, 100.0, {"loss"}).metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        (metrics(rows=7.0), "bad_receipt"),
+        (metrics(loss=0.5, rows=7.0), "bad_receipt"),
+        (metrics(loss=7), "bad_receipt"),
+        (metrics(loss=[0.5, 0.5]), "bad_receipt"),
+        (reply(figures=MetricRecord({"loss": 0.5})), "bad_receipt"),
+        (reply(metrics=MetricRecord({"loss": 0.5}), figures=MetricRecord({"loss": 0.5})), "bad_receipt"),
+        (metrics(loss=float("nan")), "not_finite"),
+        (metrics(loss=float("inf")), "not_finite"),
+        (metrics(loss=float("-inf")), "not_finite"),
+    ],
+)
+def test_a_metric_has_a_name_of_the_task_and_one_finite_value(found, code):
+    with pytest.raises(BadUpdateError) as failed:
+        checked(found, WEIGHTS, 100.0, {"loss", "units"})
+    assert failed.value.code == code

@@ -1,0 +1,142 @@
+"""Numbers that leave beside the update: each a sum over all privacy units, bounded, noised and charged.
+
+The Gaussian mechanism (Dwork and Roth, "The algorithmic foundations of differential privacy", 2014,
+appendix A) on a sum to which one unit adds 0 to ``bound``. Sum and noise lie on a grid, as in `noise`. The
+model runs in double precision: which windows share a batch with one moves its loss in the last digits, and
+in single precision that adds up over the units to more than `margin` pays.
+"""
+
+import copy
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interplant.core.errors import InterplantError
+from interplant.privacy.plan import Plan, Statistic
+from interplant.privacy.stream import Stream
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from interplant.privacy.dpsgd import Loss
+
+BATCH = 1024
+"""Windows whose loss is computed at a time."""
+
+GRID = 2.0**-28
+"""Width of the grid in standard deviations, before it is brought down to a power of two."""
+
+DOUBLE_PRECISION = 1e-6
+"""Part of the bound by which rounding in losses, means and sums may pass it."""
+
+
+def measure(
+    model: "nn.Module",
+    x: NDArray[np.float32],
+    y: NDArray[np.float32],
+    loss: "Loss",
+    plan: Plan,
+    machines: NDArray[np.int64] | None,
+    stream: Stream,
+) -> dict[str, float]:
+    """Return each statistic of a plan, by name. Call it after the plan is charged.
+
+    Args:
+        model: The incoming model; it is not changed.
+        x: Windows (N, channels, window).
+        y: Targets (N,), scaled.
+        loss: One loss a window.
+        plan: Its statistics, privacy unit and public number of units.
+        machines: The machine of each window (N,), where machines are the privacy unit.
+        stream: Where noise comes from.
+
+    Returns:
+        ``loss``: the sum over the declared number of units, in the loss's unit. ``units``: a count. Noise
+        may bring either below 0.
+    """
+    found = {}
+    for one in plan.statistics:
+        total = noised(unit_values(one.name, model, x, y, loss, plan, machines), one, stream)
+        found[one.name] = total if one.name == "units" else total / plan.records
+    return found
+
+
+def unit_values(
+    name: str,
+    model: "nn.Module",
+    x: NDArray[np.float32],
+    y: NDArray[np.float32],
+    loss: "Loss",
+    plan: Plan,
+    machines: NDArray[np.int64] | None,
+) -> NDArray[np.float64]:
+    """Return a statistic's value of each privacy unit, as it comes: neither clipped nor finite.
+
+    Raises:
+        InterplantError: No machines where machines are the unit, or a name that is not known.
+    """
+    if plan.unit == "unit":
+        if machines is None or machines.shape != y.shape:
+            raise InterplantError("expected the machine of each window, as machines are the privacy unit")
+        _, unit = np.unique(machines, return_inverse=True)
+    else:
+        unit = np.arange(len(y))
+    windows = np.bincount(unit)
+    if name == "units":
+        return np.ones(len(windows))
+    if name == "loss":
+        return np.bincount(unit, weights=_losses(model, x, y, loss)) / windows
+    raise InterplantError(f"expected the metric loss or units, found {name!r}")
+
+
+def noised(values: NDArray[np.float64], statistic: Statistic, stream: Stream) -> float:
+    """Return the sum of clipped values with the statistic's noise; what is not finite counts as 0."""
+    deviation = statistic.noise * statistic.bound
+    grid = 2.0 ** math.floor(math.log2(deviation * GRID))
+    clipped = np.where(np.isfinite(values), values, 0.0).clip(0.0, statistic.bound)
+    noise = float(stream.gaussian(1)[0]) * deviation * (1.0 + margin(statistic.noise))
+    # Whole steps of the grid are added exactly: no digit of the result follows the sum alone.
+    return (round(float(clipped.sum()) / grid) + round(noise / grid)) * grid
+
+
+def margin(noise: float) -> float:
+    """Return by what part the noise is larger than charged: rounding moves neighbours one grid step apart."""
+    return DOUBLE_PRECISION + noise * GRID
+
+
+def check_model(model: "nn.Module", shape: tuple[int, ...], plan: Plan) -> None:
+    """Raise `InterplantError` if ``model`` cannot run in double precision where a loss is asked for.
+
+    Args:
+        model: The network; it is not changed.
+        shape: Of one window: (channels, window).
+        plan: What would be measured.
+    """
+    if not any(one.name == "loss" for one in plan.statistics):
+        return
+    zeros = np.zeros((2, *shape), np.float32)
+    try:
+        _losses(model, zeros, zeros.reshape(2, -1)[:, 0], lambda predicted, target: predicted - target)
+    except RuntimeError as error:
+        raise InterplantError(
+            "metrics.loss: expected a model that runs in double precision, found one that does not "
+            f"({str(error).splitlines()[0]}); take the types of new tensors from its input"
+        ) from None
+
+
+def _losses(
+    model: "nn.Module", x: NDArray[np.float32], y: NDArray[np.float32], loss: "Loss"
+) -> NDArray[np.float64]:
+    """Each window's loss (N,)."""
+    import torch
+
+    doubled = copy.deepcopy(model).double().eval()
+    found = np.empty(len(y))
+    with torch.no_grad():
+        for start in range(0, len(y), BATCH):
+            part = slice(start, start + BATCH)
+            predicted = doubled(torch.from_numpy(x[part]).double()).reshape(-1)
+            found[part] = loss(predicted, torch.from_numpy(y[part]).double()).numpy()
+    return found
