@@ -34,7 +34,7 @@ OF_CHARGES = (
         "A crash in the round leaves noise that nobody was charged for.",
         TRAINING,
         (
-            ("    reserve()\n    optimizer = _optimizer", "    optimizer = _optimizer"),
+            ("    reserve()\n    metrics = measure()\n", "    metrics = measure()\n"),
             ("    finally:\n        noise.close()\n", "    finally:\n        noise.close()\n    reserve()\n"),
         ),
         (
@@ -48,9 +48,9 @@ OF_CHARGES = (
         TRAINING,
         (
             (
-                "    reserve()\n    optimizer = _optimizer",
+                "    reserve()\n    metrics = measure()\n",
                 "    try:\n        reserve()\n    except InterplantError:\n        pass\n"
-                "    optimizer = _optimizer",
+                "    metrics = measure()\n",
             ),
         ),
         (
