@@ -1,5 +1,6 @@
 """What a task's rounds would cost a plant, before it takes part."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -84,7 +85,7 @@ def forecast_at(directory: PlantDirectory, task: Task, machine_windows: int = 0)
     charges = charges_of(directory, plant, entries)
     history = tuple(event for entry in charges for event in entry.events)
     machine = machine_windows or plant.data.declared_unit_windows or most_readings(directory.path / dataset)
-    return forecast(task, plant.data, policy.epsilon, policy.delta, machine, history)
+    return forecast(task, plant.data, policy.epsilon, policy.delta, machine, history, plant.policy.metrics)
 
 
 def forecast(
@@ -94,6 +95,7 @@ def forecast(
     delta: float,
     machine_windows: int = 0,
     history: tuple[Event, ...] = (),
+    metrics: Collection[str] | None = None,
 ) -> Forecast:
     """Compute what rounds of ``task`` would cost, with its own noise and with others. Nothing is charged.
 
@@ -104,6 +106,7 @@ def forecast(
         delta: The delta of the cap.
         machine_windows: Windows of one machine, to say what the plan means for it; 0 leaves it out.
         history: What was charged before.
+        metrics: Names that the plant's policy lets out; all that the task asks for if left out.
 
     Raises:
         UsageError: The task is not private, so that nothing would be charged, or a value cannot be.
@@ -115,7 +118,7 @@ def forecast(
         raise UsageError(
             f"task {task.name}: privacy.mechanism is {task.privacy.mechanism}, so there is nothing to plan"
         )
-    plan = Plan.of(task, data)
+    plan = Plan.of(task, data, task.metrics if metrics is None else metrics)
     own = sorted({*ROUNDS, task.rounds})
     overlap = -(-task.window.length // task.window.stride) if plan.unit == "window" else 0
     choices = []

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from interplant.privacy.plan import Event, Plan
+from interplant.privacy.plan import Charged, Event
 
 Kinds = dict[tuple[str, float, float], int]
 """Steps charged, by (unit, q, noise)."""
@@ -45,7 +45,7 @@ class Entry:
     round: int
     task: str
     lineage: str
-    plan: Plan | None
+    plan: Charged | None
     hash: str
     missing: tuple[Event, ...] = ()
     covers: str = ""

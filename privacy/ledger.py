@@ -22,7 +22,7 @@ from interplant.core.files import disk_errors, sync_folder
 from interplant.privacy import accounting
 from interplant.privacy.accounting import Spent
 from interplant.privacy.history import End, Entry, History
-from interplant.privacy.plan import Event, Plan
+from interplant.privacy.plan import Charged, Event, charged_from_dict
 
 GENESIS = "0" * 64
 """What stands before the first entry of a chain."""
@@ -51,7 +51,7 @@ class Reservation:
     round: int
     task: str
     lineage: str
-    plan: Plan
+    plan: Charged
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Ledger:
 
     def reserve(
         self,
-        plan: Plan,
+        plan: Charged,
         *,
         run: str,
         round: int,
@@ -139,7 +139,7 @@ class Ledger:
             entry = self._append(connection, body)
         return Reservation(entry.id, entry.seq, run, round, task, lineage, plan)
 
-    def require(self, plan: Plan, *, task: str, lineage: str, caps: Caps) -> None:
+    def require(self, plan: Charged, *, task: str, lineage: str, caps: Caps) -> None:
         """Refuse what `reserve` would refuse now; nothing is charged and no data needs to be read.
 
         Raises:
@@ -237,7 +237,7 @@ class Ledger:
         """Return what the whole history of ``lineage`` (all if None) costs; see `accounting.spent`."""
         return accounting.spent(self.events(lineage), delta, unit_windows)
 
-    def spent_after(self, plan: Plan, lineage: str | None, delta: float, unit_windows: int = 0) -> Spent:
+    def spent_after(self, plan: Charged, lineage: str | None, delta: float, unit_windows: int = 0) -> Spent:
         """Return what the history would cost if ``plan`` were run once more."""
         return accounting.spent([*self.events(lineage), *plan.events], delta, unit_windows)
 
@@ -257,7 +257,7 @@ class Ledger:
                 raise self._broken(f"it no longer holds the {len(known)} entries it held")
             return self._head()
 
-    def _within(self, plan: Plan, task: str, lineage: str, caps: Caps) -> None:
+    def _within(self, plan: Charged, task: str, lineage: str, caps: Caps) -> None:
         for cap, of, history in (
             (caps.epsilon, "policy.privacy.epsilon", self._history.events(lineage)),
             (caps.task, f"policy.privacy.tasks.{task}", self._history.events(lineage, task)),
@@ -312,7 +312,7 @@ class Ledger:
             plan = fields.pop("plan")
             for name in ("missing", "account"):
                 fields[name] = tuple(Event(**one) for one in fields.get(name, ()))
-            return Entry(seq=seq, hash=digest, plan=plan and Plan.from_dict(plan), **fields)
+            return Entry(seq=seq, hash=digest, plan=plan and charged_from_dict(plan), **fields)
         except (ValueError, TypeError, KeyError) as error:
             raise self._broken(f"entry {seq} cannot be read") from error
 

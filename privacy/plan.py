@@ -179,6 +179,57 @@ class Plan:
         return windows[np.argpartition(stream.uniform(len(windows)), self.windows)[: self.windows]]
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """Statistics over all units at once, without training: a look at the data that is charged.
+
+    Args:
+        unit: The privacy unit.
+        records: The plant's declared, public number of units; 0 where that is what is asked.
+        delta: The probability that the guarantee may fail.
+        statistics: What is told; at least one.
+
+    Raises:
+        UsageError: A value that cannot be.
+    """
+
+    unit: str
+    records: int
+    delta: float
+    statistics: tuple[Statistic, ...]
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise UsageError(f"privacy.unit: expected one of {', '.join(UNITS)}, found {self.unit!r}")
+        if not self.statistics:
+            raise UsageError("measurement: expected at least one statistic, found none")
+        check_delta(self.delta)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Measurement":
+        """Read back what `as_dict` wrote."""
+        return cls(**{**fields, "statistics": tuple(Statistic(**one) for one in fields["statistics"])})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields, ready for JSON."""
+        return asdict(self)
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What it is charged: each statistic over all units; equal noises as steps of one event."""
+        noises = [float(one.noise) for one in self.statistics]
+        return tuple(Event(self.unit, 1.0, noise, noises.count(noise)) for noise in dict.fromkeys(noises))
+
+
+Charged = Plan | Measurement
+"""What a ledger can charge."""
+
+
+def charged_from_dict(fields: dict[str, Any]) -> Charged:
+    """Read back a plan or a measurement; only a plan has steps."""
+    return (Plan if "steps" in fields else Measurement).from_dict(fields)
+
+
 def statistics_of(task: Task, metrics: Collection[str]) -> tuple[Statistic, ...]:
     """Return what a private task sends beside its updates: its noised metrics that are named in ``metrics``.
 

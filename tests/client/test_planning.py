@@ -9,7 +9,7 @@ from interplant.client import planning
 from interplant.client.directory import PlantDirectory
 from interplant.client.planning import forecast, forecast_at
 from interplant.core.errors import Refusal, UsageError
-from interplant.core.schema import Model, PlantData
+from interplant.core.schema import Metric, Model, PlantData
 from interplant.privacy import accounting
 from interplant.privacy.ledger import Ledger
 from interplant.privacy.plan import Plan
@@ -96,3 +96,15 @@ def test_planning_needs_no_model(bare: PlantDirectory, monkeypatch: pytest.Monke
         forecast_at(bare, replace(TASK, rounds=1, model=Model("not.installed.here"))).choices[0].rounds_left
         == 0
     )
+
+
+def test_metrics_that_the_policy_lets_out_are_planned_for(bare: PlantDirectory) -> None:
+    measured = replace(TASK, metrics={"loss": Metric("noised", 1.0, 4.0)})
+    without = forecast_at(bare, measured)
+    assert without.choices[0] == forecast_at(bare, TASK).choices[0], "the policy lets none out"
+    edit(bare, lambda plant: plant.policy.metrics.append("loss"))
+    found = forecast_at(bare, measured)
+    events = Plan.of(measured, PlantData(declared_windows=100), ["loss"]).events
+    assert len(events) == 2
+    assert found.choices[0].costs[0].epsilon == pytest.approx(accounting.spent(events, 1e-5).epsilon)
+    assert found.choices[0].costs[0].epsilon > without.choices[0].costs[0].epsilon

@@ -18,7 +18,7 @@ from interplant.core.errors import InterplantError, Refusal
 from interplant.privacy.accounting import rounds_left, spent
 from interplant.privacy.history import End
 from interplant.privacy.ledger import GENESIS, Caps, Ledger, Reservation
-from interplant.privacy.plan import Event, Plan, Statistic
+from interplant.privacy.plan import Charged, Event, Measurement, Plan, Statistic
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -36,7 +36,7 @@ def charge(
     lineage: str = "turbofan",
     caps: Caps | None = None,
     task: str = "rul",
-    plan: Plan = PLAN,
+    plan: Charged = PLAN,
 ) -> Reservation:
     return ledger.reserve(plan, run="run-1", round=round, task=task, lineage=lineage, caps=caps)
 
@@ -527,3 +527,19 @@ def test_ten_thousand_rounds_are_counted_as_they_were_charged(path: Path) -> Non
     ledger.verify()
     entries = [event.steps for entry in ledger.entries() for event in entry.events]
     assert steps(ledger) == sum(entries) == sum(range(31)) == steps(Ledger(path))
+
+
+def test_a_measurement_is_charged_and_read_back_as_one(path: Path) -> None:
+    measured = Measurement("window", 10_000, 1e-5, (Statistic("contract", 1.0, 8.0),))
+    charge(Ledger(path), plan=measured)
+    charge(Ledger(path))
+    ledger = Ledger(path)
+    assert [entry.plan for entry in ledger.entries()] == [measured, PLAN]
+    assert set(ledger.events("turbofan")) == {Event("window", 1.0, 8.0, 1), PLAN.event}
+
+
+def test_a_measurement_that_the_budget_does_not_cover_is_refused(path: Path) -> None:
+    measured = Measurement("window", 10_000, 1e-5, (Statistic("contract", 1.0, 0.5),))
+    with pytest.raises(Refusal, match="budget_spent"):
+        charge(Ledger(path), plan=measured, caps=Caps(1.0, 1e-5))
+    assert not Ledger(path).entries()

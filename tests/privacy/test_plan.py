@@ -9,7 +9,7 @@ import pytest
 
 from interplant.core.errors import Refusal, UsageError
 from interplant.core.schema import Column, Contract, Impossible, Metric, PlantData, Privacy, Task
-from interplant.privacy.plan import Event, Plan, Statistic, statistics_of
+from interplant.privacy.plan import Event, Measurement, Plan, Statistic, statistics_of
 from interplant.privacy.stream import Stream
 
 PLAN = Plan("window", records=2000, batch=128, noise=1.0, clip=1.0, steps=100, delta=1e-5)
@@ -208,3 +208,22 @@ def test_an_impossible_metric_is_named(name: str, metric: Metric, key: str) -> N
     with pytest.raises(Impossible) as caught:
         Task(name="rul", contract=CONTRACT, metrics={name: metric}).check()
     assert caught.value.key == key
+
+
+# --- measurements ----------------------------------------------------------------------------------
+
+
+def test_a_measurement_is_charged_for_every_statistic_over_all_units() -> None:
+    asked = (Statistic("a", 1.0, 4.0), Statistic("b", 9.0, 8.0), Statistic("c", 2.0, 4.0))
+    found = Measurement("unit", 25, 1e-5, asked).events
+    assert found == (Event("unit", 1.0, 4.0, 2), Event("unit", 1.0, 8.0, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [({"unit": "lot"}, "privacy.unit"), ({"statistics": ()}, "measurement"), ({"delta": 0.0}, "delta")],
+)
+def test_an_impossible_measurement_is_named(change: dict[str, object], key: str) -> None:
+    good = Measurement("unit", 25, 1e-5, (Statistic("a", 1.0, 4.0),))
+    with pytest.raises(UsageError, match=key):
+        replace(good, **change)  # type: ignore[arg-type]
