@@ -3,6 +3,7 @@
 from .bug import Bug, tests
 
 PLAN, TRAINING = "interplant.privacy.plan", "interplant.privacy.training"
+STATISTICS = "interplant.privacy.statistics"
 ACCOUNTING, LEDGER, HISTORY = (f"interplant.privacy.{name}" for name in ("accounting", "ledger", "history"))
 SCHEMA, RELEASE, RECEIPT = (f"interplant.core.{name}" for name in ("schema", "release", "receipt"))
 ROUND, PARTICIPATION = "interplant.client.round_training", "interplant.client.participation"
@@ -115,6 +116,27 @@ OF_ACCOUNTS = (
         HISTORY,
         (("return self.plan.events if self.plan", "return (self.plan.event,) if self.plan"),),
         tests("privacy/test_ledger", "test_what_leaves_beside_the_update_is_charged_with_it"),
+    ),
+    Bug(
+        "metric-sent-plain",
+        "A loss leaves without its noise.",
+        STATISTICS,
+        (("round(noise / grid)", "0"),),
+        tests("privacy/test_statistics", "test_noise_has_the_magnitude_that_is_charged"),
+    ),
+    Bug(
+        "metric-not-clipped",
+        "One unit with a huge loss shows through the noise.",
+        STATISTICS,
+        ((".clip(0.0, statistic.bound)", ".clip(-1e9, 1e9)"),),
+        tests("privacy/test_statistics", "test_each_unit_adds_0_to_its_bound"),
+    ),
+    Bug(
+        "metric-told-against-the-policy",
+        "The task alone decides which numbers leave.",
+        GATEWAY,
+        (("statistics_of(task, plant.load().policy.metrics)", "statistics_of(task, task.metrics)"),),
+        tests("client/test_gateway", "test_a_metric_stays_that_the_policy_does_not_name"),
     ),
     Bug(
         "statistics-not-in-the-budget",

@@ -45,7 +45,10 @@ CANARY = "Kanarienvogel7351"
 MACHINE = 734_091_826_543_108
 """Number of the first machine; the others follow it."""
 
-TASK = turbofan("rounds=2", "training.steps=8", "training.batch=64")
+METRIC = "{mechanism: noised, bound: 1.0, noise: 8.0}"
+TASK = turbofan(
+    "rounds=2", "training.steps=8", "training.batch=64", f"metrics.loss={METRIC}", f"metrics.units={METRIC}"
+)
 ONCE = Rounds(quorum=1, deadline_seconds=60.0, retries=0)
 
 MESSAGES: dict[str, Any] = {
@@ -137,6 +140,7 @@ def canaries() -> Dataset:
 def cautious(plant: Plant) -> None:
     """What a real plant might offer; of a gate's result nothing is told."""
     plant.policy.tasks = ["turbofan", "broken", f"{CANARY}-other"]
+    plant.policy.metrics = ["loss"]
     plant.policy.privacy.epsilon = 50.0
     plant.policy.release.approval = "auto"
     plant.data.repository = f"data-{CANARY}"
@@ -332,7 +336,10 @@ def test_a_receipt_holds_its_seven_words(heard: Heard) -> None:
         assert fields(parcel.body) == {"sha256", "size"}
         records = json.loads(parcel.records)
         receipt = records["config"].pop("receipt")
-        assert records == {"config": {}, "metrics": {}}
+        (metrics,) = records.pop("metrics").values()
+        assert records == {"config": {}}
+        assert list(metrics) == ["loss"], "units is asked for, but not let out by the policy"
+        assert math.isfinite(metrics["loss"])
         epsilon = receipt.pop("epsilon")
         assert 0 < epsilon <= ledger.spent(None, 1e-5).epsilon
         signed = core_receipt.from_json(json.dumps(receipt | {"epsilon": epsilon}))
