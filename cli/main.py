@@ -5,10 +5,26 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 
 FAILED = 1
 MISUSED = 2
+
+
+class Interrupt:
+    """Ctrl-C while a command runs: raises, and is remembered.
+
+    A library that is interrupted while it tidies up may raise an error of its own in the interrupt's place.
+    """
+
+    def __init__(self) -> None:
+        self.pressed = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle SIGINT."""
+        self.pressed = True
+        raise KeyboardInterrupt
 
 
 def run_command() -> None:
@@ -20,9 +36,10 @@ def run_command() -> None:
     signal.signal(signal.SIGINT, lambda *_: _end("stopped"))
     from interplant.cli.commands import call
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupt = Interrupt()
+    signal.signal(signal.SIGINT, interrupt)
     try:
-        code = exit_code(lambda: call(sys.argv[1:]))
+        code = exit_code(lambda: call(sys.argv[1:]), interrupt)
     except KeyboardInterrupt:
         # Not sys.exit: an interrupt that went through C++ which runs Python, as in torch's import, would
         # have Python end itself by the signal.
@@ -32,15 +49,21 @@ def run_command() -> None:
     sys.exit(code)
 
 
-def exit_code(command: Callable[[], int]) -> int:
-    """Call ``command``; whatever it raises becomes one line and an exit code."""
+def exit_code(command: Callable[[], int], interrupt: Interrupt | None = None) -> int:
+    """Call ``command``; whatever it raises becomes one line and an exit code.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed, whatever the command made of it.
+    """
     try:
         return command()
     except BrokenPipeError:
         # Who read our output has closed it; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except Exception as error:  # noqa: BLE001 - the outermost: a traceback is no answer to a person
+    except Exception as error:  # the outermost: a traceback is no answer to a person
+        if interrupt is not None and interrupt.pressed:
+            raise KeyboardInterrupt from error
         return _answer(error)
 
 

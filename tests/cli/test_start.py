@@ -95,6 +95,28 @@ def test_a_fault_of_ours_is_one_line_too_and_shows_its_place_when_asked(
     assert "Traceback" in capfd.readouterr().err
 
 
+PRESSED = """
+import signal
+from interplant.cli import commands, main
+
+def call(words):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        raise ValueError("half tidied up")
+
+commands.call = call
+main.run_command()
+"""
+
+
+def test_ctrl_c_is_told_as_such_where_an_error_takes_its_place() -> None:
+    """What OmegaConf does when it is interrupted while it merges."""
+    words = [sys.executable, "-c", PRESSED]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "interplant: stopped\n")
+
+
 def test_a_reader_that_goes_away_is_no_traceback(place: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "interplant.cli.main", "release", "card", "turbofan-20260101-120000-ab12"],
