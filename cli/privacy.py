@@ -16,6 +16,7 @@ from interplant.core.errors import UsageError
 from interplant.core.schema import PlantData
 
 if TYPE_CHECKING:
+    from interplant.client.measuring import Measured
     from interplant.client.planning import Forecast
     from interplant.privacy.history import Entry
 
@@ -80,6 +81,51 @@ def _in_words(found: "Forecast") -> str:
         f"({covered})."
     )
     return f"{head}\n{table(columns, rows)}\n{tail}"
+
+
+@app.command()
+def measure(
+    what: Annotated[
+        str, typer.Argument(help="sizes (what plant.yaml declares), or ranges (of the contract's sensors).")
+    ],
+    task: TaskWord,
+    overrides: Overrides = None,
+    directory: Directory = HERE,
+    noise: Annotated[
+        float, typer.Option(help="Standard deviation, as a multiple of what one privacy unit can add.")
+    ] = 4.0,
+    bins: Annotated[int, typer.Option(help="For ranges: bins for each sensor.")] = 64,
+    tail: Annotated[
+        float, typer.Option(help="For ranges: share of readings that may lie beyond either end.")
+    ] = 0.005,
+    json: Json = False,
+) -> None:
+    """Look at the plant's data once under differential privacy. It is charged to the ledger."""
+    from interplant.client.measuring import measure_ranges, measure_sizes
+
+    plant, loaded = PlantDirectory(directory), load_task(task, overrides or [])
+    if what == "sizes":
+        found = measure_sizes(plant, loaded, noise)
+    elif what == "ranges":
+        found = measure_ranges(plant, loaded, noise, bins, tail)
+    else:
+        raise UsageError(f"expected sizes or ranges, found {what!r}")
+    show(json, asdict(found), _measured(found))
+
+
+def _measured(found: "Measured") -> str:
+    cost = (
+        f"Charged for one {found.unit}: epsilon {found.before:.3f} before, {found.after:.3f} now, at delta "
+        f"{found.delta:g}."
+    )
+    if found.what == "sizes":
+        return "\n".join([cost, *(f"  data.{name}: {size}" for name, size in found.found.items())])
+    rows = [
+        [name or "-", sensor, *(("too little to tell", "") if ends is None else ends)]
+        for name, ranges in found.found.items()
+        for sensor, ends in ranges.items()
+    ]
+    return f"{cost}\n{table(['condition', 'sensor', 'low', 'high'], rows)}"
 
 
 @app.command()

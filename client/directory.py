@@ -131,6 +131,11 @@ class PlantDirectory:
         return self.path / "terms.json"
 
     @property
+    def answers(self) -> Path:
+        """Whether snapshots fit contracts, as told under differential privacy; see `quality`."""
+        return self.path / "answers.json"
+
+    @property
     def serve_lock(self) -> Path:
         """Held by `plant serve`."""
         return self.path / "serve.lock"

@@ -71,6 +71,11 @@ def let_out_words(plant: PlantDirectory, what: str, words: dict[str, str]) -> di
     return words
 
 
+def let_out_measured(plant: PlantDirectory, measured: Mapping[str, object]) -> None:
+    """Log what a charged look at the data has found before a person sees it, who may carry it out."""
+    _log(plant, {"what": "measured"} | dict(measured))
+
+
 def _check_update(update: Tensors, weights: Tensors) -> None:
     if update.keys() != weights.keys():
         raise Refusal("gateway", f"undeclared arrays: {sorted(update.keys() ^ weights.keys())[:3]}")

@@ -6,6 +6,7 @@ from typing import Final
 
 from interplant.client.directory import PlantDirectory
 from interplant.client.lineages import charges_of
+from interplant.client.quality import owed
 from interplant.client.spending import entries_of
 from interplant.core.errors import UsageError
 from interplant.core.schema import PlantData, Task
@@ -85,7 +86,9 @@ def forecast_at(directory: PlantDirectory, task: Task, machine_windows: int = 0)
     charges = charges_of(directory, plant, entries)
     history = tuple(event for entry in charges for event in entry.events)
     machine = machine_windows or plant.data.declared_unit_windows or most_readings(directory.path / dataset)
-    return forecast(task, plant.data, policy.epsilon, policy.delta, machine, history, plant.policy.metrics)
+    due = owed(directory, plant, task)
+    metrics = plant.policy.metrics
+    return forecast(task, plant.data, policy.epsilon, policy.delta, machine, history, metrics, due)
 
 
 def forecast(
@@ -96,6 +99,7 @@ def forecast(
     machine_windows: int = 0,
     history: tuple[Event, ...] = (),
     metrics: Collection[str] | None = None,
+    due: tuple[Event, ...] = (),
 ) -> Forecast:
     """Compute what rounds of ``task`` would cost, with its own noise and with others. Nothing is charged.
 
@@ -107,6 +111,7 @@ def forecast(
         machine_windows: Windows of one machine, to say what the plan means for it; 0 leaves it out.
         history: What was charged before.
         metrics: Names that the plant's policy lets out; all that the task asks for if left out.
+        due: What is charged once, before the first round.
 
     Raises:
         UsageError: The task is not private, so that nothing would be charged, or a value cannot be.
@@ -119,6 +124,8 @@ def forecast(
             f"task {task.name}: privacy.mechanism is {task.privacy.mechanism}, so there is nothing to plan"
         )
     plan = Plan.of(task, data, task.metrics if metrics is None else metrics)
+    spent = accounting.spent(history, delta, machine_windows).epsilon
+    history = (*history, *due)
     own = sorted({*ROUNDS, task.rounds})
     overlap = -(-task.window.length // task.window.stride) if plan.unit == "window" else 0
     choices = []
@@ -137,7 +144,6 @@ def forecast(
             else accounting.rounds_left(chosen.events, history, budget, delta, machine_windows)
         )
         choices.append(Choice(chosen.noise, costs, left))
-    spent = accounting.spent(history, delta, machine_windows).epsilon
     return Forecast(task.name, plan.unit, plan.records, plan.q, delta, spent, budget, choices)
 
 

@@ -4,31 +4,32 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interplant.client import receipts
+from interplant.client import quality, receipts
+from interplant.client.account import Account
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import Trained
-from interplant.client.lineages import former_names, lineage_of
 from interplant.core import config, models
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.files import disk_errors
 from interplant.core.receipt import Receipt
 from interplant.core.schema import Plant, Task
 from interplant.core.wire import Tensors
-from interplant.data import contract
 from interplant.data.snapshots import Repository, Snapshot, keyed_digest, load
 from interplant.data.windows import Windows, training_windows
 from interplant.privacy import checks, statistics
 from interplant.privacy.accounting import Spent
-from interplant.privacy.ledger import Caps, Ledger, Reservation
-from interplant.privacy.plan import Plan
+from interplant.privacy.ledger import Ledger, Reservation
+from interplant.privacy.plan import Charged, Plan
 from interplant.privacy.stream import Stream
 from interplant.privacy.training import train
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import nn
 
 
@@ -72,27 +73,27 @@ def train_round(
     mode = _mode(model, task, plan) if plan else ""
     repository = Repository(directory.path / plant.data.repository)
     ledger = bench.ledger = bench.ledger or Ledger(directory.ledger)
-    receipts.require(directory, ledger)
-    lineage, caps = _lineage(directory, plant, ledger), _caps(plant, task)
+    account = Account.of(directory, plant, task, ledger)
     if plan and task.privacy.private:
-        ledger.require(plan, task=task.name, lineage=lineage, caps=caps)  # before data is touched
+        account.require(plan)  # before data is touched
     snapshot = repository.open()
-    windows = _windows(bench, snapshot, task)
     charges: list[Reservation] = []
 
+    def charge(charged: Charged) -> None:
+        charges.append(account.reserve(charged, run, number))
+
     def reserve() -> None:
-        if not task.privacy.private:
-            return  # noise that can be repeated protects nothing: there is nothing to charge
+        if task.privacy.private:  # noise that can be repeated protects nothing: there is nothing to charge
+            assert plan is not None
+            charge(plan)
+
+    def fits(readings: "pd.DataFrame") -> None:
         assert plan is not None
-        charge = ledger.reserve(
-            plan,
-            run=run,
-            round=number,
-            task=task.name,
-            lineage=lineage,
-            caps=caps,
-        )
-        charges.append(charge)
+        asked = quality.question(plan, plant.policy.privacy)
+        quality.require(directory, readings, snapshot.digest, task, asked, charge)
+
+    billed = quality.billed(plant.policy.privacy, task)
+    windows = _windows(bench, snapshot, task, fits if billed else None)
 
     first_step = time.time()
     result = train(
@@ -107,25 +108,34 @@ def train_round(
         machines=windows.machine,
         stream=_stream(task, number, plant.name),
     )
-    for charge in charges:
-        ledger.commit(charge)
-    receipt = _receipt(directory, plant, task, snapshot, ledger, lineage)
+    for charged in charges:
+        ledger.commit(charged)
+    receipt = _receipt(directory, plant, task, snapshot, account)
     receipt = receipts.sign(directory, replace(receipt, run=run, round=number), ledger)
     took = time.monotonic() - begun
     _note(directory, {"run": run, "round": number, "seconds": took, "first_step": first_step})
     return Trained(result.update, receipt, result.metrics)
 
 
-def _windows(bench: Bench, snapshot: Snapshot, task: Task) -> Windows:
-    key = hashlib.sha256(
-        json.dumps(
-            [snapshot.digest, config.dump(task.contract), config.dump(task.window), task.target.cap]
-        ).encode()
-    ).hexdigest()
+def _windows(
+    bench: Bench, snapshot: Snapshot, task: Task, fits: "Callable[[pd.DataFrame], None] | None"
+) -> Windows:
+    """Return the snapshot's windows, cut once.
+
+    Args:
+        bench: Keeps them.
+        snapshot: Of the plant.
+        task: Contract, windows and target.
+        fits: Refuses readings that break the contract, where that is charged; else they are held to it.
+    """
+    asked = [snapshot.digest, config.dump(task.contract), config.dump(task.window), task.target.cap]
+    asked += [task.privacy.unit, fits is not None]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     if bench.key != key or bench.windows is None:
         readings = load(snapshot).train
-        contract.require(readings, task.contract)
-        bench.key, bench.windows = key, training_windows(readings, task)
+        if fits is not None:
+            fits(readings)
+        bench.key, bench.windows = key, training_windows(readings, task, checked=fits is not None)
     return bench.windows
 
 
@@ -154,23 +164,6 @@ def _mode(model: "nn.Module", task: Task, plan: Plan) -> str:
         raise Refusal("model_unfit", str(error)) from error
 
 
-def _caps(plant: Plant, task: Task) -> Caps:
-    """The budgets of ``plant.yaml`` for a task."""
-    policy = plant.policy.privacy
-    return Caps(policy.epsilon, policy.delta, policy.tasks.get(task.name), plant.data.declared_unit_windows)
-
-
-def _lineage(directory: PlantDirectory, plant: Plant, ledger: Ledger) -> str:
-    """Name of the dataset: a budget is not renewed by a new version or a copy.
-
-    What an earlier version charged under a folder's name goes on counting.
-    """
-    lineage = lineage_of(directory, plant)
-    for former in former_names(directory, plant, lineage, ledger.lineages()):
-        ledger.alias(lineage, former)
-    return lineage
-
-
 def _seed(task: Task, number: int, plant: str) -> int:
     """Seed of the order of batches without privacy; noise and sampling under privacy never use it."""
     digest = hashlib.sha256(f"{task.seed}/{number}/{plant}".encode()).digest()
@@ -185,12 +178,12 @@ def _stream(task: Task, number: int, plant: str) -> Stream | None:
 
 
 def _receipt(
-    directory: PlantDirectory, plant: Plant, task: Task, snapshot: Snapshot, ledger: Ledger, lineage: str
+    directory: PlantDirectory, plant: Plant, task: Task, snapshot: Snapshot, account: Account
 ) -> Receipt:
     private = task.privacy.private
     delta = plant.policy.privacy.delta if private else 0.0
     sizes = plant.data.declared_unit_windows
-    spent = ledger.spent(lineage, delta, sizes) if private else Spent(0.0, 0.0, 0.0)
+    spent = account.ledger.spent(account.lineage, delta, sizes) if private else Spent(0.0, 0.0, 0.0)
     return Receipt(
         plant=plant.name,
         snapshot=keyed_digest(snapshot.digest, directory.snapshot_key.read_bytes()),

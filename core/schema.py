@@ -14,6 +14,7 @@ PRIVATE = "dp-sgd"
 MECHANISMS = (PRIVATE, "dp-sgd-test", "none")
 """How a task trains; only the first is private."""
 
+DATA_REFUSALS = ("declared", "billed")
 UNITS = ("row", "window", "unit")
 """What one neighbour differs by, from the smallest to the largest; a unit is a machine, engine or lot."""
 
@@ -271,7 +272,8 @@ class Task:
 class PrivacyPolicy:
     """The plant's caps on privacy spent, for each dataset. Nothing from outside loosens them.
 
-    ``epsilon`` caps all tasks together, ``tasks`` single ones; all at ``delta``.
+    ``epsilon`` caps all tasks together, ``tasks`` single ones; all at ``delta``. Whether readings fit a
+    contract is told as it is (``data_refusals: declared``), or ``billed`` with ``refusal_noise``.
     """
 
     allow_none: bool = False
@@ -279,6 +281,8 @@ class PrivacyPolicy:
     epsilon: float = 1.0
     tasks: dict[str, float] = field(default_factory=dict)
     delta: float = 1e-5
+    data_refusals: str = "declared"
+    refusal_noise: float = 8.0
 
 
 @dataclass
@@ -383,6 +387,12 @@ class Plant:
             _need(size >= 0, f"data.{key}", f"expected 0 (not declared) or more, found {size}")
         for unit in privacy.units:
             _one_of(unit, UNITS, "policy.privacy.units")
+        _one_of(privacy.data_refusals, DATA_REFUSALS, "policy.privacy.data_refusals")
+        _need(
+            0 < privacy.refusal_noise < float("inf"),
+            "policy.privacy.refusal_noise",
+            f"expected a number more than 0, found {privacy.refusal_noise}",
+        )
         for name in self.policy.metrics:
             _one_of(name, METRICS, "policy.metrics")
         for name, cap in privacy.tasks.items():

@@ -59,6 +59,25 @@ class Violation:
         return f"column {self.column!r}: {self.expected}{where}"
 
 
+def require_columns(frame: "pd.DataFrame", contract: Contract) -> None:
+    """Raise `Refusal` ``contract`` for what no single reading decides: columns and their types."""
+    blocking = [one for one in check(frame, contract) if one.blocks and one.rule in ("missing", "type")]
+    if blocking:
+        raise Refusal("contract", str(blocking[0]))
+
+
+def bad_readings(frame: "pd.DataFrame", contract: Contract) -> NDArray[np.bool_]:
+    """Return which readings are not finite or far out of range, in any column (N,).
+
+    Each follows from its own reading alone. The columns are there and numeric.
+    """
+    usable = [contract.machine, contract.time, *columns(contract)]
+    usable += [contract.label] if contract.label in frame.columns else []
+    finite = np.isfinite(frame[usable].to_numpy(dtype=np.float64)).all(axis=1)
+    found: NDArray[np.bool_] = ~finite | _outside(frame, contract).any(axis=1)
+    return found
+
+
 def columns(contract: Contract) -> list[str]:
     """Return the inputs in the order of the model's channels: settings, then sensors."""
     return [*contract.settings, *contract.sensors]
@@ -177,12 +196,7 @@ def _not_finite(frame: "pd.DataFrame", usable: list[str]) -> Iterator[Violation]
 
 
 def _out_of_range(frame: "pd.DataFrame", contract: Contract) -> Iterator[Violation]:
-    names = columns(contract)
-    values = frame[names].to_numpy(dtype=np.float64)
-    low, high = limits(values[:, : len(contract.settings)], contract)
-    allowed = TOLERANCE * (high - low)
-    # Written as "not inside" would count NaN again; it is already a violation of `finite`.
-    outside = ((values < low - allowed) | (values > high + allowed)) & np.isfinite(values)
+    names, outside = columns(contract), _outside(frame, contract)
     for place in np.flatnonzero(outside.any(axis=0)):
         column = {**contract.settings, **contract.sensors}[names[place]]
         yield Violation(
@@ -193,6 +207,16 @@ def _out_of_range(frame: "pd.DataFrame", contract: Contract) -> Iterator[Violati
             f"far outside its declared range, {column.low:g} to {column.high:g} {column.unit} "
             "over all conditions",
         )
+
+
+def _outside(frame: "pd.DataFrame", contract: Contract) -> NDArray[np.bool_]:
+    """Which values of the inputs are finite and far outside their declared ranges (N, inputs)."""
+    values = frame[columns(contract)].to_numpy(dtype=np.float64)
+    low, high = limits(values[:, : len(contract.settings)], contract)
+    allowed = TOLERANCE * (high - low)
+    # Written as "not inside" would count NaN again; it is already a violation of `finite`.
+    found: NDArray[np.bool_] = ((values < low - allowed) | (values > high + allowed)) & np.isfinite(values)
+    return found
 
 
 def _duplicates(frame: "pd.DataFrame", contract: Contract) -> Iterator[Violation]:

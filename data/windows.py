@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from interplant.core.schema import Contract, Task
-from interplant.data.contract import TOLERANCE, Floats, columns, limits, require
+from interplant.core.schema import Contract, Task, Window
+from interplant.data.contract import TOLERANCE, Floats, columns, limits, require, require_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,17 +43,38 @@ class Windows:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """A table's readings in the order of machines and times, the first of a short machine repeated.
+
+    Args:
+        order: Which row of the table stands in each place (places,).
+        first: Place of each machine's first reading (machines,).
+        last: Of its last.
+    """
+
+    order: NDArray[np.intp]
+    first: NDArray[np.intp]
+    last: NDArray[np.intp]
+
+    def ends(self, window: Window) -> NDArray[np.intp]:
+        """Return the place of the last reading of each training window, machine after machine."""
+        ends = [
+            np.arange(last, first + window.length - 2, -window.stride)[::-1]
+            for first, last in zip(self.first, self.last, strict=True)
+        ]
+        return np.concatenate(ends) if ends else np.empty(0, np.intp)
+
+
+@dataclass(frozen=True)
 class _Readings:
-    """Rows sorted by machine and time, short machines padded; ``first`` and ``last`` row of each."""
+    """What a window needs of the reading in each place."""
 
     inputs: NDArray[np.float32]
     left: NDArray[np.float64]
     machine: NDArray[np.int64]
-    first: NDArray[np.intp]
-    last: NDArray[np.intp]
 
 
-def training_windows(frame: "pd.DataFrame", task: Task) -> Windows:
+def training_windows(frame: "pd.DataFrame", task: Task, checked: bool = False) -> Windows:
     """Cut every machine's history into windows, ``task.window.stride`` readings apart.
 
     Counted from the end, so that a machine's last reading is always in.
@@ -62,16 +83,16 @@ def training_windows(frame: "pd.DataFrame", task: Task) -> Windows:
         frame: Readings after the contract, in any order. If the label's column is there it is used;
             if not, every machine ran to failure and its label is the time to its last reading.
         task: Contract, window and target.
+        checked: Whether the readings were asked about already, under differential privacy: then only
+            columns and types are checked here, values that are not finite become the middle of their
+            range, and no readings are no windows.
 
     Raises:
         Refusal: ``contract``: one may not learn from this table.
     """
-    readings = _readings(frame, task)
-    ends = [
-        np.arange(last, first + task.window.length - 2, -task.window.stride)[::-1]
-        for first, last in zip(readings.first, readings.last, strict=True)
-    ]
-    return _cut(readings, np.concatenate(ends), task)
+    (require_columns if checked else require)(frame, task.contract)
+    rows = arranged(frame, task)
+    return _cut(_readings(frame, task, rows), rows.ends(task.window), task)
 
 
 def last_windows(frame: "pd.DataFrame", task: Task) -> Windows:
@@ -79,8 +100,9 @@ def last_windows(frame: "pd.DataFrame", task: Task) -> Windows:
 
     Without a label column ``y`` is 0, for a machine that ran to failure.
     """
-    readings = _readings(frame, task)
-    return _cut(readings, readings.last, task)
+    require(frame, task.contract)
+    rows = arranged(frame, task)
+    return _cut(_readings(frame, task, rows), rows.last, task)
 
 
 @dataclass(frozen=True)
@@ -121,37 +143,47 @@ def normalise(values: Floats, contract: Contract) -> NDArray[np.float32]:
     """Map readings to ``[-BOUND, BOUND]`` by the declared ranges of their operating condition.
 
     Args:
-        values: Finite readings (N, inputs) in the contract's order: settings, then sensors.
+        values: Readings (N, inputs) in the contract's order: settings, then sensors. One that is not finite
+            becomes the middle of its range.
         contract: Declared ranges.
     """
     low, high = limits(values[:, : len(contract.settings)], contract)
     scaled = (2.0 * values - (low + high)) / (high - low)
-    return np.clip(scaled, -BOUND, BOUND).astype(np.float32)
+    return np.where(np.isfinite(scaled), np.clip(scaled, -BOUND, BOUND), 0.0).astype(np.float32)
 
 
-def _readings(frame: "pd.DataFrame", task: Task) -> _Readings:
+def arranged(frame: "pd.DataFrame", task: Task) -> Rows:
+    """Put a table's readings in the order in which windows are cut from them."""
     contract = task.contract
-    require(frame, contract)
-    frame = frame.sort_values([contract.machine, contract.time], kind="stable")
-    machine = frame[contract.machine].to_numpy(dtype=np.int64)
-    first = np.flatnonzero(np.r_[True, machine[1:] != machine[:-1]])
+    by_machine, by_time = (frame[name].to_numpy() for name in (contract.machine, contract.time))
+    order = np.lexsort((by_time, by_machine))
+    machine = by_machine[order]
+    first = np.flatnonzero(np.r_[len(machine) > 0, machine[1:] != machine[:-1]])
     count = np.diff(np.r_[first, len(machine)])
-    if contract.label in frame.columns:
-        left = frame[contract.label].to_numpy(dtype=np.float64)
-    else:
-        time = frame[contract.time].to_numpy(dtype=np.float64)
-        left = np.repeat(time[first + count - 1], count) - time
-    inputs = normalise(frame[columns(contract)].to_numpy(dtype=np.float64), contract)
     repeats = np.ones(len(machine), dtype=np.intp)
     repeats[first] += np.maximum(task.window.length - count, 0)
-    order = np.repeat(np.arange(len(machine)), repeats)
     padded = np.maximum(count, task.window.length)
     last = np.cumsum(padded) - 1
-    return _Readings(inputs[order], left[order], machine[order], last - padded + 1, last)
+    return Rows(np.repeat(order, repeats), last - padded + 1, last)
+
+
+def _readings(frame: "pd.DataFrame", task: Task, rows: Rows) -> _Readings:
+    contract = task.contract
+    machine = frame[contract.machine].to_numpy(dtype=np.int64)[rows.order]
+    if contract.label in frame.columns:
+        left = frame[contract.label].to_numpy(dtype=np.float64)[rows.order]
+    else:
+        time = frame[contract.time].to_numpy(dtype=np.float64)[rows.order]
+        left = np.repeat(time[rows.last], rows.last - rows.first + 1) - time
+    inputs = normalise(frame[columns(contract)].to_numpy(dtype=np.float64), contract)
+    return _Readings(inputs[rows.order], left, machine)
 
 
 def _cut(readings: _Readings, ends: NDArray[np.intp], task: Task) -> Windows:
     length = task.window.length
+    if not len(ends):
+        empty = np.empty((0, readings.inputs.shape[1], length), np.float32)
+        return Windows(empty, np.empty(0, np.float32), np.empty(0, np.int64))
     every = np.lib.stride_tricks.sliding_window_view(readings.inputs, length, axis=0)
     labels = np.minimum(readings.left[ends], task.target.cap)
     return Windows(

@@ -8,6 +8,7 @@ in single precision that adds up over the units to more than `margin` pays.
 
 import copy
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,18 +93,57 @@ def unit_values(
 
 
 def noised(values: NDArray[np.float64], statistic: Statistic, stream: Stream) -> float:
-    """Return the sum of clipped values with the statistic's noise; what is not finite counts as 0."""
+    """Return the sum of clipped values with the statistic's noise; what is not finite counts as 0.
+
+    Args:
+        values: One number a unit (units,).
+        statistic: Its bound and noise.
+        stream: Where noise comes from.
+    """
+    clipped = np.where(np.isfinite(values), values, 0.0).clip(0.0, statistic.bound)
+    return float(_with_noise(clipped.sum(keepdims=True), statistic, stream)[0])
+
+
+def noised_vectors(
+    blocks: Iterable[NDArray[np.float64]], size: int, statistic: Statistic, stream: Stream
+) -> NDArray[np.float64]:
+    """Return the sum of one vector a unit, each clipped to an L2 norm of ``bound``, all places noised.
+
+    Args:
+        blocks: Vectors of some units at a time (units, size); one that is not finite counts as 0.
+        size: Numbers in a vector.
+        statistic: Its bound and noise: one Gaussian mechanism, whatever the size.
+        stream: Where noise comes from.
+
+    Returns:
+        The noised sum (size,).
+    """
+    total = np.zeros(size)
+    for block in blocks:
+        with np.errstate(over="ignore", invalid="ignore"):  # too long for a double is not finite
+            norms = np.linalg.norm(block, axis=1)
+        factors = np.minimum(1.0, statistic.bound / np.maximum(norms, statistic.bound))
+        total += np.where(np.isfinite(norms), factors, 0.0) @ np.where(np.isfinite(block), block, 0.0)
+    return _with_noise(total, statistic, stream)
+
+
+def _with_noise(total: NDArray[np.float64], statistic: Statistic, stream: Stream) -> NDArray[np.float64]:
     deviation = statistic.noise * statistic.bound
     grid = 2.0 ** math.floor(math.log2(deviation * GRID))
-    clipped = np.where(np.isfinite(values), values, 0.0).clip(0.0, statistic.bound)
-    noise = float(stream.gaussian(1)[0]) * deviation * (1.0 + margin(statistic.noise))
+    noise = stream.gaussian(len(total)).numpy() * (deviation * (1.0 + margin(statistic.noise, len(total))))
     # Whole steps of the grid are added exactly: no digit of the result follows the sum alone.
-    return (round(float(clipped.sum()) / grid) + round(noise / grid)) * grid
+    found: NDArray[np.float64] = (np.rint(total / grid) + np.rint(noise / grid)) * grid
+    return found
 
 
-def margin(noise: float) -> float:
-    """Return by what part the noise is larger than charged: rounding moves neighbours one grid step apart."""
-    return DOUBLE_PRECISION + noise * GRID
+def margin(noise: float, size: int = 1) -> float:
+    """Return by what part the noise is larger than charged: rounding moves neighbours one grid step apart.
+
+    Args:
+        noise: Its multiplier.
+        size: Numbers that are rounded, each by a step.
+    """
+    return DOUBLE_PRECISION + noise * GRID * math.sqrt(size)
 
 
 def check_model(model: "nn.Module", shape: tuple[int, ...], plan: Plan) -> None:

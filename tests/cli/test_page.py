@@ -16,6 +16,7 @@ from interplant.client import setup as plant_setup
 from interplant.core import certificates
 from interplant.data import cmapss
 from interplant.data.simulator import simulate
+from interplant.data.snapshots import Repository
 from interplant.server import runs
 from interplant.server.authority import Authority
 from interplant.server.directory import CoordinatorDirectory
@@ -138,6 +139,8 @@ def prepare(name: str, place: Path, patch: pytest.MonkeyPatch) -> None:
             (place / "downloads" / file).write_text(file)
         known = {file: hashlib.sha256(file.encode()).hexdigest() for file in cmapss.FILES}
         patch.setattr(cmapss, "FILES", known)
+    if name == "interplant privacy measure":
+        Repository(place / "north" / "data").snapshot(simulate(0, 2, 0))
     if name == "interplant data check":
         (place / "export").mkdir()
         dataset = simulate(0, 2, 0)

@@ -8,7 +8,9 @@ ACCOUNTING, LEDGER, HISTORY = (f"interplant.privacy.{name}" for name in ("accoun
 SCHEMA, RELEASE, RECEIPT = (f"interplant.core.{name}" for name in ("schema", "release", "receipt"))
 ROUND, PARTICIPATION = "interplant.client.round_training", "interplant.client.participation"
 POLICY, GATEWAY = "interplant.client.policy", "interplant.client.gateway"
-RELEASES, WINDOWS = "interplant.server.releases", "interplant.data.windows"
+QUALITY, MEASURING, ACCOUNT = (f"interplant.client.{name}" for name in ("quality", "measuring", "account"))
+RELEASES = "interplant.server.releases"
+WINDOWS, SHARES = "interplant.data.windows", "interplant.data.shares"
 
 OF_CHARGES = (
     Bug(
@@ -121,8 +123,101 @@ OF_ACCOUNTS = (
         "metric-sent-plain",
         "A loss leaves without its noise.",
         STATISTICS,
-        (("round(noise / grid)", "0"),),
-        tests("privacy/test_statistics", "test_noise_has_the_magnitude_that_is_charged"),
+        (("np.rint(noise / grid)", "0 * noise"),),
+        tests(
+            "privacy/test_statistics",
+            "test_noise_has_the_magnitude_that_is_charged",
+            "test_every_place_of_a_vector_has_the_noise_that_is_charged_for_all",
+        ),
+    ),
+    Bug(
+        "one-noise-for-a-whole-vector",
+        "Every bin of a histogram has the same noise: one empty bin takes it off all others.",
+        STATISTICS,
+        (("stream.gaussian(len(total)).numpy()", "stream.gaussian(1).numpy().repeat(len(total))"),),
+        tests(
+            "privacy/test_statistics", "test_every_place_of_a_vector_has_the_noise_that_is_charged_for_all"
+        ),
+    ),
+    Bug(
+        "vector-clipped-place-by-place",
+        "A unit moves every bin by the bound, and the whole by much more than was charged.",
+        STATISTICS,
+        (
+            (
+                "np.maximum(norms, statistic.bound))",
+                "np.maximum(np.abs(block).max(axis=1), statistic.bound))",
+            ),
+        ),
+        tests("privacy/test_statistics", "test_each_units_vector_is_clipped_as_a_whole"),
+    ),
+    Bug(
+        "shares-not-by-unit",
+        "A machine with many readings adds all of them to a histogram, whatever was charged for one.",
+        SHARES,
+        (("minlength=size + 1)[:size] / len(rows)", "minlength=size + 1)[:size] / 1.0"),),
+        tests("data/test_shares", "test_no_unit_adds_more_than_the_bound_whatever_it_reads"),
+    ),
+    Bug(
+        "answer-told-exactly",
+        "Whether data fits its contract is billed, and told without noise: one reading turns it.",
+        QUALITY,
+        (
+            (
+                "noised(bad_shares(readings, task), one, Stream()) <= limit",
+                "not bad_shares(readings, task).any()",
+            ),
+        ),
+        tests("client/test_quality", "test_one_bad_reading_is_no_refusal_where_noise_hides_it"),
+    ),
+    Bug(
+        "answer-not-charged",
+        "Whether data fits its contract is told with noise that stands on no account.",
+        QUALITY,
+        (("        charge(asked)\n", ""),),
+        tests("client/test_quality", "test_good_data_trains_and_the_answer_is_charged_once"),
+    ),
+    Bug(
+        "answer-drawn-anew",
+        "The same question has fresh noise each round for one charge, which averages out.",
+        QUALITY,
+        (("    if fits is None:\n", "    if fits is None or charge(asked) is None:\n"),),
+        tests("client/test_quality", "test_bad_data_is_refused_again_and_again_for_one_charge"),
+    ),
+    Bug(
+        "billed-answer-told-by-the-windows-too",
+        "After the noised answer the exact check refuses all the same.",
+        WINDOWS,
+        (("(require_columns if checked else require)(frame", "require(frame"),),
+        tests("client/test_quality", "test_one_bad_reading_is_no_refusal_where_noise_hides_it"),
+    ),
+    Bug(
+        "measured-before-the-charge",
+        "A crash after a look at the data leaves its result without a charge.",
+        MEASURING,
+        (
+            (
+                "        charge = account.reserve(asked, RUN, 0)\n"
+                "        return cls(directory, account, charge, before, load(snapshot).train)",
+                "        readings = load(snapshot).train\n"
+                "        return cls(directory, account, account.reserve(asked, RUN, 0), before, readings)",
+            ),
+        ),
+        tests("client/test_measuring", "test_the_charge_comes_before_the_data_is_read"),
+    ),
+    Bug(
+        "size-told-exactly",
+        "The count of units is told as it is.",
+        MEASURING,
+        (("round(noised(np.ones(count), one, Stream()))", "count"),),
+        tests("client/test_measuring", "test_a_size_is_never_told_exactly"),
+    ),
+    Bug(
+        "ranges-charged-for-one-sensor",
+        "All sensors' histograms at the price of one.",
+        MEASURING,
+        (('Statistic("ranges", over.bound, noise)', 'Statistic("ranges", 1.0, noise)'),),
+        tests("client/test_measuring", "test_noise_of_ranges_is_that_of_all_sensors_together"),
     ),
     Bug(
         "metric-not-clipped",
@@ -266,8 +361,8 @@ OF_THE_LEDGER = (
     Bug(
         "rollback-accepted-after-a-stop",
         "A restored backup gives the budget back, and the plant's own receipt is not asked.",
-        ROUND,
-        (("    receipts.require(directory, ledger)\n", ""),),
+        ACCOUNT,
+        (("        receipts.require(directory, ledger)\n", ""),),
         tests(
             "client/test_round_training",
             "test_an_older_ledger_put_back_while_the_plant_is_stopped_is_refused_and_repaired",
@@ -399,8 +494,8 @@ OF_THE_PLANT = (
         ROUND,
         (
             (
-                "if not task.privacy.private:\n            return",
-                "if task.privacy.private:\n            return",
+                "if task.privacy.private:  # noise that can be repeated",
+                "if not task.privacy.private:  # noise that can be repeated",
             ),
         ),
         tests("client/test_round_training", "test_the_receipt_says_what_the_ledger_says"),
@@ -409,7 +504,7 @@ OF_THE_PLANT = (
         "data-read-on-a-spent-budget",
         "Whether data fits the contract is told to who has no budget left.",
         ROUND,
-        (("        ledger.require(plan, task=task.name, lineage=lineage, caps=caps)", "        pass"),),
+        (("        account.require(plan)", "        pass"),),
         tests("client/test_killers", "test_a_spent_budget_is_refused_before_data_is_read"),
     ),
     Bug(

@@ -12,7 +12,7 @@ from interplant.core.errors import InterplantError, Refusal
 from interplant.core.schema import Training
 from interplant.privacy import statistics
 from interplant.privacy.plan import Plan, Statistic
-from interplant.privacy.statistics import check_model, measure, noised, unit_values
+from interplant.privacy.statistics import check_model, measure, noised, noised_vectors, unit_values
 from interplant.privacy.stream import Stream
 from interplant.privacy.training import train
 
@@ -201,3 +201,40 @@ def test_a_model_that_cannot_be_measured_costs_nothing() -> None:
         trained(PLAN, lambda: charged.append(True), Single())
     assert charged == []
     check_model(Single(), (1, 3), replace(PLAN, statistics=(UNITS,)))
+
+
+# --- vectors ----------------------------------------------------------------------------------------
+
+
+def vectors(*rows: list[float], bound: float = 5.0) -> list[float]:
+    quiet = replace(QUIET, bound=bound)
+    block = np.array(rows, np.float64)
+    return noised_vectors(iter([block]), block.shape[1], quiet, Stream()).tolist()
+
+
+def test_each_units_vector_is_clipped_as_a_whole() -> None:
+    assert vectors([3.0, 4.0]) == pytest.approx([3.0, 4.0])
+    assert vectors([30.0, 40.0], [0.0, 1.0]) == pytest.approx([3.0, 5.0])
+    assert vectors([30.0, -40.0]) == pytest.approx([3.0, -4.0])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e300])
+def test_a_vector_that_is_not_finite_adds_nothing(bad: float) -> None:
+    assert vectors([bad, 1.0], [1.0, 2.0]) == pytest.approx([1.0, 2.0])
+
+
+def test_every_place_of_a_vector_has_the_noise_that_is_charged_for_all() -> None:
+    drawn = noised_vectors(iter(()), 200_000, replace(LOSS, bound=0.5), Stream(b"vector"))
+    assert drawn.std() == pytest.approx(LOSS.noise * 0.5, rel=0.01)
+    assert abs(np.corrcoef(drawn[1:], drawn[:-1])[0, 1]) < 0.02
+    assert len(np.unique(drawn)) > 199_000
+
+
+def test_a_vectors_noise_pays_for_the_rounding_of_every_place() -> None:
+    assert statistics.margin(2.0, 10_000) - 1e-6 == pytest.approx(100 * (statistics.margin(2.0) - 1e-6))
+
+
+def test_a_vectors_places_lie_on_the_grid() -> None:
+    grid = 2.0 ** math.floor(math.log2(20.0 * 2.0**-28))
+    found = noised_vectors(iter([np.full((2, 3), 1 / 3)]), 3, LOSS, Stream()) / grid
+    assert found.tolist() == [round(one) for one in found]

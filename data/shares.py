@@ -1,0 +1,147 @@
+"""What each privacy unit adds to a sum about readings: its own mean, so that a longer one counts no more.
+
+Every number here follows from one unit's readings alone. The sums are noised and charged elsewhere.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interplant.core.schema import Contract, Task
+from interplant.data.contract import TOLERANCE, bad_readings, condition_of, require_columns
+from interplant.data.windows import arranged
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BLOCK = 256
+"""Units whose shares are in memory at a time."""
+
+
+def unit_rows(frame: "pd.DataFrame", task: Task) -> Iterator[NDArray[np.intp]]:
+    """Yield of each privacy unit the rows of the table that are its readings."""
+    places = arranged(frame, task)
+    if task.privacy.unit == "unit":
+        for first, last in zip(places.first, places.last, strict=True):
+            yield np.unique(places.order[first : last + 1])
+    else:
+        for end in places.ends(task.window):
+            yield places.order[end + 1 - task.window.length : end + 1]
+
+
+def bad_shares(frame: "pd.DataFrame", task: Task) -> NDArray[np.float64]:
+    """Return of each privacy unit the share of its readings that break the contract, 0 to 1 (units,).
+
+    Readings that only repeat another's time, which no single reading decides, are not counted.
+
+    Raises:
+        Refusal: ``contract``: a column is missing, or of a wrong type.
+    """
+    require_columns(frame, task.contract)
+    bad = bad_readings(frame, task.contract)
+    return np.array([bad[rows].mean() for rows in unit_rows(frame, task)], np.float64)
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Equal bins over what the contract accepts of each sensor, in each operating condition.
+
+    Args:
+        low: Lower end of what is accepted (conditions, sensors).
+        high: Upper end.
+        count: Bins between them.
+    """
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    count: int
+
+    @classmethod
+    def of(cls, contract: Contract, count: int) -> "Bins":
+        """Lay bins over the declared ranges and the `TOLERANCE` on either side of them."""
+        own = {name: [column.low, column.high] for name, column in contract.sensors.items()}
+        conditions = [own | one.ranges for one in contract.conditions] or [own]
+        ends = np.array([[ranges[name] for name in own] for ranges in conditions], np.float64)
+        beyond = TOLERANCE * (ends[..., 1] - ends[..., 0])
+        return cls(ends[..., 0] - beyond, ends[..., 1] + beyond, count)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Conditions, sensors, bins."""
+        conditions, sensors = self.low.shape
+        return conditions, sensors, self.count
+
+    @property
+    def bound(self) -> float:
+        """The most that one unit adds, as an L2 norm: of each sensor its shares add up to 1."""
+        return math.sqrt(self.low.shape[1])
+
+    def places(self, frame: "pd.DataFrame", contract: Contract) -> NDArray[np.intp]:
+        """Return the bin of every value, counted through conditions, sensors and bins (readings, sensors).
+
+        What is not finite gets the number past the last.
+        """
+        values = frame[list(contract.sensors)].to_numpy(dtype=np.float64)
+        condition = np.zeros(len(values), np.intp)
+        if contract.conditions:
+            settings = frame[list(contract.settings)].to_numpy(dtype=np.float64)
+            condition = condition_of(settings, contract)
+        low, width = self.low[condition], (self.high - self.low)[condition]
+        inside = np.floor(np.nan_to_num((values - low) / width, posinf=1.0, neginf=0.0) * self.count)
+        place = (condition[:, None] * len(contract.sensors) + np.arange(len(contract.sensors))) * self.count
+        place = place + inside.clip(0, self.count - 1).astype(np.intp)
+        return np.where(np.isfinite(values), place, math.prod(self.shape))
+
+    def shares(self, frame: "pd.DataFrame", task: Task) -> Iterator[NDArray[np.float64]]:
+        """Yield in blocks what each unit adds: the share of its readings in each bin (units, bins of all).
+
+        Raises:
+            Refusal: ``contract``: a column is missing, or of a wrong type.
+        """
+        require_columns(frame, task.contract)
+        places, size = self.places(frame, task.contract), math.prod(self.shape)
+        block = []
+        for rows in unit_rows(frame, task):
+            block.append(np.bincount(places[rows].ravel(), minlength=size + 1)[:size] / len(rows))
+            if len(block) == BLOCK:
+                yield np.stack(block)
+                block = []
+        if block:
+            yield np.stack(block)
+
+    def quantiles(
+        self, sums: NDArray[np.float64], deviation: float, tail: float
+    ) -> list[list[tuple[float, float] | None]]:
+        """Read ranges off noised sums; what noise alone may have made is left out.
+
+        Args:
+            sums: Noised, of all bins (conditions, sensors, bins).
+            deviation: Standard deviation of the noise in each.
+            tail: Share of the readings that may lie beyond either end.
+
+        Returns:
+            Low and high for each condition and sensor; None where there is too little to tell.
+        """
+        # So that of all bins together noise alone fills one in a thousand times.
+        clear = NormalDist().inv_cdf(1.0 - 0.001 / sums.size)
+        kept = np.where(sums > clear * deviation, sums, 0.0)
+        width = (self.high - self.low) / self.count
+        return [
+            [_ends(kept[c, s], float(self.low[c, s]), float(width[c, s]), tail) for s in range(kept.shape[1])]
+            for c in range(kept.shape[0])
+        ]
+
+
+def _ends(counts: NDArray[np.float64], low: float, width: float, tail: float) -> tuple[float, float] | None:
+    """The edges of the bins between which all but a tail on either side lies."""
+    total = counts.sum()
+    if not total:
+        return None
+    first = int(np.argmax(np.cumsum(counts) > tail * total))
+    last = len(counts) - 1 - int(np.argmax(np.cumsum(counts[::-1]) > tail * total))
+    return low + first * width, low + (last + 1) * width
