@@ -6,11 +6,13 @@ Then what the plant's data decides: the error on held-out machines, against what
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from interplant.client.directory import PlantDirectory
+from interplant.client.quality import billed
 from interplant.core import export, models
 from interplant.core.errors import InterplantError
 from interplant.core.release import ONNX, TASK, WEIGHTS, Release, ReleaseRefused, parse_task
@@ -122,8 +124,12 @@ def _rival(
     All windows of the held-out machines, as in serving; one a machine where the two tasks cut them
     differently, so that both predict the same.
     """
-    from interplant.data.windows import last_windows, training_windows
+    from interplant.data import windows as cutting
 
+    # Where the plant bills whether its data fits a contract, a verdict must not tell it for nothing.
+    checked = billed(plant.load().policy.privacy, task)
+    training_windows = partial(cutting.training_windows, checked=checked)
+    last_windows = partial(cutting.last_windows, checked=checked)
     if champion is None or other is None:
         windows = training_windows(dataset.holdout, task)
         mean = float(training_windows(dataset.train, task).y.mean(dtype=np.float64))
@@ -146,7 +152,7 @@ def _dataset(plant: PlantDirectory) -> "Dataset":
 def _rmse(predicted: export.Floats, windows: "Windows", task: Task) -> float:
     """Root mean square error in cycles of predictions in units of the task's cap."""
     error = predicted.astype(np.float64) * task.target.cap - windows.y
-    return float(np.sqrt(np.mean(error**2)))
+    return float(np.sqrt(np.mean(error[np.isfinite(windows.y)] ** 2)))
 
 
 def _check_plausible(predicted: export.Floats) -> None:

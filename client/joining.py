@@ -37,6 +37,8 @@ COMMENTS: Final = {
     "connection.coordinator": "host:port of the coordinator.",
     "data": "Where this plant's data lies. None of it leaves.",
     "data.repository": "Git and DVC repository, counted from this folder.",
+    "data.machine": "The column that names a reading's machine; a private task must take it for that.",
+    "data.time": "The column that orders a machine's readings.",
     "data.declared_windows": """Public number of training windows, rounded: it sets the sampling rate and
         so the privacy spent. Declare it once; 0 means not declared, and the plant takes no part.""",
     "data.declared_units": "Public number of machines, rounded: the same for tasks that count by machine.",

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from interplant.client.account import Account
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import let_out_measured
+from interplant.client.policy import check_columns
 from interplant.core.errors import UsageError
-from interplant.core.schema import Contract, Task
-from interplant.data.shares import Bins, unit_rows
-from interplant.data.snapshots import Repository, load
+from interplant.core.schema import PRIVATE, Contract, Plant, Task
+from interplant.data.shares import Bins, count_units
+from interplant.data.snapshots import Repository, Snapshot, load
 from interplant.data.windows import rounded
 from interplant.privacy.ledger import Ledger, Reservation
 from interplant.privacy.plan import SIZES, Measurement, Statistic
@@ -72,7 +73,7 @@ def measure_sizes(directory: PlantDirectory, task: Task, noise: float) -> Measur
     """
     one = Statistic("units", 1.0, noise)
     taken = _Look.at(directory, task, one)
-    count = sum(1 for _ in unit_rows(taken.readings, task))
+    count = count_units(taken.readings, task)
     size = max(1, rounded(max(0, round(noised(np.ones(count), one, Stream())))))
     return taken.result("sizes", one, {SIZES[task.privacy.unit]: size})
 
@@ -129,7 +130,9 @@ class _Look:
     """One charged look: the charge is on disk before the readings are read."""
 
     directory: PlantDirectory
+    plant: Plant
     account: Account
+    snapshot: Snapshot
     charge: Reservation
     before: float
     readings: "pd.DataFrame"
@@ -138,18 +141,20 @@ class _Look:
     def at(cls, directory: PlantDirectory, task: Task, one: Statistic) -> "_Look":
         plant, privacy = directory.load(), task.privacy
         _check_task(task, plant.policy.privacy.units)
+        check_columns(plant, task)
         asked = Measurement(privacy.unit, 0, plant.policy.privacy.delta, (one,))
         snapshot = Repository(directory.path / plant.data.repository).open()
         account = Account.of(directory, plant, task, Ledger(directory.ledger))
-        before = account.epsilon()
+        before = account.spent().epsilon
         charge = account.reserve(asked, RUN, 0)
-        return cls(directory, account, charge, before, load(snapshot).train)
+        return cls(directory, plant, account, snapshot, charge, before, load(snapshot).train)
 
     def result(self, what: str, one: Statistic, found: dict[str, Any]) -> Measured:
         """Say what was found and what it cost, and log it."""
         account, unit = self.account, self.charge.plan.unit
         account.ledger.commit(self.charge)
-        after, delta = account.epsilon(), account.caps.delta
+        account.seal(self.directory, self.plant, self.snapshot, PRIVATE, RUN, 0)
+        after, delta = account.spent().epsilon, account.caps.delta
         made = Measured(what, unit, one.noise, self.before, after, delta, found)
         let_out_measured(self.directory, asdict(made))
         return made

@@ -29,7 +29,8 @@ class Cost:
         epsilon: The whole history and these rounds, on one privacy unit.
         machine_epsilon: The same for a whole machine, after the task's own number of rounds.
         machine: That figure as a sentence; empty without it.
-        reading: What it means for one reading, which lies in many windows; empty where it lies in one.
+        reading: What it means for the value of one reading, which lies in many windows; empty where it lies
+            in one.
     """
 
     rounds: int
@@ -86,7 +87,8 @@ def forecast_at(directory: PlantDirectory, task: Task, machine_windows: int = 0)
     charges = charges_of(directory, plant, entries)
     history = tuple(event for entry in charges for event in entry.events)
     machine = machine_windows or plant.data.declared_unit_windows or most_readings(directory.path / dataset)
-    due = owed(directory, plant, task)
+    answer = owed(directory, plant, task)
+    due = answer.events if answer else ()
     metrics = plant.policy.metrics
     return forecast(task, plant.data, policy.epsilon, policy.delta, machine, history, metrics, due)
 
@@ -165,7 +167,7 @@ def _cost(
     epsilon = accounting.spent(events, delta, machine_windows).epsilon
     reading = ""
     if overlap > 1:
-        reading = accounting.reading_sentence(accounting.machine_epsilon(events, delta, overlap), overlap)
+        reading = accounting.reading_sentence(accounting.machine_epsilon(events, delta, 2 * overlap), overlap)
     if not machine_windows:
         return Cost(rounds, epsilon, None, "", reading)
     machine = accounting.machine_epsilon(events, delta, machine_windows)

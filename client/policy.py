@@ -56,19 +56,33 @@ def admit(plant: Plant, task: Task) -> None:
         _admit_private(plant, task)
 
 
+def check_columns(plant: Plant, task: Task) -> None:
+    """Refuse a contract that takes another column for the machine, or for the time, than the plant.
+
+    Where machines are protected, a task that called the cycle a machine would protect none.
+
+    Raises:
+        Refusal: ``policy_privacy``.
+    """
+    for key in ("machine", "time"):
+        expected, found = getattr(plant.data, key), getattr(task.contract, key)
+        if found != expected:
+            raise Refusal("policy_privacy", f"contract.{key} is {found!r}, data.{key} is {expected!r}")
+
+
 def hold_to_terms(directory: PlantDirectory, task: Task) -> None:
-    """Refuse a private task that asks for another contract or other windows than when it first came.
+    """Refuse a private task that asks for another contract, windows or unit than when it first came.
 
     Whether data fits a contract is a fact about the data, told for nothing: who could ask again and
-    again, each time with other ranges, would read the readings off the refusals. And a window is the
-    unit that epsilon counts.
+    again, each time with other ranges, would read the readings off the refusals. And windows and units
+    are what epsilon counts.
 
     Raises:
         Refusal: ``policy_terms``; the plant's people agree to the new ones by hand.
     """
     if not task.privacy.private:
         return
-    asked = json.dumps([config.dump(task.contract), config.dump(task.window)])
+    asked = json.dumps([config.dump(task.contract), config.dump(task.window), task.privacy.unit])
     terms = hashlib.sha256(asked.encode()).hexdigest()
     known = _terms(directory)
     if known.get(task.name, terms) != terms:
@@ -92,6 +106,7 @@ def _terms(directory: PlantDirectory) -> dict[str, str]:
 
 
 def _admit_private(plant: Plant, task: Task) -> None:
+    check_columns(plant, task)
     allowed = plant.policy.privacy
     if task.privacy.unit not in allowed.units:
         raise Refusal("policy_privacy", f"unit {task.privacy.unit!r} is not in policy.privacy.units")

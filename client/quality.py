@@ -3,16 +3,19 @@
 With ``policy.privacy.data_refusals: declared`` the answer is told as it is, as a fact that the plant has
 declared public. With ``billed`` one number is computed under differential privacy, charged to the ledger
 first, and remembered: the same question about the same snapshot has the same answer, and costs nothing
-more. Which columns there are, and of which types, is public either way.
+more. Which columns there are is public either way.
 """
 
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from interplant.client.account import Account
 from interplant.client.directory import PlantDirectory
+from interplant.client.lineages import lineage_of
 from interplant.core import config
 from interplant.core.errors import Refusal
 from interplant.core.files import write_atomic
@@ -20,7 +23,7 @@ from interplant.core.schema import Plant, PrivacyPolicy, Task
 from interplant.data import contract
 from interplant.data.shares import bad_shares
 from interplant.data.snapshots import Repository
-from interplant.privacy.plan import Event, Measurement, Plan, Statistic
+from interplant.privacy.plan import Measurement, Plan, Statistic
 from interplant.privacy.statistics import noised
 from interplant.privacy.stream import Stream
 
@@ -29,6 +32,21 @@ if TYPE_CHECKING:
 
 DEVIATIONS = 2.0
 """Standard deviations of the noise by which the answer must pass the limit before a round is refused."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is remembered of a question.
+
+    Args:
+        fits: What was told.
+        entries: How many entries the ledger held when it was charged; it is worth nothing without them.
+        head: Hash of the last one.
+    """
+
+    fits: bool
+    entries: int
+    head: str
 
 
 def billed(policy: PrivacyPolicy, task: Task) -> bool:
@@ -43,31 +61,22 @@ def question(plan: Plan, policy: PrivacyPolicy) -> Measurement:
     )
 
 
-def owed(directory: PlantDirectory, plant: Plant, task: Task) -> tuple[Event, ...]:
+def owed(directory: PlantDirectory, plant: Plant, task: Task) -> Measurement | None:
     """Return what the answer about the newest snapshot is still to be charged; a round comes after it."""
     if not billed(plant.policy.privacy, task):
-        return ()
+        return None
     try:
         digest = Repository(directory.path / plant.data.repository).open().digest
     except Refusal:
         digest = ""  # there is none yet: the first one is asked about
-    events = question(Plan.of(task, plant.data), plant.policy.privacy).events
-    return events if known(directory, digest, task) is None else ()
-
-
-def known(directory: PlantDirectory, digest: str, task: Task) -> bool | None:
-    """Return the remembered answer, None if this was not asked yet.
-
-    Args:
-        directory: The plant.
-        digest: The snapshot's.
-        task: Its contract, windows and privacy unit are the question.
-    """
-    return _answers(directory.answers).get(_key(digest, task))
+    if _key(lineage_of(directory, plant), digest, task) in _answers(directory.answers):
+        return None
+    return question(Plan.of(task, plant.data), plant.policy.privacy)
 
 
 def require(
     directory: PlantDirectory,
+    account: Account,
     readings: "pd.DataFrame",
     digest: str,
     task: Task,
@@ -78,6 +87,7 @@ def require(
 
     Args:
         directory: The plant.
+        account: Whose ledger holds the charge of an answer that is remembered.
         readings: The snapshot's.
         digest: The snapshot's.
         task: Contract, windows, unit.
@@ -85,19 +95,23 @@ def require(
         charge: Writes a charge to the ledger; what it raises leaves the question unanswered.
 
     Raises:
-        Refusal: ``contract``.
+        Refusal: ``contract``; or ``ledger_behind``: the ledger does not hold the answer's charge.
     """
-    contract.require_columns(readings, task.contract)
-    fits = known(directory, digest, task)
-    if fits is None:
+    key = _key(account.lineage, digest, task)
+    answer = _answers(directory.answers).get(key)
+    if answer is None:
         charge(asked)
         (one,) = asked.statistics
         # Noise alone must not refuse good data: a plant of 25 machines would be refused by chance.
         limit = contract.STRAY_SHARE * asked.records + DEVIATIONS * one.noise
         fits = noised(bad_shares(readings, task), one, Stream()) <= limit
-        answers = _answers(directory.answers) | {_key(digest, task): fits}
-        write_atomic(directory.answers, json.dumps(answers, indent=1) + "\n")
-    if not fits:
+        end = account.ledger.end()
+        answer = Answer(fits, end.entries, end.hash)
+        answers = _answers(directory.answers) | {key: answer}
+        kept = {name: asdict(own) for name, own in answers.items()}
+        write_atomic(directory.answers, json.dumps(kept, indent=1) + "\n")
+    account.ledger.require_receipt(answer.entries, answer.head)
+    if not answer.fits:
         raise Refusal(
             "contract",
             f"under differential privacy, clearly more than {contract.STRAY_SHARE:.0%} of the readings break "
@@ -105,20 +119,18 @@ def require(
         )
 
 
-def _key(digest: str, task: Task) -> str:
-    asked = [digest, config.dump(task.contract), config.dump(task.window), task.privacy.unit]
+def _key(lineage: str, digest: str, task: Task) -> str:
+    asked = [lineage, digest, config.dump(task.contract), config.dump(task.window), task.privacy.unit]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
-def _answers(path: Path) -> dict[str, bool]:
+def _answers(path: Path) -> dict[str, Answer]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(key): Answer(**own) for key, own in found.items()}
     except FileNotFoundError:
         return {}
-    except ValueError:
-        found = None
-    if not (isinstance(found, dict) and all(isinstance(fits, bool) for fits in found.values())):
+    except (ValueError, TypeError, AttributeError):
         raise Refusal(
             "ledger", f"{path} is damaged; restore it, or remove it: its answers are then charged anew"
-        )
-    return found
+        ) from None

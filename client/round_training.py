@@ -5,11 +5,11 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interplant.client import quality, receipts
+from interplant.client import quality
 from interplant.client.account import Account
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import Trained
@@ -17,12 +17,11 @@ from interplant.core import config, models
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.files import disk_errors
 from interplant.core.receipt import Receipt
-from interplant.core.schema import Plant, Task
+from interplant.core.schema import Task
 from interplant.core.wire import Tensors
-from interplant.data.snapshots import Repository, Snapshot, keyed_digest, load
+from interplant.data.snapshots import Repository, Snapshot, load
 from interplant.data.windows import Windows, training_windows
 from interplant.privacy import checks, statistics
-from interplant.privacy.accounting import Spent
 from interplant.privacy.ledger import Ledger, Reservation
 from interplant.privacy.plan import Charged, Plan
 from interplant.privacy.stream import Stream
@@ -74,9 +73,6 @@ def train_round(
     repository = Repository(directory.path / plant.data.repository)
     ledger = bench.ledger = bench.ledger or Ledger(directory.ledger)
     account = Account.of(directory, plant, task, ledger)
-    if plan and task.privacy.private:
-        account.require(plan)  # before data is touched
-    snapshot = repository.open()
     charges: list[Reservation] = []
 
     def charge(charged: Charged) -> None:
@@ -87,13 +83,27 @@ def train_round(
             assert plan is not None
             charge(plan)
 
+    def seal() -> Receipt:
+        for charged in charges:
+            ledger.commit(charged)
+        return account.seal(directory, plant, snapshot, task.privacy.mechanism, run, number)
+
     def fits(readings: "pd.DataFrame") -> None:
         assert plan is not None
         asked = quality.question(plan, plant.policy.privacy)
-        quality.require(directory, readings, snapshot.digest, task, asked, charge)
+        quality.require(directory, account, readings, snapshot.digest, task, asked, charge)
 
     billed = quality.billed(plant.policy.privacy, task)
-    windows = _windows(bench, snapshot, task, fits if billed else None)
+    if plan and task.privacy.private:
+        answer = quality.owed(directory, plant, task)
+        account.require(plan, *([answer] if answer else []))  # before data is touched
+    snapshot = repository.open()
+    try:
+        windows = _windows(bench, snapshot, task, fits if billed else None)
+    except Refusal:
+        if charges:
+            seal()  # the refusal tells of the data: its charge must not be undone unnoticed
+        raise
 
     first_step = time.time()
     result = train(
@@ -108,10 +118,7 @@ def train_round(
         machines=windows.machine,
         stream=_stream(task, number, plant.name),
     )
-    for charged in charges:
-        ledger.commit(charged)
-    receipt = _receipt(directory, plant, task, snapshot, account)
-    receipt = receipts.sign(directory, replace(receipt, run=run, round=number), ledger)
+    receipt = seal()
     took = time.monotonic() - begun
     _note(directory, {"run": run, "round": number, "seconds": took, "first_step": first_step})
     return Trained(result.update, receipt, result.metrics)
@@ -175,24 +182,6 @@ def _stream(task: Task, number: int, plant: str) -> Stream | None:
     if task.privacy.private:
         return None
     return Stream(f"{task.seed}/{number}/{plant}".encode())
-
-
-def _receipt(
-    directory: PlantDirectory, plant: Plant, task: Task, snapshot: Snapshot, account: Account
-) -> Receipt:
-    private = task.privacy.private
-    delta = plant.policy.privacy.delta if private else 0.0
-    sizes = plant.data.declared_unit_windows
-    spent = account.ledger.spent(account.lineage, delta, sizes) if private else Spent(0.0, 0.0, 0.0)
-    return Receipt(
-        plant=plant.name,
-        snapshot=keyed_digest(snapshot.digest, directory.snapshot_key.read_bytes()),
-        mechanism=task.privacy.mechanism,
-        unit=spent.unit,
-        epsilon=float(spent.epsilon),
-        delta=delta,
-        simulated=snapshot.simulated,
-    )
 
 
 def _note(directory: PlantDirectory, entry: dict[str, object]) -> None:

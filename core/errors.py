@@ -21,7 +21,7 @@ REFUSALS: Final[dict[str, str]] = {
     "policy_model": "the plant's policy does not allow this model",
     "policy_strategy": "the plant's policy does not allow this strategy",
     "policy_privacy": "the plant's policy does not allow this privacy setting",
-    "policy_terms": "the task asks for another contract or other windows than when the plant first met it",
+    "policy_terms": "the task asks for another contract, windows or unit than when the plant first met it",
     "task_invalid": "the plant cannot read this task: check that both sides run the same version",
     "model_missing": "the model is not installed at the plant",
     "model_unfit": "the model does not fit the global weights or cannot be trained privately",

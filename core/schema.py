@@ -310,11 +310,14 @@ class Policy:
 class PlantData:
     """Where the plant's data lies, and its size as the plant declares it: public, rounded, 0 if not told.
 
-    ``declared_units`` is the number of machines, ``declared_unit_windows`` the most windows that one of
-    them has.
+    ``machine`` and ``time`` name the columns that tell machines and times: a task cannot take others for
+    them, or what it calls a machine would be no machine. ``declared_units`` is the number of machines,
+    ``declared_unit_windows`` the most windows that one of them has.
     """
 
     repository: str = "data"
+    machine: str = "machine"
+    time: str = "cycle"
     declared_windows: int = 0
     declared_units: int = 0
     declared_unit_windows: int = 0

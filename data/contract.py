@@ -59,21 +59,41 @@ class Violation:
         return f"column {self.column!r}: {self.expected}{where}"
 
 
-def require_columns(frame: "pd.DataFrame", contract: Contract) -> None:
-    """Raise `Refusal` ``contract`` for what no single reading decides: columns and their types."""
-    blocking = [one for one in check(frame, contract) if one.blocks and one.rule in ("missing", "type")]
-    if blocking:
-        raise Refusal("contract", str(blocking[0]))
+def usable(frame: "pd.DataFrame", contract: Contract) -> "pd.DataFrame":
+    """Return the contract's columns as numbers, whatever single readings hold; the label's if it is there.
+
+    A cell that is no number becomes NaN, and a reading without a machine's number or a time is left out.
+    Each reading's fate follows from itself alone, so that no single one decides whether a table is read.
+
+    Raises:
+        Refusal: ``contract``: a column is missing, which no reading decides.
+    """
+    import pandas as pd
+
+    needed = [contract.machine, contract.time, *columns(contract)]
+    for name in needed:
+        if name not in frame.columns:
+            raise Refusal("contract", f"column {name!r}: expected by the contract, not in the data")
+    needed += [contract.label] if contract.label in frame.columns else []
+    numbers = pd.DataFrame(
+        {
+            name: frame[name] if _kind(frame[name]) in "iuf" else pd.to_numeric(frame[name], errors="coerce")
+            for name in needed
+        }
+    ).astype({name: "float64" for name in needed[1:]})
+    machine = numbers[contract.machine].to_numpy(dtype=np.float64, na_value=np.nan)
+    good = (machine == np.floor(machine)) & (np.abs(machine) < 2.0**53)
+    numbers = numbers[good & np.isfinite(numbers[contract.time].to_numpy())]
+    return numbers.astype({contract.machine: "int64"}).reset_index(drop=True)
 
 
 def bad_readings(frame: "pd.DataFrame", contract: Contract) -> NDArray[np.bool_]:
     """Return which readings are not finite or far out of range, in any column (N,).
 
-    Each follows from its own reading alone. The columns are there and numeric.
+    Each follows from its own reading alone. The columns are there and numeric; see `usable`.
     """
-    usable = [contract.machine, contract.time, *columns(contract)]
-    usable += [contract.label] if contract.label in frame.columns else []
-    finite = np.isfinite(frame[usable].to_numpy(dtype=np.float64)).all(axis=1)
+    inputs = [*columns(contract), *([contract.label] if contract.label in frame.columns else [])]
+    finite = np.isfinite(frame[inputs].to_numpy(dtype=np.float64)).all(axis=1)
     found: NDArray[np.bool_] = ~finite | _outside(frame, contract).any(axis=1)
     return found
 
@@ -110,11 +130,11 @@ def check(frame: "pd.DataFrame", contract: Contract) -> list[Violation]:
     wrong = list(_wrong_types(frame, contract, present))
     found += wrong
     unusable = {violation.column for violation in wrong}
-    usable = [name for name in present if name not in unusable]
-    found += _not_finite(frame, usable)
-    if set(columns(contract)) <= set(usable):
+    numeric = [name for name in present if name not in unusable]
+    found += _not_finite(frame, numeric)
+    if set(columns(contract)) <= set(numeric):
         found += _out_of_range(frame, contract)
-    if {contract.machine, contract.time} <= set(usable):
+    if {contract.machine, contract.time} <= set(numeric):
         found += _duplicates(frame, contract)
     return found
 
@@ -188,8 +208,8 @@ def _kind(series: Any) -> str:
     return series.dtype.kind if isinstance(series.dtype, np.dtype) else "O"
 
 
-def _not_finite(frame: "pd.DataFrame", usable: list[str]) -> Iterator[Violation]:
-    for name in usable:
+def _not_finite(frame: "pd.DataFrame", numeric: list[str]) -> Iterator[Violation]:
+    for name in numeric:
         count = int((~np.isfinite(frame[name].to_numpy())).sum())
         if count:
             yield Violation("finite", name, count, len(frame), "not a finite number")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interplant.core.schema import Contract, Task
-from interplant.data.contract import TOLERANCE, bad_readings, condition_of, require_columns
+from interplant.data.contract import TOLERANCE, bad_readings, condition_of, usable
 from interplant.data.windows import arranged
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ BLOCK = 256
 
 
 def unit_rows(frame: "pd.DataFrame", task: Task) -> Iterator[NDArray[np.intp]]:
-    """Yield of each privacy unit the rows of the table that are its readings."""
+    """Yield of each privacy unit the rows of a `usable` table that are its readings."""
     places = arranged(frame, task)
     if task.privacy.unit == "unit":
         for first, last in zip(places.first, places.last, strict=True):
@@ -34,15 +34,24 @@ def unit_rows(frame: "pd.DataFrame", task: Task) -> Iterator[NDArray[np.intp]]:
             yield places.order[end + 1 - task.window.length : end + 1]
 
 
+def count_units(frame: "pd.DataFrame", task: Task) -> int:
+    """Return how many privacy units there are.
+
+    Raises:
+        Refusal: ``contract``: a column is missing.
+    """
+    return sum(1 for _ in unit_rows(usable(frame, task.contract), task))
+
+
 def bad_shares(frame: "pd.DataFrame", task: Task) -> NDArray[np.float64]:
     """Return of each privacy unit the share of its readings that break the contract, 0 to 1 (units,).
 
     Readings that only repeat another's time, which no single reading decides, are not counted.
 
     Raises:
-        Refusal: ``contract``: a column is missing, or of a wrong type.
+        Refusal: ``contract``: a column is missing.
     """
-    require_columns(frame, task.contract)
+    frame = usable(frame, task.contract)
     bad = bad_readings(frame, task.contract)
     return np.array([bad[rows].mean() for rows in unit_rows(frame, task)], np.float64)
 
@@ -101,9 +110,9 @@ class Bins:
         """Yield in blocks what each unit adds: the share of its readings in each bin (units, bins of all).
 
         Raises:
-            Refusal: ``contract``: a column is missing, or of a wrong type.
+            Refusal: ``contract``: a column is missing.
         """
-        require_columns(frame, task.contract)
+        frame = usable(frame, task.contract)
         places, size = self.places(frame, task.contract), math.prod(self.shape)
         block = []
         for rows in unit_rows(frame, task):

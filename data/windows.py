@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interplant.core.schema import Contract, Task, Window
-from interplant.data.contract import TOLERANCE, Floats, columns, limits, require, require_columns
+from interplant.data.contract import TOLERANCE, Floats, columns, limits, require, usable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,24 +83,24 @@ def training_windows(frame: "pd.DataFrame", task: Task, checked: bool = False) -
         frame: Readings after the contract, in any order. If the label's column is there it is used;
             if not, every machine ran to failure and its label is the time to its last reading.
         task: Contract, window and target.
-        checked: Whether the readings were asked about already, under differential privacy: then only
-            columns and types are checked here, values that are not finite become the middle of their
-            range, and no readings are no windows.
+        checked: Whether the readings were asked about already, under differential privacy: then they are
+            taken as `usable` says, values that are not finite become the middle of their range, and no
+            readings are no windows.
 
     Raises:
         Refusal: ``contract``: one may not learn from this table.
     """
-    (require_columns if checked else require)(frame, task.contract)
+    frame = _taken(frame, task.contract, checked)
     rows = arranged(frame, task)
     return _cut(_readings(frame, task, rows), rows.ends(task.window), task)
 
 
-def last_windows(frame: "pd.DataFrame", task: Task) -> Windows:
+def last_windows(frame: "pd.DataFrame", task: Task, checked: bool = False) -> Windows:
     """Cut one window per machine, its last; the way C-MAPSS is scored. See `training_windows`.
 
     Without a label column ``y`` is 0, for a machine that ran to failure.
     """
-    require(frame, task.contract)
+    frame = _taken(frame, task.contract, checked)
     rows = arranged(frame, task)
     return _cut(_readings(frame, task, rows), rows.last, task)
 
@@ -150,6 +150,13 @@ def normalise(values: Floats, contract: Contract) -> NDArray[np.float32]:
     low, high = limits(values[:, : len(contract.settings)], contract)
     scaled = (2.0 * values - (low + high)) / (high - low)
     return np.where(np.isfinite(scaled), np.clip(scaled, -BOUND, BOUND), 0.0).astype(np.float32)
+
+
+def _taken(frame: "pd.DataFrame", contract: Contract, checked: bool) -> "pd.DataFrame":
+    if checked:
+        return usable(frame, contract)
+    require(frame, contract)
+    return frame
 
 
 def arranged(frame: "pd.DataFrame", task: Task) -> Rows:

@@ -178,8 +178,11 @@ def machine_sentence(epsilon: float, windows: int) -> str:
 
 
 def reading_sentence(epsilon: float, windows: int) -> str:
-    """Say the same of one reading that lies in ``windows`` windows."""
-    return _sentence(f"a reading, which lies in {windows} windows,", epsilon)
+    """Say the same of what one reading reads, which lies in ``windows`` windows.
+
+    Another value there takes so many windows out and puts as many in: ``epsilon`` is for twice as many.
+    """
+    return _sentence(f"what a reading reads, which lies in {windows} windows,", epsilon)
 
 
 def _sentence(subject: str, epsilon: float) -> str:

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from interplant.core.errors import Refusal
 from interplant.core.files import disk_errors, sync_folder
@@ -39,6 +39,14 @@ CREATE TRIGGER IF NOT EXISTS never_changed BEFORE UPDATE ON entries
 CREATE TRIGGER IF NOT EXISTS never_removed BEFORE DELETE ON entries
   BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
+
+
+class Eventful(Protocol):
+    """Whatever names the events that it would be charged."""
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What is charged."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,7 @@ class Ledger:
             entry = self._append(connection, body)
         return Reservation(entry.id, entry.seq, run, round, task, lineage, plan)
 
-    def require(self, plan: Charged, *, task: str, lineage: str, caps: Caps) -> None:
+    def require(self, plan: Eventful, *, task: str, lineage: str, caps: Caps) -> None:
         """Refuse what `reserve` would refuse now; nothing is charged and no data needs to be read.
 
         Raises:
@@ -257,7 +265,7 @@ class Ledger:
                 raise self._broken(f"it no longer holds the {len(known)} entries it held")
             return self._head()
 
-    def _within(self, plan: Charged, task: str, lineage: str, caps: Caps) -> None:
+    def _within(self, plan: Eventful, task: str, lineage: str, caps: Caps) -> None:
         for cap, of, history in (
             (caps.epsilon, "policy.privacy.epsilon", self._history.events(lineage)),
             (caps.task, f"policy.privacy.tasks.{task}", self._history.events(lineage, task)),

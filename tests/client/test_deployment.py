@@ -552,3 +552,16 @@ def test_a_fault_in_a_trial_is_a_verdict_and_the_champion_stays(
     assert "row 7" in verdict.sentence
     assert deployment.champion(plant) is None
     assert deployment.report_for_coordinator(plant.load().policy, verdict)[1] in ("", "internal")
+
+
+@pytest.mark.parametrize(("told", "state"), [("declared", "refused"), ("billed", "active")])
+def test_a_verdict_does_not_tell_for_nothing_what_the_plant_bills(
+    plant: PlantDirectory, federation: Federation, told: str, state: str
+) -> None:
+    """One reading that is not finite breaks the contract: exactly so where that is declared public."""
+    settle(plant, privacy__data_refusals=told)
+    spoiled = readings(range(1, 7))
+    spoiled.loc[5, "health"] = np.nan
+    Repository(plant.data).snapshot(Dataset(spoiled, readings(range(11, 15)), simulated=True))
+    verdict = federation.try_out(federation.make("r-1"))
+    assert (verdict.state, verdict.code) == (state, "contract" if told == "declared" else "")

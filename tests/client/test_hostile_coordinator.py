@@ -230,20 +230,28 @@ def ranged(low: float, high: float, **words: Any) -> Task:
     "other",
     [
         ranged(-1.0, 1.001),
-        replace(TASK, contract=replace(TASK.contract, time="hour")),
+        replace(TASK, contract=replace(TASK.contract, label="hours")),
         replace(TASK, contract=replace(TASK.contract, conditions=[Condition("hot", {}, {"health": [0, 1]})])),
         replace(TASK, window=Window(1)),
         replace(TASK, window=Window(4, 2)),
+        replace(TASK, privacy=replace(TASK.privacy, unit="unit")),
     ],
 )
 def test_a_private_task_cannot_come_back_with_other_questions_about_the_data(
     bare: PlantDirectory, fake: FakeTrainer, other: Task
 ) -> None:
     """Each refusal of a contract is an exact answer about readings that no budget pays for."""
+    edit(bare, allow_machines)
     assert not take_part(bare, fake, request(TASK, START)).has_error()
-    assert refusal(take_part(bare, fake, request(other, START, 2))) == "policy_terms"
+    answer = take_part(bare, fake, request(other, START, 2))
+    assert answer.has_error()
+    assert refusal(answer) == "policy_terms"
     assert not take_part(PlantDirectory(bare.path), fake, request(TASK, START, 3)).has_error()
     assert len(fake.trained) == 2
+
+
+def allow_machines(plant: Plant) -> None:
+    plant.policy.privacy.units, plant.data.declared_units = ["window", "unit"], 3
 
 
 def test_a_first_refusal_holds_a_task_to_its_terms_too(ready: PlantDirectory, fake: FakeTrainer) -> None:

@@ -151,3 +151,20 @@ def test_noise_of_ranges_is_that_of_all_sensors_together(
     monkeypatch.setattr(measuring, "noised_vectors", stopped)
     measure_ranges(rich, task, 8.0, bins=10)
     assert asked == [(40, 2.0, 8.0)]
+
+
+def test_a_ledger_put_back_after_a_measurement_is_noticed(rich: PlantDirectory) -> None:
+    Ledger(rich.ledger)
+    before = rich.ledger.read_bytes()
+    measure_sizes(rich, TASK, 8.0)
+    rich.ledger.write_bytes(before)
+    with pytest.raises(Refusal) as caught:
+        measure_sizes(rich, TASK, 8.0)
+    assert caught.value.code == "ledger_behind"
+
+
+def test_a_task_cannot_call_another_column_a_machine(rich: PlantDirectory) -> None:
+    contract = replace(TASK.contract, machine="cycle", time="machine")
+    with pytest.raises(Refusal, match=r"contract\.machine is 'cycle', data\.machine is 'machine'"):
+        measure_sizes(rich, replace(by_machine(), contract=contract), 8.0)
+    assert not rich.ledger.exists()

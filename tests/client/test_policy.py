@@ -46,10 +46,20 @@ def test_what_the_policy_covers_is_admitted(plant: Plant) -> None:
         (replace(TASK, privacy=Privacy(unit="row")), "policy_privacy"),
         (replace(TASK, privacy=Privacy(unit="")), "policy_privacy"),
         (replace(TASK, privacy=Privacy(delta=1.1e-5)), "policy_privacy"),
+        (replace(TASK, contract=replace(TASK.contract, machine="cycle", time="machine")), "policy_privacy"),
+        (replace(TASK, contract=replace(TASK.contract, time="shift")), "policy_privacy"),
     ],
 )
 def test_nothing_else_is(plant: Plant, task: Task, code: str) -> None:
     assert refusal_of(plant, task) == code
+
+
+def test_the_plant_says_which_column_tells_machines(plant: Plant) -> None:
+    """Else a task counts by cycle, and an epsilon "by machine" protects no machine."""
+    plant.data.machine, plant.data.time = "press", "stroke"
+    own = replace(TASK, contract=replace(TASK.contract, machine="press", time="stroke"))
+    policy.admit(plant, own)
+    assert refusal_of(plant, TASK) == "policy_privacy"
 
 
 def test_a_smaller_delta_asks_for_more_privacy_and_is_fine(plant: Plant) -> None:

@@ -13,9 +13,11 @@ from interplant.client.planning import forecast_at
 from interplant.client.quality import question
 from interplant.client.round_training import Bench, train_round
 from interplant.core.errors import Refusal
+from interplant.core.receipt import from_json
 from interplant.core.schema import PlantData, PrivacyPolicy, Task
 from interplant.data.frames import Dataset
 from interplant.data.snapshots import Repository
+from interplant.privacy import accounting
 from interplant.privacy.ledger import Ledger
 from interplant.privacy.plan import Plan, Statistic
 from interplant.privacy.statistics import noised
@@ -66,6 +68,10 @@ def spoiled(share: float, value: float = np.nan) -> Dataset:
     return made
 
 
+def remembered(plant: PlantDirectory) -> list[bool]:
+    return [answer["fits"] for answer in json.loads(plant.answers.read_text()).values()]
+
+
 def keep(plant: PlantDirectory, data: Dataset) -> None:
     Repository(plant.data).snapshot(data)
 
@@ -76,7 +82,7 @@ def test_good_data_trains_and_the_answer_is_charged_once(asking: PlantDirectory)
     go(asking, number=2, bench=bench)
     go(asking, number=3)  # another process remembers it from disk
     assert charged(asking) == ["contract", "training", "training", "training"]
-    assert list(json.loads(asking.answers.read_text()).values()) == [True]
+    assert remembered(asking) == [True]
 
 
 def test_bad_data_is_refused_again_and_again_for_one_charge(asking: PlantDirectory) -> None:
@@ -86,7 +92,7 @@ def test_bad_data_is_refused_again_and_again_for_one_charge(asking: PlantDirecto
             go(asking)
         assert caught.value.code == "contract"
     assert charged(asking) == ["contract"]
-    assert list(json.loads(asking.answers.read_text()).values()) == [False]
+    assert remembered(asking) == [False]
 
 
 @pytest.mark.parametrize("value", [np.nan, 1e9])
@@ -178,3 +184,62 @@ def test_a_forecast_counts_an_answer_that_is_still_owed(asking: PlantDirectory) 
     go(asking, number=2)
     assert Ledger(asking.ledger).spent(None, 1e-5).epsilon == pytest.approx(once.epsilon)
     assert once.epsilon < twice.epsilon
+
+
+def test_a_ledger_put_back_after_a_refusal_is_noticed(asking: PlantDirectory) -> None:
+    """No update, and so no receipt of a round, ever comes of data that is refused."""
+    keep(asking, spoiled(0.5))
+    Ledger(asking.ledger)
+    before = asking.ledger.read_bytes()
+    assert told(asking) == "contract"
+    asking.ledger.write_bytes(before)
+    assert told(asking) == "ledger_behind"
+    assert charged(asking) == []
+
+
+def test_a_refusal_that_was_charged_leaves_a_receipt(asking: PlantDirectory) -> None:
+    keep(asking, spoiled(0.5))
+    assert told(asking) == "contract"
+    assert asking.receipt.exists()
+    receipt = from_json(asking.receipt.read_text())
+    assert receipt.entries == Ledger(asking.ledger).end().entries
+    assert [kind[0] for kinds in receipt.charges().values() for kind in kinds] == ["window"]
+
+
+def test_an_answer_is_worth_nothing_without_its_charge(asking: PlantDirectory) -> None:
+    go(asking)
+    for path in (asking.ledger, asking.receipt):
+        path.unlink()
+    assert told(asking) == "ledger_behind"
+
+
+def test_another_repository_is_another_account_and_another_question(asking: PlantDirectory) -> None:
+    go(asking)
+    Repository.create(asking.path / "other", asking.path / "elsewhere").snapshot(dataset())
+    edit(asking, lambda plant: setattr(plant.data, "repository", "other"))
+    go(asking, number=2)
+    assert charged(asking) == ["contract", "training"] * 2
+
+
+@pytest.mark.parametrize("column", ["machine", "cycle", "health"])
+def test_one_cell_that_is_no_number_decides_nothing(asking: PlantDirectory, column: str) -> None:
+    """It makes the whole column text, or decimal numbers: an exact refusal for that would tell of it."""
+    edit(asking, lambda plant: setattr(plant.policy.privacy, "refusal_noise", 8.0))
+    made = dataset()
+    made.train[column] = made.train[column].astype(object)
+    made.train.loc[3, column] = None if column == "machine" else "n/a"
+    if column != "machine":
+        made.train[column] = made.train[column].astype(str)
+    Repository(asking.data).snapshot(made)
+    assert told(asking) == "finite"
+
+
+def test_a_budget_that_covers_only_one_of_the_two_pays_for_none(asking: PlantDirectory) -> None:
+    edit(asking, lambda plant: setattr(plant.policy.privacy, "refusal_noise", 2.0))
+    plan = Plan.of(TASK, PlantData(declared_windows=100))
+    answer = question(plan, PrivacyPolicy(refusal_noise=2.0))
+    both = accounting.spent([*plan.events, *answer.events], 1e-5).epsilon
+    alone = max(accounting.spent(one.events, 1e-5).epsilon for one in (plan, answer))
+    edit(asking, lambda plant: setattr(plant.policy.privacy, "epsilon", (both + alone) / 2))
+    assert told(asking) == "budget_spent"
+    assert charged(asking) == []

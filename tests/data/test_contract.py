@@ -1,10 +1,14 @@
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from interplant.core.errors import Refusal
 from interplant.core.schema import Contract
-from interplant.data.contract import Violation, check, condition_of, limits, require
+from interplant.data.contract import Violation, check, condition_of, limits, require, usable
+
+Make = Callable[..., pd.DataFrame]
 
 
 def frame(rows: int = 200) -> pd.DataFrame:
@@ -119,3 +123,34 @@ def test_limits_fall_back_to_the_columns_own_range(contract: Contract) -> None:
     assert high.tolist() == [[10.0, 1.0, 200.0, 10.0]]
     contract.conditions = []
     assert limits(np.array([[10.0, 1.0]]), contract)[1].tolist() == [[10.0, 1.0, 200.0, 10.0]]
+
+
+def test_a_cell_that_is_no_number_is_its_own_readings_affair(contract: Contract, readings: Make) -> None:
+    """Left out with its reading where it tells the machine or the time, else not a number."""
+    good = usable(readings(6, 5), contract)
+    for column, kept in (("machine", 10), ("cycle", 10), ("heat", 11)):
+        frame = readings(6, 5)
+        frame[column] = frame[column].astype(str)
+        frame.loc[2, column] = "n/a"
+        try:
+            found = usable(frame, contract)
+        except ValueError as error:
+            pytest.fail(f"one cell decides: {error}")
+        assert len(found) == kept
+        assert found["machine"].dtype == np.int64
+        rest = found.drop(index=2) if column == "heat" else found
+        pd.testing.assert_frame_equal(rest.reset_index(drop=True), good.drop(index=2).reset_index(drop=True))
+
+
+@pytest.mark.parametrize("odd", [1.5, np.inf, -np.inf, 1e300, np.nan])
+def test_a_reading_without_a_whole_machine_belongs_to_none(
+    contract: Contract, readings: Make, odd: float
+) -> None:
+    frame = readings(4).astype({"machine": float})
+    frame.loc[1, "machine"] = odd
+    assert usable(frame, contract)["cycle"].tolist() == [1.0, 3.0, 4.0]
+
+
+def test_a_missing_column_is_no_readings_affair(contract: Contract, readings: Make) -> None:
+    with pytest.raises(Refusal, match="'flow'"):
+        usable(readings(4).drop(columns="flow"), contract)

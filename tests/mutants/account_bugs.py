@@ -8,9 +8,10 @@ ACCOUNTING, LEDGER, HISTORY = (f"interplant.privacy.{name}" for name in ("accoun
 SCHEMA, RELEASE, RECEIPT = (f"interplant.core.{name}" for name in ("schema", "release", "receipt"))
 ROUND, PARTICIPATION = "interplant.client.round_training", "interplant.client.participation"
 POLICY, GATEWAY = "interplant.client.policy", "interplant.client.gateway"
+GATE = "interplant.client.gate"
 QUALITY, MEASURING, ACCOUNT = (f"interplant.client.{name}" for name in ("quality", "measuring", "account"))
 RELEASES = "interplant.server.releases"
-WINDOWS, SHARES = "interplant.data.windows", "interplant.data.shares"
+WINDOWS, SHARES, CONTRACT = (f"interplant.data.{name}" for name in ("windows", "shares", "contract"))
 
 OF_CHARGES = (
     Bug(
@@ -179,17 +180,62 @@ OF_ACCOUNTS = (
     ),
     Bug(
         "answer-drawn-anew",
-        "The same question has fresh noise each round for one charge, which averages out.",
+        "Data that was refused is asked about again each round, until chance lets it in or the budget is gone.",
         QUALITY,
-        (("    if fits is None:\n", "    if fits is None or charge(asked) is None:\n"),),
+        (("    if answer is None:\n", "    if answer is None or not answer.fits:\n"),),
         tests("client/test_quality", "test_bad_data_is_refused_again_and_again_for_one_charge"),
     ),
     Bug(
         "billed-answer-told-by-the-windows-too",
         "After the noised answer the exact check refuses all the same.",
         WINDOWS,
-        (("(require_columns if checked else require)(frame", "require(frame"),),
+        (("    if checked:\n        return usable", "    if not checked:\n        return usable"),),
         tests("client/test_quality", "test_one_bad_reading_is_no_refusal_where_noise_hides_it"),
+    ),
+    Bug(
+        "answer-outlives-its-charge",
+        "A ledger put back gives the budget back, and the answer that it paid for goes on being told.",
+        QUALITY,
+        (("    account.ledger.require_receipt(answer.entries, answer.head)\n", ""),),
+        tests("client/test_quality", "test_an_answer_is_worth_nothing_without_its_charge"),
+    ),
+    Bug(
+        "refusal-for-data-leaves-no-receipt",
+        "Data that is refused never brings an update: nothing would show that its ledger went back.",
+        ROUND,
+        (("        if charges:\n            seal()", "        if not charges:\n            seal()"),),
+        tests("client/test_quality", "test_a_refusal_that_was_charged_leaves_a_receipt"),
+    ),
+    Bug(
+        "one-cell-refuses-a-table",
+        "A cell that is no number turns its column to text, and that refusal is exact and free.",
+        CONTRACT,
+        (('pd.to_numeric(frame[name], errors="coerce")', "pd.to_numeric(frame[name])"),),
+        tests("data/test_contract", "test_a_cell_that_is_no_number_is_its_own_readings_affair"),
+    ),
+    Bug(
+        "task-names-the-machines",
+        "A task calls the cycle a machine: epsilon by machine protects no machine.",
+        POLICY,
+        (("    check_columns(plant, task)\n", ""),),
+        tests("client/test_policy", "test_the_plant_says_which_column_tells_machines"),
+    ),
+    Bug(
+        "unit-changed-after-the-fact",
+        "A task comes back with a smaller unit on data that it was agreed for by machine.",
+        POLICY,
+        (("config.dump(task.window), task.privacy.unit])", "config.dump(task.window)])"),),
+        tests(
+            "client/test_hostile_coordinator",
+            "test_a_private_task_cannot_come_back_with_other_questions_about_the_data",
+        ),
+    ),
+    Bug(
+        "gate-tells-what-is-billed",
+        "A release's verdict tells exactly, for nothing, what the rounds tell with noise.",
+        GATE,
+        (("checked = billed(plant.load().policy.privacy, task)", "checked = False"),),
+        tests("client/test_deployment", "test_a_verdict_does_not_tell_for_nothing_what_the_plant_bills"),
     ),
     Bug(
         "measured-before-the-charge",
@@ -197,10 +243,8 @@ OF_ACCOUNTS = (
         MEASURING,
         (
             (
-                "        charge = account.reserve(asked, RUN, 0)\n"
-                "        return cls(directory, account, charge, before, load(snapshot).train)",
-                "        readings = load(snapshot).train\n"
-                "        return cls(directory, account, account.reserve(asked, RUN, 0), before, readings)",
+                "        charge = account.reserve(asked, RUN, 0)\n",
+                "        load(snapshot)\n        charge = account.reserve(asked, RUN, 0)\n",
             ),
         ),
         tests("client/test_measuring", "test_the_charge_comes_before_the_data_is_read"),
@@ -504,7 +548,7 @@ OF_THE_PLANT = (
         "data-read-on-a-spent-budget",
         "Whether data fits the contract is told to who has no budget left.",
         ROUND,
-        (("        account.require(plan)", "        pass"),),
+        (("        account.require(plan, *([answer] if answer else []))", "        pass"),),
         tests("client/test_killers", "test_a_spent_budget_is_refused_before_data_is_read"),
     ),
     Bug(
@@ -517,7 +561,7 @@ OF_THE_PLANT = (
     Bug(
         "snapshot-named-without-a-key",
         "Who guesses the data confirms the guess by its digest.",
-        ROUND,
+        ACCOUNT,
         (("keyed_digest(snapshot.digest, directory.snapshot_key.read_bytes())", "snapshot.digest"),),
         tests("client/test_round_training", "test_the_receipt_names_the_snapshot_only_keyed"),
     ),
