@@ -23,7 +23,16 @@ from interplant.core import certificates, flower, logs, processes
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.release import ReleaseRefused
-from interplant.core.wire import blob_of, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
+from interplant.core.wire import (
+    INLINE,
+    blob_of,
+    check_inline,
+    from_bytes,
+    from_parcel,
+    tensors_of,
+    to_bytes,
+    to_parcel,
+)
 
 log = logging.getLogger(__name__)
 
@@ -170,10 +179,7 @@ class Agent:
 
     def _take_part(self, work: pb.Parcel) -> pb.Parcel:
         link = self._connected()
-        path = self._plant.fetched / work.body.sha256
-        self._forget_other_blobs(path)
-        link.fetch(work.body, path)
-        request = from_parcel(work, from_bytes(path.read_bytes()))
+        request = from_parcel(work, from_bytes(self._body(link, work)))
         context = flower.context(work.destination, work.run_id, {"plant": str(self._plant.path)}, {})
         reply = self._app(request, context)
         body = to_bytes(tensors_of(reply.content)) if reply.has_content() else b""
@@ -182,15 +188,25 @@ class Agent:
         parcel = pb.Parcel(reply_to=made.reply_to, records=made.records, error=made.error)
         if made.HasField("body"):
             parcel.body.CopyFrom(made.body)
+            parcel.inline = body if len(body) <= INLINE else b""
         if parcel.error:
             let_out_words(self._plant, "refusal", {"message": work.message_id, "code": parcel.error})
         else:
             self._outbox.keep(parcel, body)
         return parcel
 
+    def _body(self, link: Link, work: pb.Parcel) -> bytes:
+        """The tensors of a request: within it, or brought in pieces."""
+        path = self._plant.fetched / work.body.sha256
+        self._forget_other_blobs(path)
+        if work.inline:
+            check_inline(work)
+            return work.inline
+        return link.fetch(work.body, path).read_bytes()
+
     def _offer(self, parcel: pb.Parcel) -> None:
         """Deliver a reply; it stays in the outbox until its round is settled."""
-        body = None if parcel.error else self._outbox.body(parcel.reply_to)
+        body = None if parcel.error or parcel.inline else self._outbox.body(parcel.reply_to)
         if not self._connected().deliver(parcel, body):
             self._outbox.drop(parcel.reply_to)
 

@@ -13,6 +13,8 @@ from interplant.core.files import write_atomic
 class Outbox:
     """Kept replies in a folder: ``<message id>.body`` and, written last, ``<message id>.parcel``.
 
+    A small body stands in the parcel itself: one file, and one wait for the disk.
+
     Args:
         folder: Made if missing.
     """
@@ -26,7 +28,8 @@ class Outbox:
 
     def keep(self, parcel: pb.Parcel, body: bytes) -> None:
         """Store a reply durably, before it is offered."""
-        write_atomic(self.body(parcel.reply_to), body)
+        if not parcel.inline:
+            write_atomic(self.body(parcel.reply_to), body)
         write_atomic(self._parcel(parcel.reply_to), parcel.SerializeToString())
 
     def find(self, message_id: str) -> pb.Parcel | None:
@@ -35,7 +38,7 @@ class Outbox:
         return pb.Parcel.FromString(path.read_bytes()) if path.exists() else None
 
     def body(self, message_id: str) -> Path:
-        """Path of a kept reply's tensors."""
+        """Path of a kept reply's tensors, where they are not in its parcel."""
         return self._folder / f"{Path(message_id).name}.body"
 
     def all(self) -> Iterator[pb.Parcel]:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n interplant/core/federation.proto\x12\rinterplant.v1\"\x07\n\x05\x45mpty\"?\n\x12\x43\x65rtificateRequest\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x17\n\x0fsigning_request\x18\x02 \x01(\x0c\"\'\n\x10\x43\x65rtificateReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"(\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\r\n\x05\x63lock\x18\x02 \x01(\x01\"\xb8\x01\n\x06Notice\x12)\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.interplant.v1.WelcomeH\x00\x12%\n\x04work\x18\x02 \x01(\x0b\x32\x15.interplant.v1.ParcelH\x00\x12)\n\x07settled\x18\x03 \x01(\x0b\x32\x16.interplant.v1.SettledH\x00\x12)\n\x07release\x18\x04 \x01(\x0b\x32\x16.interplant.v1.ReleaseH\x00\x42\x06\n\x04what\".\n\x07Welcome\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\x04\"%\n\x07Settled\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\"$\n\x04\x42lob\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\xef\x01\n\x06Parcel\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x10\n\x08reply_to\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\x04\x12\x0e\n\x06source\x18\x04 \x01(\x04\x12\x13\n\x0b\x64\x65stination\x18\x05 \x01(\x04\x12\x10\n\x08group_id\x18\x06 \x01(\t\x12\x14\n\x0cmessage_type\x18\x07 \x01(\t\x12\x12\n\ncreated_at\x18\x08 \x01(\x01\x12\x0b\n\x03ttl\x18\t \x01(\x01\x12\x0f\n\x07records\x18\n \x01(\x0c\x12\r\n\x05\x65rror\x18\x0b \x01(\t\x12!\n\x04\x62ody\x18\x0c \x01(\x0b\x32\x13.interplant.v1.Blob\"4\n\nParcelList\x12&\n\x07parcels\x18\x01 \x03(\x0b\x32\x15.interplant.v1.Parcel\"h\n\x06\x41nswer\x12(\n\x04want\x18\x01 \x01(\x0e\x32\x1a.interplant.v1.Answer.Want\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"$\n\x04Want\x12\x08\n\x04SEND\x10\x00\x12\x08\n\x04KEEP\x10\x01\x12\x08\n\x04\x44ROP\x10\x02\".\n\x0c\x46\x65tchRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"9\n\x05Piece\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"7\n\x04\x46ile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x13.interplant.v1.Blob\"G\n\x07Release\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\"\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x13.interplant.v1.File\":\n\nDeployment\x12\x0f\n\x07release\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\"0\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06online\x18\x03 \x01(\x08\".\n\x08NodeList\x12\"\n\x05nodes\x18\x01 \x03(\x0b\x32\x13.interplant.v1.Node\"C\n\x0c\x41waitRequest\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"B\n\nMessageIds\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\'\n\x07settled\x18\x02 \x01(\x0b\x32\x16.interplant.v1.Settled2\xca\x03\n\x0b\x43oordinator\x12K\n\x05\x45nrol\x12!.interplant.v1.CertificateRequest\x1a\x1f.interplant.v1.CertificateReply\x12K\n\x05Renew\x12!.interplant.v1.CertificateRequest\x1a\x1f.interplant.v1.CertificateReply\x12\x36\n\x05Watch\x12\x14.interplant.v1.Hello\x1a\x15.interplant.v1.Notice0\x01\x12<\n\x05\x46\x65tch\x12\x1b.interplant.v1.FetchRequest\x1a\x14.interplant.v1.Piece0\x01\x12\x35\n\x05Offer\x12\x15.interplant.v1.Parcel\x1a\x15.interplant.v1.Answer\x12\x37\n\x06Upload\x12\x14.interplant.v1.Piece\x1a\x15.interplant.v1.Answer(\x01\x12;\n\x08\x44\x65ployed\x12\x19.interplant.v1.Deployment\x1a\x14.interplant.v1.Empty2\xcd\x03\n\x05Local\x12\x36\n\x05Nodes\x12\x14.interplant.v1.Empty\x1a\x17.interplant.v1.NodeList\x12\x37\n\x04Push\x12\x19.interplant.v1.ParcelList\x1a\x14.interplant.v1.Empty\x12?\n\x05\x41wait\x12\x1b.interplant.v1.AwaitRequest\x1a\x19.interplant.v1.ParcelList\x12\x38\n\x05\x43lose\x12\x19.interplant.v1.MessageIds\x1a\x14.interplant.v1.Empty\x12\x34\n\x04\x42\x65ll\x12\x14.interplant.v1.Empty\x1a\x14.interplant.v1.Empty0\x01\x12\x32\n\x04Ring\x12\x14.interplant.v1.Empty\x1a\x14.interplant.v1.Empty\x12\x38\n\x08\x41nnounce\x12\x16.interplant.v1.Release\x1a\x14.interplant.v1.Empty\x12\x34\n\x06Reload\x12\x14.interplant.v1.Empty\x1a\x14.interplant.v1.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n interplant/core/federation.proto\x12\rinterplant.v1\"\x07\n\x05\x45mpty\"?\n\x12\x43\x65rtificateRequest\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x17\n\x0fsigning_request\x18\x02 \x01(\x0c\"\'\n\x10\x43\x65rtificateReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"(\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\r\n\x05\x63lock\x18\x02 \x01(\x01\"\xb8\x01\n\x06Notice\x12)\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.interplant.v1.WelcomeH\x00\x12%\n\x04work\x18\x02 \x01(\x0b\x32\x15.interplant.v1.ParcelH\x00\x12)\n\x07settled\x18\x03 \x01(\x0b\x32\x16.interplant.v1.SettledH\x00\x12)\n\x07release\x18\x04 \x01(\x0b\x32\x16.interplant.v1.ReleaseH\x00\x42\x06\n\x04what\".\n\x07Welcome\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\x04\"%\n\x07Settled\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\"$\n\x04\x42lob\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\xff\x01\n\x06Parcel\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x10\n\x08reply_to\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\x04\x12\x0e\n\x06source\x18\x04 \x01(\x04\x12\x13\n\x0b\x64\x65stination\x18\x05 \x01(\x04\x12\x10\n\x08group_id\x18\x06 \x01(\t\x12\x14\n\x0cmessage_type\x18\x07 \x01(\t\x12\x12\n\ncreated_at\x18\x08 \x01(\x01\x12\x0b\n\x03ttl\x18\t \x01(\x01\x12\x0f\n\x07records\x18\n \x01(\x0c\x12\r\n\x05\x65rror\x18\x0b \x01(\t\x12!\n\x04\x62ody\x18\x0c \x01(\x0b\x32\x13.interplant.v1.Blob\x12\x0e\n\x06inline\x18\r \x01(\x0c\"D\n\nParcelList\x12&\n\x07parcels\x18\x01 \x03(\x0b\x32\x15.interplant.v1.Parcel\x12\x0e\n\x06\x62odies\x18\x02 \x03(\x0c\"h\n\x06\x41nswer\x12(\n\x04want\x18\x01 \x01(\x0e\x32\x1a.interplant.v1.Answer.Want\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"$\n\x04Want\x12\x08\n\x04SEND\x10\x00\x12\x08\n\x04KEEP\x10\x01\x12\x08\n\x04\x44ROP\x10\x02\".\n\x0c\x46\x65tchRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"9\n\x05Piece\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"7\n\x04\x46ile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x13.interplant.v1.Blob\"G\n\x07Release\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\"\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x13.interplant.v1.File\":\n\nDeployment\x12\x0f\n\x07release\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\"0\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06online\x18\x03 \x01(\x08\".\n\x08NodeList\x12\"\n\x05nodes\x18\x01 \x03(\x0b\x32\x13.interplant.v1.Node\"C\n\x0c\x41waitRequest\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"B\n\nMessageIds\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\'\n\x07settled\x18\x02 \x01(\x0b\x32\x16.interplant.v1.Settled2\xca\x03\n\x0b\x43oordinator\x12K\n\x05\x45nrol\x12!.interplant.v1.CertificateRequest\x1a\x1f.interplant.v1.CertificateReply\x12K\n\x05Renew\x12!.interplant.v1.CertificateRequest\x1a\x1f.interplant.v1.CertificateReply\x12\x36\n\x05Watch\x12\x14.interplant.v1.Hello\x1a\x15.interplant.v1.Notice0\x01\x12<\n\x05\x46\x65tch\x12\x1b.interplant.v1.FetchRequest\x1a\x14.interplant.v1.Piece0\x01\x12\x35\n\x05Offer\x12\x15.interplant.v1.Parcel\x1a\x15.interplant.v1.Answer\x12\x37\n\x06Upload\x12\x14.interplant.v1.Piece\x1a\x15.interplant.v1.Answer(\x01\x12;\n\x08\x44\x65ployed\x12\x19.interplant.v1.Deployment\x1a\x14.interplant.v1.Empty2\xcd\x03\n\x05Local\x12\x36\n\x05Nodes\x12\x14.interplant.v1.Empty\x1a\x17.interplant.v1.NodeList\x12\x37\n\x04Push\x12\x19.interplant.v1.ParcelList\x1a\x14.interplant.v1.Empty\x12?\n\x05\x41wait\x12\x1b.interplant.v1.AwaitRequest\x1a\x19.interplant.v1.ParcelList\x12\x38\n\x05\x43lose\x12\x19.interplant.v1.MessageIds\x1a\x14.interplant.v1.Empty\x12\x34\n\x04\x42\x65ll\x12\x14.interplant.v1.Empty\x1a\x14.interplant.v1.Empty0\x01\x12\x32\n\x04Ring\x12\x14.interplant.v1.Empty\x1a\x14.interplant.v1.Empty\x12\x38\n\x08\x41nnounce\x12\x16.interplant.v1.Release\x1a\x14.interplant.v1.Empty\x12\x34\n\x06Reload\x12\x14.interplant.v1.Empty\x1a\x14.interplant.v1.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,33 +48,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BLOB']._serialized_start=482
   _globals['_BLOB']._serialized_end=518
   _globals['_PARCEL']._serialized_start=521
-  _globals['_PARCEL']._serialized_end=760
-  _globals['_PARCELLIST']._serialized_start=762
-  _globals['_PARCELLIST']._serialized_end=814
-  _globals['_ANSWER']._serialized_start=816
-  _globals['_ANSWER']._serialized_end=920
-  _globals['_ANSWER_WANT']._serialized_start=884
-  _globals['_ANSWER_WANT']._serialized_end=920
-  _globals['_FETCHREQUEST']._serialized_start=922
-  _globals['_FETCHREQUEST']._serialized_end=968
-  _globals['_PIECE']._serialized_start=970
-  _globals['_PIECE']._serialized_end=1027
-  _globals['_FILE']._serialized_start=1029
-  _globals['_FILE']._serialized_end=1084
-  _globals['_RELEASE']._serialized_start=1086
-  _globals['_RELEASE']._serialized_end=1157
-  _globals['_DEPLOYMENT']._serialized_start=1159
-  _globals['_DEPLOYMENT']._serialized_end=1217
-  _globals['_NODE']._serialized_start=1219
-  _globals['_NODE']._serialized_end=1267
-  _globals['_NODELIST']._serialized_start=1269
-  _globals['_NODELIST']._serialized_end=1315
-  _globals['_AWAITREQUEST']._serialized_start=1317
-  _globals['_AWAITREQUEST']._serialized_end=1384
-  _globals['_MESSAGEIDS']._serialized_start=1386
-  _globals['_MESSAGEIDS']._serialized_end=1452
-  _globals['_COORDINATOR']._serialized_start=1455
-  _globals['_COORDINATOR']._serialized_end=1913
-  _globals['_LOCAL']._serialized_start=1916
-  _globals['_LOCAL']._serialized_end=2377
+  _globals['_PARCEL']._serialized_end=776
+  _globals['_PARCELLIST']._serialized_start=778
+  _globals['_PARCELLIST']._serialized_end=846
+  _globals['_ANSWER']._serialized_start=848
+  _globals['_ANSWER']._serialized_end=952
+  _globals['_ANSWER_WANT']._serialized_start=916
+  _globals['_ANSWER_WANT']._serialized_end=952
+  _globals['_FETCHREQUEST']._serialized_start=954
+  _globals['_FETCHREQUEST']._serialized_end=1000
+  _globals['_PIECE']._serialized_start=1002
+  _globals['_PIECE']._serialized_end=1059
+  _globals['_FILE']._serialized_start=1061
+  _globals['_FILE']._serialized_end=1116
+  _globals['_RELEASE']._serialized_start=1118
+  _globals['_RELEASE']._serialized_end=1189
+  _globals['_DEPLOYMENT']._serialized_start=1191
+  _globals['_DEPLOYMENT']._serialized_end=1249
+  _globals['_NODE']._serialized_start=1251
+  _globals['_NODE']._serialized_end=1299
+  _globals['_NODELIST']._serialized_start=1301
+  _globals['_NODELIST']._serialized_end=1347
+  _globals['_AWAITREQUEST']._serialized_start=1349
+  _globals['_AWAITREQUEST']._serialized_end=1416
+  _globals['_MESSAGEIDS']._serialized_start=1418
+  _globals['_MESSAGEIDS']._serialized_end=1484
+  _globals['_COORDINATOR']._serialized_start=1487
+  _globals['_COORDINATOR']._serialized_end=1945
+  _globals['_LOCAL']._serialized_start=1948
+  _globals['_LOCAL']._serialized_end=2409
 # @@protoc_insertion_point(module_scope)

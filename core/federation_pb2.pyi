@@ -201,7 +201,9 @@ Global___Blob: _TypeAlias = Blob  # noqa: Y015
 
 @_typing.final
 class Parcel(_message.Message):
-    """A Flower message: its metadata, its small records as JSON, and its tensors as a safetensors blob."""
+    """A Flower message: its metadata, its small records as JSON, and its tensors as a safetensors blob. A small
+    blob comes along in `inline`; a larger one is fetched or uploaded in pieces.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -217,6 +219,7 @@ class Parcel(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
+    INLINE_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     reply_to: _builtins.str
     run_id: _builtins.int
@@ -228,6 +231,7 @@ class Parcel(_message.Message):
     ttl: _builtins.float
     records: _builtins.bytes
     error: _builtins.str
+    inline: _builtins.bytes
     @_builtins.property
     def body(self) -> Global___Blob: ...
     def __init__(
@@ -245,10 +249,11 @@ class Parcel(_message.Message):
         records: _builtins.bytes = ...,
         error: _builtins.str = ...,
         body: Global___Blob | None = ...,
+        inline: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "created_at", b"created_at", "destination", b"destination", "error", b"error", "group_id", b"group_id", "message_id", b"message_id", "message_type", b"message_type", "records", b"records", "reply_to", b"reply_to", "run_id", b"run_id", "source", b"source", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "created_at", b"created_at", "destination", b"destination", "error", b"error", "group_id", b"group_id", "inline", b"inline", "message_id", b"message_id", "message_type", b"message_type", "records", b"records", "reply_to", b"reply_to", "run_id", b"run_id", "source", b"source", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -256,19 +261,25 @@ Global___Parcel: _TypeAlias = Parcel  # noqa: Y015
 
 @_typing.final
 class ParcelList(_message.Message):
+    """Small blobs that several parcels share stand in `bodies` once; their parcels' `inline` is empty."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PARCELS_FIELD_NUMBER: _builtins.int
+    BODIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def parcels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Parcel]: ...
+    @_builtins.property
+    def bodies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
         parcels: _abc.Iterable[Global___Parcel] | None = ...,
+        bodies: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parcels", b"parcels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bodies", b"bodies", "parcels", b"parcels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -105,7 +105,7 @@ class CoordinatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Offer(self, request, context):
-        """A reply is ready; the answer says whether it is wanted and from which byte.
+        """A reply is ready, or here with its small blob; the answer says whether it is wanted, from which byte.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,7 @@ class CoordinatorStub:
     Fetch: _grpc.UnaryStreamMultiCallable[_federation_pb2.FetchRequest, _federation_pb2.Piece]
     """A blob that a notice named, from an offset."""
     Offer: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Parcel, _federation_pb2.Answer]
-    """A reply is ready; the answer says whether it is wanted and from which byte."""
+    """A reply is ready, or here with its small blob; the answer says whether it is wanted, from which byte."""
     Upload: _grpc.StreamUnaryMultiCallable[_federation_pb2.Piece, _federation_pb2.Answer]
     """The offered reply's blob. The server reads it when it is this plant's turn."""
     Deployed: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Deployment, _federation_pb2.Empty]
@@ -62,7 +62,7 @@ class CoordinatorAsyncStub(CoordinatorStub):
     Fetch: _aio.UnaryStreamMultiCallable[_federation_pb2.FetchRequest, _federation_pb2.Piece]  # type: ignore[assignment]
     """A blob that a notice named, from an offset."""
     Offer: _aio.UnaryUnaryMultiCallable[_federation_pb2.Parcel, _federation_pb2.Answer]  # type: ignore[assignment]
-    """A reply is ready; the answer says whether it is wanted and from which byte."""
+    """A reply is ready, or here with its small blob; the answer says whether it is wanted, from which byte."""
     Upload: _aio.StreamUnaryMultiCallable[_federation_pb2.Piece, _federation_pb2.Answer]  # type: ignore[assignment]
     """The offered reply's blob. The server reads it when it is this plant's turn."""
     Deployed: _aio.UnaryUnaryMultiCallable[_federation_pb2.Deployment, _federation_pb2.Empty]  # type: ignore[assignment]
@@ -109,7 +109,7 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request: _federation_pb2.Parcel,
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.Answer, _abc.Awaitable[_federation_pb2.Answer]]:
-        """A reply is ready; the answer says whether it is wanted and from which byte."""
+        """A reply is ready, or here with its small blob; the answer says whether it is wanted, from which byte."""
 
     @_abc_1.abstractmethod
     def Upload(

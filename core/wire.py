@@ -21,8 +21,11 @@ from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.files import PIECE
 from interplant.core.flower import Envelope, message, refusal
 
-PROTOCOL = "1"
+PROTOCOL = "2"
 """Version of core/federation.proto and of this format; both sides must have the same."""
+
+INLINE = 256 << 10
+"""Bytes of a blob that travels within its message; a larger one goes in pieces, and uploads take turns."""
 
 MAX_RECORDS = 1 << 20
 """Bytes of JSON that a message may carry beside its tensors."""
@@ -108,6 +111,15 @@ def from_parcel(parcel: pb.Parcel, tensors: Tensors) -> Message:
 def blob_of(body: bytes) -> pb.Blob:
     """Name a blob by its digest and size in bytes."""
     return pb.Blob(sha256=hashlib.sha256(body).hexdigest(), size=len(body))
+
+
+def check_inline(parcel: pb.Parcel) -> None:
+    """Raise `InterplantError` unless the blob within a message is the one that it names, and small."""
+    if len(parcel.inline) > INLINE or blob_of(parcel.inline) != parcel.body:
+        raise InterplantError(
+            f"expected the {parcel.body.size} bytes that it names, at most {INLINE}, within a message, found "
+            f"{len(parcel.inline)} or others"
+        )
 
 
 def pieces(path: Path, offset: int, message_id: str = "") -> Iterator[pb.Piece]:

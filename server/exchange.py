@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import REFUSALS
+from interplant.core.wire import blob_of, check_inline
 from interplant.server.spool import Spool
 
 
@@ -36,6 +37,8 @@ class Exchange:
         """The newest release of each task."""
         self._watchers: dict[str, Watcher] = {}
         self._open: dict[str, pb.Parcel] = {}
+        self._bodies: dict[str, bytes] = {}
+        """Small blobs of open messages, by digest."""
         self._offered: dict[str, pb.Parcel] = {}
         self._ready: dict[str, pb.Parcel] = {}
         self._news = asyncio.Condition()
@@ -48,7 +51,7 @@ class Exchange:
         watcher = self._watchers[plant] = Watcher(plant)
         for message_id, parcel in self._open.items():
             if self.nodes.get(parcel.destination) == plant and message_id not in self._ready:
-                watcher.notices.put_nowait(pb.Notice(work=parcel))
+                watcher.notices.put_nowait(self._work(parcel))
         for release in self.releases.values():
             watcher.notices.put_nowait(pb.Notice(release=release))
         return watcher
@@ -76,13 +79,22 @@ class Exchange:
         return self._offered.get(message_id)
 
     async def offer(self, reply: pb.Parcel) -> pb.Answer:
-        """A plant has a reply to an open message: which bytes of it are wanted."""
+        """A plant has a reply to an open message: which bytes of it are wanted.
+
+        Raises:
+            InterplantError: The blob within it is another than it names.
+        """
         message_id = reply.reply_to
         _address(reply, self._open[message_id])
         if reply.error:
             reply.error = reply.error if reply.error in REFUSALS else "internal"
+            reply.inline = b""
             await self.deliver(message_id, reply)
             return pb.Answer(want=pb.Answer.DROP)
+        if reply.inline:
+            check_inline(reply)
+            await self.deliver(message_id, reply)
+            return pb.Answer(want=pb.Answer.KEEP)
         offset = self.spool.arrived(message_id, reply.body)
         if offset == reply.body.size:
             await self.deliver(message_id, reply)
@@ -99,14 +111,20 @@ class Exchange:
 
     # --- the round loop's side ---------------------------------------------------------------------
 
-    def push(self, parcels: Iterable[pb.Parcel]) -> None:
-        """Open messages and ring for the plants that are connected; the others get them on return."""
+    def push(self, parcels: Iterable[pb.Parcel], bodies: Iterable[bytes] = ()) -> None:
+        """Open messages and ring for the plants that are connected; the others get them on return.
+
+        Args:
+            parcels: The messages.
+            bodies: Small blobs that they name.
+        """
+        self._bodies.update({blob_of(body).sha256: body for body in bodies})
         for parcel in parcels:
             known = parcel.message_id in self._open
             self._open[parcel.message_id] = parcel
             watcher = self._watchers.get(self.nodes.get(parcel.destination, ""))
             if watcher and not known:
-                watcher.notices.put_nowait(pb.Notice(work=parcel))
+                watcher.notices.put_nowait(self._work(parcel))
 
     async def wait_for(self, message_ids: list[str], limit: int, seconds: float) -> list[pb.Parcel]:
         """Return up to ``limit`` whole replies; wait until there is one, or ``seconds`` are over.
@@ -139,7 +157,9 @@ class Exchange:
             self._ready.pop(message_id, None)
             self._offered.pop(message_id, None)
             self.spool.forget(message_id)
-        self.spool.keep_only({parcel.body.sha256 for parcel in self._open.values()})
+        named = {parcel.body.sha256 for parcel in self._open.values()}
+        self.spool.keep_only(named)
+        self._bodies = {digest: body for digest, body in self._bodies.items() if digest in named}
         if settled is not None:
             self._tell_all(pb.Notice(settled=settled))
 
@@ -156,6 +176,12 @@ class Exchange:
             return settled is not None and run == settled.run and int(number) <= settled.round
 
         return [message_id for message_id in self._open if settled and is_over(message_id)]
+
+    def _work(self, parcel: pb.Parcel) -> pb.Notice:
+        """The notice of an open message, with its blob if that is small."""
+        notice = pb.Notice(work=parcel)
+        notice.work.inline = self._bodies.get(parcel.body.sha256, b"")
+        return notice
 
     def _tell_all(self, notice: pb.Notice) -> None:
         for watcher in self._watchers.values():

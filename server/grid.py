@@ -13,7 +13,16 @@ from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
 from interplant.core.errors import InterplantError
 from interplant.core.flower import OneRunGrid
-from interplant.core.wire import Tensors, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
+from interplant.core.wire import (
+    INLINE,
+    Tensors,
+    blob_of,
+    from_bytes,
+    from_parcel,
+    tensors_of,
+    to_bytes,
+    to_parcel,
+)
 from interplant.server.control import connect
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.rounds import StoppedError
@@ -54,6 +63,7 @@ class GrpcGrid(OneRunGrid):
         super().__init__(run, run_id)
         self._stopped = stopped
         self._open: dict[str, pb.Parcel] = {}
+        self._bodies: dict[str, bytes] = {}
 
     def close(self) -> None:
         """Forget what is still open and close the connection."""
@@ -76,10 +86,11 @@ class GrpcGrid(OneRunGrid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send instructions; arrays that several messages share are written once."""
         written: dict[tuple[int, ...], pb.Blob] = {}
+        self._bodies = {}
         held = list(messages)  # keeps the arrays alive, whose identity names them here
         parcels = [to_parcel(each, self._body(each.content, written)) for each in held]
         self._open.update({parcel.message_id: parcel for parcel in parcels})
-        self._patiently(lambda: self._local.Push(pb.ParcelList(parcels=parcels)))
+        self._patiently(lambda: self._local.Push(self._list(parcels)))
         return [parcel.message_id for parcel in parcels]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -121,8 +132,16 @@ class GrpcGrid(OneRunGrid):
     def _body(self, content: RecordDict, written: dict[tuple[int, ...], pb.Blob]) -> pb.Blob:
         key = tuple(id(record) for record in content.array_records.values())
         if key not in written:
-            written[key] = self._spool.put(to_bytes(tensors_of(content)))
+            body = to_bytes(tensors_of(content))
+            if len(body) <= INLINE:
+                written[key] = blob_of(body)
+                self._bodies[written[key].sha256] = body
+            else:
+                written[key] = self._spool.put(body)
         return written[key]
+
+    def _list(self, parcels: Iterable[pb.Parcel]) -> pb.ParcelList:
+        return pb.ParcelList(parcels=parcels, bodies=self._bodies.values())
 
     def _await(self, message_ids: list[str], limit: int, seconds: float) -> Iterator[Message]:
         known = [message_id for message_id in message_ids if message_id in self._open]
@@ -143,6 +162,8 @@ class GrpcGrid(OneRunGrid):
     def _tensors(self, parcel: pb.Parcel) -> Tensors:
         if parcel.error or not parcel.body.size:
             return {}
+        if parcel.inline:
+            return from_bytes(parcel.inline)
         return from_bytes(self._spool.reply(parcel.reply_to).read_bytes())
 
     def _patiently(self, call: Callable[[], Answer]) -> Answer:
@@ -160,6 +181,6 @@ class GrpcGrid(OneRunGrid):
 
     def _push_again(self) -> None:
         try:
-            self._local.Push(pb.ParcelList(parcels=self._open.values()), wait_for_ready=True, timeout=2)
+            self._local.Push(self._list(self._open.values()), wait_for_ready=True, timeout=2)
         except grpc.RpcError:
             return  # the next call tries again

@@ -62,7 +62,7 @@ class LocalApi(LocalServicer):
 
     async def Push(self, request: pb.ParcelList, context: Context) -> pb.Empty:  # noqa: N802
         """Open messages to plants; their blobs are in the spool already."""
-        self._exchange.push(request.parcels)
+        self._exchange.push(request.parcels, request.bodies)
         return pb.Empty()
 
     async def Await(self, request: pb.AwaitRequest, context: Context) -> pb.ParcelList:  # noqa: N802

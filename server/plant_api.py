@@ -139,7 +139,10 @@ class PlantApi(CoordinatorServicer):
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"a reply of {request.body.size} bytes to a message of {question.body.size} is too large",
             )
-        return await self._exchange.offer(request)
+        try:
+            return await self._exchange.offer(request)
+        except InterplantError as error:
+            await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
 
     async def Upload(self, request_iterator: AsyncIterator[pb.Piece], context: Context) -> pb.Answer:  # noqa: N802
         """Receive an offered reply, whole, when it is this plant's turn."""

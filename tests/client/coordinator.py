@@ -129,6 +129,8 @@ class Scripted(rpc.CoordinatorServicer):
 
     def Offer(self, request: pb.Parcel, context: Any) -> pb.Answer:
         self.offers.append(request)
+        if request.inline:
+            self.bodies[request.reply_to] = request.inline
         return self.answer(request)
 
     def Upload(self, arriving: Iterator[pb.Piece], context: Any) -> pb.Answer:

@@ -167,7 +167,9 @@ def work(task: Task = TASK, message_id: str = "run-1.1.7", body: bytes = BODY, *
 def test_a_reply_says_only_what_it_must(agent: Agent, liar: Liar) -> None:
     agent._do(work())
     (parcel,) = liar.heard
-    assert {field.name for field, _ in parcel.ListFields()} == {"reply_to", "records", "body"}
+    assert {field.name for field, _ in parcel.ListFields()} == {
+        "reply_to", "records", "body", "inline"
+    }  # fmt: skip
     agent._do(work(replace(TASK, name="other"), "run-1.2.7"))
     assert {field.name for field, _ in liar.heard[1].ListFields()} == {"reply_to", "error"}
 

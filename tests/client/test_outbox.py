@@ -126,3 +126,11 @@ def test_dropping_twice_is_as_good_as_once(folder: Path) -> None:
     assert names(folder) == []
     shutil.rmtree(folder)
     assert list(Outbox(folder).all()) == []
+
+
+def test_a_small_body_is_kept_with_its_parcel(folder: Path) -> None:
+    """One file: there is no moment between body and parcel, and one wait for the disk."""
+    parcel = pb.Parcel(reply_to="run.1.7", records=b"{}", inline=b"update")
+    Outbox(folder).keep(parcel, b"update")
+    assert names(folder) == ["run.1.7.parcel"]
+    assert Outbox(folder).find("run.1.7") == parcel

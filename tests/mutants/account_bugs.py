@@ -180,7 +180,7 @@ OF_ACCOUNTS = (
     ),
     Bug(
         "answer-drawn-anew",
-        "Data that was refused is asked about again each round, until chance lets it in or the budget is gone.",
+        "Data that was refused is asked about again each round, until chance lets it in.",
         QUALITY,
         (("    if answer is None:\n", "    if answer is None or not answer.fits:\n"),),
         tests("client/test_quality", "test_bad_data_is_refused_again_and_again_for_one_charge"),

@@ -62,6 +62,10 @@ class Caller:
         answer = self.offer(parcel)
         return self.upload(parcel, body, answer.offset) if answer.want == pb.Answer.SEND else answer
 
+    def body_of(self, work):
+        """A request's tensors, however they come."""
+        return work.inline or self.fetch(work.body.sha256)
+
     def fetch(self, sha256, offset=0):
         pieces = self.stub.Fetch(pb.FetchRequest(sha256=sha256, offset=offset), timeout=SECONDS)
         return b"".join(piece.data for piece in pieces)

@@ -49,14 +49,18 @@ def test_who_is_enrolled_and_who_is_here(serving, grid):
         serving.until(lambda: grid.online() == {serving.node("north")})
 
 
-def test_work_goes_out_whole_and_the_reply_comes_back(serving, grid, answer):
+@pytest.mark.parametrize("inline", [0, wire.INLINE])
+def test_work_goes_out_whole_and_the_reply_comes_back(serving, grid, answer, monkeypatch, inline):
+    """A small blob within its message, a larger one in pieces."""
+    monkeypatch.setattr("interplant.server.grid.INLINE", inline)
     north = serving.plant("north")
     node = serving.node("north")
     with north.watch() as stream:
         ids = ask(grid, [node])
         assert ids == [f"run.1.{node}"]
         work = next(stream).work
-        asked = wire.from_parcel(work, wire.from_bytes(north.fetch(work.body.sha256)))
+        assert bool(work.inline) == bool(inline)
+        asked = wire.from_parcel(work, wire.from_bytes(north.body_of(work)))
         np.testing.assert_array_equal(
             asked.content.array_records["weights"]["w"].numpy(), np.ones(64, np.float32)
         )
@@ -71,7 +75,8 @@ def test_work_goes_out_whole_and_the_reply_comes_back(serving, grid, answer):
     assert dict(reply.content.config_records["receipt"]) == {"plant": "north"}
 
 
-def test_a_broadcast_is_written_once(serving, grid):
+def test_a_broadcast_is_written_once(serving, grid, monkeypatch):
+    monkeypatch.setattr("interplant.server.grid.INLINE", 0)
     for name in ("north", "south", "west"):
         serving.plant(name)
     ask(grid, grid.get_node_ids())
@@ -206,7 +211,7 @@ def test_a_restart_of_the_grpc_process_between_two_calls_loses_nothing(serving, 
     with north.watch() as stream:
         work = next(stream).work
         assert work.message_id == ids[0]
-        assert wire.from_bytes(north.fetch(work.body.sha256))
+        assert wire.from_bytes(north.body_of(work))
         north.deliver(reply, body)
     assert grid.wait(ids, 10).has_content()
 

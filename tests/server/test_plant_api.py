@@ -66,7 +66,7 @@ def test_watch_says_which_federation_and_node(serving, north):
     serving.until(lambda: not serving.service.exchange.online())
 
 
-@pytest.mark.parametrize(("found", "words"), [("2", "the plant 2"), ("", "the plant none")])
+@pytest.mark.parametrize(("found", "words"), [("1", "the plant 1"), ("", "the plant none")])
 def test_another_protocol_is_refused_in_one_sentence(serving, north, found, words):
     hello = pb.Hello(protocol=found, clock=time.time())
     details = fails_with(grpc.StatusCode.FAILED_PRECONDITION, next, north.stub.Watch(hello, timeout=10))
@@ -264,6 +264,36 @@ def test_wrong_bytes_are_thrown_away_and_can_be_sent_again(serving, north, quest
     assert north.offer(reply) == pb.Answer(want=SEND, offset=0)
     assert north.upload(reply, body).want == KEEP
     assert len(serving.replies(question)) == 1
+
+
+def test_a_small_reply_comes_within_its_offer(serving, north, question, answer):
+    reply, body = answer(question)
+    reply.inline = body
+    assert north.offer(reply).want == KEEP
+    (found,) = serving.replies(question)
+    assert found.inline == body
+    assert not list((serving.directory.spool / "replies").iterdir()), "it never was on the disk"
+
+
+def test_a_reply_within_an_offer_is_what_it_names_and_small(serving, north, question, answer):
+    reply, body = answer(question)
+    reply.inline = body[:-1] + b"!"
+    fails_with(grpc.StatusCode.DATA_LOSS, north.offer, reply)
+    reply.inline = body + b"?"
+    fails_with(grpc.StatusCode.DATA_LOSS, north.offer, reply)
+    large = bytes(wire.INLINE + 1)
+    reply.inline = large
+    reply.body.CopyFrom(wire.blob_of(large))
+    fails_with(grpc.StatusCode.DATA_LOSS, north.offer, reply)
+    assert serving.replies(question) == []
+    reply, body = answer(question)
+    assert north.deliver(reply, body).want == KEEP, "in pieces it is still taken"
+
+
+def test_a_refusal_brings_nothing_along(serving, north, question):
+    north.offer(pb.Parcel(reply_to=question.message_id, error="paused", inline=b"x" * 1000))
+    (found,) = serving.replies(question)
+    assert (found.error, found.inline) == ("paused", b"")
 
 
 def test_an_oversize_reply_is_refused_before_a_byte_of_it(serving, north, question, answer):
