@@ -27,6 +27,7 @@ from interplant.privacy.ledger import Caps, Ledger, Reservation
 from interplant.privacy.plan import Plan
 from interplant.privacy.stream import Stream
 from interplant.privacy.training import train
+from interplant.strategies import registry as strategies
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,11 +63,12 @@ def train_round(
         weights: The global model.
 
     Raises:
-        Refusal: No snapshot, data that breaks the contract, a model that is missing or unfit, a budget
-            that does not cover the round.
+        Refusal: A strategy's arguments that do not fit, no snapshot, data that breaks the contract, a
+            model that is missing or unfit, a budget that does not cover the round.
     """
     begun = time.monotonic()
     plant = directory.load()
+    proximal = _proximal(task)
     model = _model(task, weights)
     plan = None if task.privacy.mechanism == "none" else Plan.of(task, plant.data, plant.policy.metrics)
     mode = _mode(model, task, plan) if plan else ""
@@ -106,6 +108,7 @@ def train_round(
         mode=mode,
         machines=windows.machine,
         stream=_stream(task, number, plant.name),
+        proximal=proximal,
     )
     for charge in charges:
         ledger.commit(charge)
@@ -127,6 +130,13 @@ def _windows(bench: Bench, snapshot: Snapshot, task: Task) -> Windows:
         contract.require(readings, task.contract)
         bench.key, bench.windows = key, training_windows(readings, task)
     return bench.windows
+
+
+def _proximal(task: Task) -> float:
+    try:
+        return strategies.proximal(task.strategy)
+    except UsageError as error:
+        raise Refusal("task_invalid", str(error)) from error
 
 
 def _model(task: Task, weights: Tensors) -> "nn.Module":
