@@ -56,14 +56,14 @@ def over(parts: Iterable[Piece], work: Callable[[Piece], Result]) -> list[Result
     count = min(_workers(), len(todo))
     if count < 2 or sum(part.stop - part.start for part in todo) < _ALONE:
         return [work(part) for part in todo]
-    # One share a thread: a hand-over a piece would cost as much as the piece.
+    # One share a thread, the first on this one: a hand-over a piece would cost as much as the piece.
     ends = [len(todo) * number // count for number in range(count + 1)]
-    shares = [todo[start:stop] for start, stop in pairwise(ends)]
-    return [
-        found
-        for share in _pool().map(lambda share: [work(part) for part in share], shares)
-        for found in share
-    ]
+    own, *others = [todo[start:stop] for start, stop in pairwise(ends)]
+    handed = [_pool().submit(lambda share: [work(part) for part in share], share) for share in others]
+    found = [work(part) for part in own]
+    for future in handed:
+        found += future.result()
+    return found
 
 
 def ordered(arrays: Mapping[str, Array]) -> Arrays:

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from interplant.strategies.arrays import Arrays, Piece, ordered, over, pieces, zeros
+from interplant.strategies.arrays import PIECE, Arrays, Piece, ordered, over, pieces, zeros
+
+_LONG = 1 << 19
+"""Elements of a piece that is only added: nothing of it needs to stay in a cache."""
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Mean:
             # An equal weight, the rule, costs no multiplication.
             np.add(total, new if weight == 1.0 else np.multiply(new, weight, dtype=total.dtype), out=total)
 
-        over(pieces(self.totals), fold)
+        over(pieces(self.totals, _LONG if weight == 1.0 else PIECE), fold)
         self.weight += weight
 
     def value(self, factor: float = 1.0) -> Arrays:

@@ -17,11 +17,14 @@ from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors
 from interplant.strategies.arrays import Array, Arrays, Piece, ordered, over, pieces, working
 
-_BLOCK_BYTES = 1 << 22
+_BLOCK_BYTES = 1 << 21
 """Bytes of a piece over all updates in float64: a few such blocks a thread are all that is in memory."""
 
 _FEWEST = 1 << 10
 """Elements of a piece at least; below, calls cost more than the work."""
+
+_GAP = 48
+"""Elements between two rows that are read together."""
 
 _AHEAD = 64
 """Pieces whose results wait at most for who asked for them."""
@@ -53,6 +56,8 @@ class Spill:
         """Append an update."""
         place = self.count * self._bytes
         with disk_errors(self._scratch):
+            # At once, not as it is written: that is faster, and a full disk is known before.
+            os.posix_fallocate(self._file, place, max(1, self._bytes))
             for name, array in ordered(update).items():
                 _write(self._file, array, place + self._starts[name])
         self.count += 1
@@ -91,7 +96,9 @@ class Spill:
         """Return the updates' values of a piece (count, n) in the `working` dtype."""
         kind = self._weights[part.name]
         numbers = range(self.count) if chosen is None else chosen
-        rows = np.empty((len(numbers), part.stop - part.start), kind.dtype)
+        width = part.stop - part.start
+        # Rows that start a power of two apart would push each other out of the cache.
+        rows = np.empty((len(numbers), width + _GAP), kind.dtype)[:, :width]
         place = self._starts[part.name] + part.start * rows.itemsize
         for number, row in zip(numbers, rows, strict=True):
             _read(self._file, row, place + number * self._bytes)

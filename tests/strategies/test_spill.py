@@ -132,7 +132,7 @@ def test_a_full_disk_is_one_clear_sentence(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "no space")
 
     merge = Median().begin(WEIGHTS, tmp_path)
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(InterplantError, match="the disk is full; free some space"):
         Median().fold(merge, updates(1)[0])
 
@@ -140,6 +140,6 @@ def test_a_full_disk_is_one_clear_sentence(tmp_path, monkeypatch):
 def test_a_disk_that_gives_back_less_is_noticed(tmp_path):
     merge = Median().begin(WEIGHTS, tmp_path)
     Median().fold(merge, updates(1)[0])
-    merge.count = 2
-    with pytest.raises(InterplantError, match="expected 24 bytes of a spilled update, found 0"):
+    os.truncate(f"/proc/self/fd/{merge._file}", 30)
+    with pytest.raises(InterplantError, match="bytes of a spilled update, found "):
         Median().finish(merge, WEIGHTS, {})
