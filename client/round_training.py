@@ -26,6 +26,7 @@ from interplant.privacy.ledger import Ledger, Reservation
 from interplant.privacy.plan import Charged, Plan
 from interplant.privacy.stream import Stream
 from interplant.privacy.training import train
+from interplant.strategies import registry as strategies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,11 +63,12 @@ def train_round(
         weights: The global model.
 
     Raises:
-        Refusal: No snapshot, data that breaks the contract, a model that is missing or unfit, a budget
-            that does not cover the round.
+        Refusal: A strategy's arguments that do not fit, no snapshot, data that breaks the contract, a
+            model that is missing or unfit, a budget that does not cover the round.
     """
     begun = time.monotonic()
     plant = directory.load()
+    proximal = _proximal(task)
     model = _model(task, weights)
     plan = None if task.privacy.mechanism == "none" else Plan.of(task, plant.data, plant.policy.metrics)
     mode = _mode(model, task, plan) if plan else ""
@@ -117,6 +119,7 @@ def train_round(
         mode=mode,
         machines=windows.machine,
         stream=_stream(task, number, plant.name),
+        proximal=proximal,
     )
     receipt = seal()
     took = time.monotonic() - begun
@@ -144,6 +147,13 @@ def _windows(
             fits(readings)
         bench.key, bench.windows = key, training_windows(readings, task, checked=fits is not None)
     return bench.windows
+
+
+def _proximal(task: Task) -> float:
+    try:
+        return strategies.proximal(task.strategy)
+    except UsageError as error:
+        raise Refusal("task_invalid", str(error)) from error
 
 
 def _model(task: Task, weights: Tensors) -> "nn.Module":

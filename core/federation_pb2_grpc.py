@@ -390,6 +390,11 @@ class LocalStub:
                 request_serializer=interplant_dot_core_dot_federation__pb2.AwaitRequest.SerializeToString,
                 response_deserializer=interplant_dot_core_dot_federation__pb2.ParcelList.FromString,
                 _registered_method=True)
+        self.Answered = channel.unary_unary(
+                '/interplant.v1.Local/Answered',
+                request_serializer=interplant_dot_core_dot_federation__pb2.MessageIds.SerializeToString,
+                response_deserializer=interplant_dot_core_dot_federation__pb2.ParcelList.FromString,
+                _registered_method=True)
         self.Close = channel.unary_unary(
                 '/interplant.v1.Local/Close',
                 request_serializer=interplant_dot_core_dot_federation__pb2.MessageIds.SerializeToString,
@@ -435,6 +440,13 @@ class LocalServicer:
 
     def Await(self, request, context):
         """Replies that are whole, at most `limit`; waits until there is one or the time is over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Answered(self, request, context):
+        """Which of these messages have a whole reply: only `reply_to` and `error` of each. Nothing is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -490,6 +502,11 @@ def add_LocalServicer_to_server(servicer, server):
             'Await': grpc.unary_unary_rpc_method_handler(
                     servicer.Await,
                     request_deserializer=interplant_dot_core_dot_federation__pb2.AwaitRequest.FromString,
+                    response_serializer=interplant_dot_core_dot_federation__pb2.ParcelList.SerializeToString,
+            ),
+            'Answered': grpc.unary_unary_rpc_method_handler(
+                    servicer.Answered,
+                    request_deserializer=interplant_dot_core_dot_federation__pb2.MessageIds.FromString,
                     response_serializer=interplant_dot_core_dot_federation__pb2.ParcelList.SerializeToString,
             ),
             'Close': grpc.unary_unary_rpc_method_handler(
@@ -599,6 +616,33 @@ class Local:
             target,
             '/interplant.v1.Local/Await',
             interplant_dot_core_dot_federation__pb2.AwaitRequest.SerializeToString,
+            interplant_dot_core_dot_federation__pb2.ParcelList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Answered(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interplant.v1.Local/Answered',
+            interplant_dot_core_dot_federation__pb2.MessageIds.SerializeToString,
             interplant_dot_core_dot_federation__pb2.ParcelList.FromString,
             options,
             channel_credentials,

@@ -140,6 +140,8 @@ class LocalStub:
     Push: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ParcelList, _federation_pb2.Empty]
     Await: _grpc.UnaryUnaryMultiCallable[_federation_pb2.AwaitRequest, _federation_pb2.ParcelList]
     """Replies that are whole, at most `limit`; waits until there is one or the time is over."""
+    Answered: _grpc.UnaryUnaryMultiCallable[_federation_pb2.MessageIds, _federation_pb2.ParcelList]
+    """Which of these messages have a whole reply: only `reply_to` and `error` of each. Nothing is taken."""
     Close: _grpc.UnaryUnaryMultiCallable[_federation_pb2.MessageIds, _federation_pb2.Empty]
     """These messages are done with: forget them and their blobs."""
     Bell: _grpc.UnaryStreamMultiCallable[_federation_pb2.Empty, _federation_pb2.Empty]
@@ -159,6 +161,8 @@ class LocalAsyncStub(LocalStub):
     Push: _aio.UnaryUnaryMultiCallable[_federation_pb2.ParcelList, _federation_pb2.Empty]  # type: ignore[assignment]
     Await: _aio.UnaryUnaryMultiCallable[_federation_pb2.AwaitRequest, _federation_pb2.ParcelList]  # type: ignore[assignment]
     """Replies that are whole, at most `limit`; waits until there is one or the time is over."""
+    Answered: _aio.UnaryUnaryMultiCallable[_federation_pb2.MessageIds, _federation_pb2.ParcelList]  # type: ignore[assignment]
+    """Which of these messages have a whole reply: only `reply_to` and `error` of each. Nothing is taken."""
     Close: _aio.UnaryUnaryMultiCallable[_federation_pb2.MessageIds, _federation_pb2.Empty]  # type: ignore[assignment]
     """These messages are done with: forget them and their blobs."""
     Bell: _aio.UnaryStreamMultiCallable[_federation_pb2.Empty, _federation_pb2.Empty]  # type: ignore[assignment]
@@ -193,6 +197,14 @@ class LocalServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.ParcelList, _abc.Awaitable[_federation_pb2.ParcelList]]:
         """Replies that are whole, at most `limit`; waits until there is one or the time is over."""
+
+    @_abc_1.abstractmethod
+    def Answered(
+        self,
+        request: _federation_pb2.MessageIds,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.ParcelList, _abc.Awaitable[_federation_pb2.ParcelList]]:
+        """Which of these messages have a whole reply: only `reply_to` and `error` of each. Nothing is taken."""
 
     @_abc_1.abstractmethod
     def Close(

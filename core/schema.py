@@ -22,6 +22,9 @@ CLIPPINGS = ("norm", "normalised")
 """How a unit's gradient is bounded: scaled down if it is longer than ``clip``, or always to about it."""
 
 
+ORDERS = ("arrival", "plants")
+"""In which order updates are folded: as they come, or by the plants' names."""
+
 METRICS = ("loss", "units")
 """What may leave a plant beside the update: the incoming model's mean loss, the number of privacy units."""
 
@@ -143,7 +146,7 @@ class Privacy:
 
 @dataclass
 class Strategy:
-    """How updates merge: the name of a file in ``strategies/`` and its arguments."""
+    """How updates merge: the name of a file in ``strategies/``, or of an installed one, and its arguments."""
 
     name: str = "fedavg"
     args: dict[str, Any] = field(default_factory=dict)
@@ -429,13 +432,18 @@ class Certificates:
 
 @dataclass
 class Rounds:
-    """When a round goes on, waits or gives up."""
+    """When a round goes on, waits or gives up.
+
+    ``order``: with ``plants``, updates are folded by the plants' names, and the same updates give the
+    same bits; with ``arrival``, each is folded as it comes, and only rounding differs.
+    """
 
     quorum: int = 1
     deadline_seconds: float = 600.0
     retries: int = 5
     retry_seconds: float = 5.0
     max_update_norm: float = 1e4
+    order: str = "arrival"
 
 
 @dataclass
@@ -472,6 +480,7 @@ class Federation:
             value = getattr(rounds, key)
             _need(value > 0, f"rounds.{key}", f"expected more than 0, found {value}")
         _need(rounds.retries >= 0, "rounds.retries", f"expected 0 or more, found {rounds.retries}")
+        _one_of(rounds.order, ORDERS, "rounds.order")
 
 
 def _check_metric(name: str, metric: Metric) -> None:

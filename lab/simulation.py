@@ -63,6 +63,10 @@ class SimulatedGrid(OneRunGrid):
         message_id = next(iter(message_ids), None)
         return None if message_id is None else self._answer(message_id)
 
+    def answered(self, message_ids: Iterable[str]) -> dict[str, bool]:
+        """Every open message is answered as soon as it is asked."""
+        return {message_id: True for message_id in message_ids if message_id in self._open}
+
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Have every plant answer."""
         return self.pull_messages(self.push_messages(messages))

@@ -22,12 +22,18 @@ class Sgd:
     Args:
         parameters: What is trained.
         learning_rate: Step size.
+        proximal: FedProx's mu: to a gradient, noised or not, comes mu times the way from where the
+            parameters stand now. It depends on weights alone, so it is neither clipped nor charged.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], learning_rate: float, proximal: float = 0.0
+    ) -> None:
         self.defaults: dict[str, Any] = {"lr": learning_rate}
         self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), **self.defaults}]
         self.state: dict[nn.Parameter, dict[str, Any]] = {}
+        self.proximal = proximal
+        self._sent = {own: own.detach().clone() for own in self.parameters} if proximal else {}
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -48,7 +54,10 @@ class Sgd:
         """Move every parameter that has a gradient."""
         for parameter in self.parameters:
             if parameter.grad is not None:
-                parameter.sub_(self.defaults["lr"] * self.direction(parameter, parameter.grad))
+                gradient = parameter.grad
+                if self.proximal:
+                    gradient = gradient + self.proximal * (parameter - self._sent[parameter])
+                parameter.sub_(self.defaults["lr"] * self.direction(parameter, gradient))
 
     def direction(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
         """Return the direction of one step of length 1."""

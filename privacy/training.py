@@ -62,6 +62,7 @@ def train(
     mode: str = "",
     machines: NDArray[np.int64] | None = None,
     stream: Stream | None = None,
+    proximal: float = 0.0,
 ) -> Trained:
     """Train a copy of ``model`` for one round.
 
@@ -82,6 +83,8 @@ def train(
         machines: The machine of each window (N,); asked for where machines are the privacy unit.
         stream: Where batches and noise come from: the operating system's entropy if left out. A stream
             that can be repeated makes training that is not private.
+        proximal: How strongly the weights are held to those of ``model``, FedProx's mu; it costs no
+            privacy.
 
     Raises:
         InterplantError: The model cannot be trained privately, or the data's shape does not fit.
@@ -89,7 +92,7 @@ def train(
     _check_shapes(x, y)
     trained = copy.deepcopy(model).train()
     if plan is None:
-        return _plain(model, trained, x, y, training, seed)
+        return _plain(model, trained, x, y, training, seed, proximal)
     units = _Units(x, y, plan, machines)
     if not mode:
         mode = checks.check_model(trained, x.shape[1:], engine)
@@ -98,7 +101,7 @@ def train(
     measure = partial(
         statistics.measure, model, x, y, _loss(training), plan, machines, stream.part("statistics")
     )
-    return _private(model, trained, units, training, reserve, measure, mode, stream)
+    return _private(model, trained, units, training, reserve, measure, mode, stream, proximal)
 
 
 class _Units:
@@ -153,13 +156,14 @@ def _private(
     measure: Callable[[], dict[str, float]],
     mode: str,
     stream: Stream,
+    proximal: float,
 ) -> Trained:
     from interplant.privacy.noise import Noise
 
     plan = units.plan
     reserve()
     metrics = measure()
-    optimizer = _optimizer(trained, training)
+    optimizer = _optimizer(trained, training, proximal)
     noise = Noise(plan, sum(p.numel() for p in optimizer.parameters), stream.part("noise"))
     try:
         stepper = _stepper(trained, mode, optimizer, _loss(training), plan, noise)
@@ -199,13 +203,19 @@ def _stepper(
 
 
 def _plain(
-    model: "nn.Module", trained: "nn.Module", x: Array, y: Array, training: Training, seed: int
+    model: "nn.Module",
+    trained: "nn.Module",
+    x: Array,
+    y: Array,
+    training: Training,
+    seed: int,
+    proximal: float,
 ) -> Trained:
     import torch
 
     if not len(x):
         raise InterplantError("expected at least one window to train on, found none")
-    optimizer, loss = _optimizer(trained, training), _loss(training)
+    optimizer, loss = _optimizer(trained, training, proximal), _loss(training)
     windows, targets = torch.from_numpy(x), torch.from_numpy(y)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # dropout repeats too
@@ -230,11 +240,11 @@ def _shuffled(count: int, training: Training, seed: int) -> Iterator[NDArray[np.
         order = order[size:]
 
 
-def _optimizer(model: "nn.Module", training: Training) -> "Sgd":
+def _optimizer(model: "nn.Module", training: Training, proximal: float) -> "Sgd":
     from interplant.privacy.optimizers import Adam, Sgd
 
     weights = [p for p in model.parameters() if p.requires_grad]
-    return (Sgd if training.optimizer == "sgd" else Adam)(weights, training.learning_rate)
+    return (Sgd if training.optimizer == "sgd" else Adam)(weights, training.learning_rate, proximal)
 
 
 def _loss(training: Training) -> "Loss":

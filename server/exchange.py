@@ -150,6 +150,10 @@ class Exchange:
                 self._open.pop(parcel.reply_to, None)
         return found
 
+    def answered(self, message_ids: Iterable[str]) -> list[pb.Parcel]:
+        """The whole replies to these messages; they stay."""
+        return [self._ready[key] for key in message_ids if key in self._ready]
+
     def close(self, message_ids: Iterable[str], settled: pb.Settled | None) -> None:
         """These messages are done with; say so to the plants that keep replies to them."""
         for message_id in [*message_ids, *self._over(settled)]:

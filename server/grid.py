@@ -25,7 +25,7 @@ from interplant.core.wire import (
 )
 from interplant.server.control import connect
 from interplant.server.directory import CoordinatorDirectory
-from interplant.server.rounds import StoppedError
+from interplant.server.replies import StoppedError
 from interplant.server.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,12 @@ class GrpcGrid(OneRunGrid):
                 return reply
             if left <= 0:
                 return None
+
+    def answered(self, message_ids: Iterable[str]) -> dict[str, bool]:
+        """Which messages have a reply that was not read yet, and whether it carries an update."""
+        ids = pb.MessageIds(ids=list(message_ids))
+        parcels = self._patiently(lambda: self._local.Answered(ids)).parcels
+        return {parcel.reply_to: not parcel.error for parcel in parcels}
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send instructions and wait for every reply, at most ``timeout`` seconds."""

@@ -73,6 +73,11 @@ class LocalApi(LocalServicer):
         found = await self._exchange.wait_for(list(request.message_ids), request.limit, request.seconds)
         return pb.ParcelList(parcels=found)
 
+    async def Answered(self, request: pb.MessageIds, context: Context) -> pb.ParcelList:  # noqa: N802
+        """Tell which messages have a whole reply, without taking it."""
+        found = self._exchange.answered(request.ids)
+        return pb.ParcelList(parcels=[pb.Parcel(reply_to=one.reply_to, error=one.error) for one in found])
+
     async def Close(self, request: pb.MessageIds, context: Context) -> pb.Empty:  # noqa: N802
         """Forget messages."""
         self._exchange.close(request.ids, request.settled if request.HasField("settled") else None)

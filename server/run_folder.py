@@ -21,6 +21,9 @@ from interplant.core.files import disk_errors, write_atomic
 from interplant.core.schema import Rounds, Task
 from interplant.core.wire import Tensors
 
+_STATE = "strategy's state: "
+"""Before the names of the strategy's arrays in a checkpoint; no parameter of a model is called so."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -53,11 +56,13 @@ class Checkpoint:
         round: Rounds done.
         weights: The global model.
         plants: Per plant its latest receipt and the number of rounds it took part in.
+        state: The strategy's; empty if it keeps none, and after the last round.
     """
 
     round: int
     weights: Tensors
     plants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    state: Tensors = field(default_factory=dict)
 
 
 class RunFolder:
@@ -99,9 +104,10 @@ class RunFolder:
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint durably; the old one stays until the new one is whole."""
         notes = {"round": str(checkpoint.round), "plants": json.dumps(checkpoint.plants)}
+        arrays = checkpoint.weights | {_STATE + name: array for name, array in checkpoint.state.items()}
         # safetensors stores only C-ordered arrays rightly.
-        weights = {name: np.asarray(array, order="C") for name, array in checkpoint.weights.items()}
-        write_atomic(self.weights, save(weights, metadata=notes))
+        body = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata=notes)
+        write_atomic(self.weights, body)
 
     def restore(self) -> Checkpoint | None:
         """Read the latest checkpoint, or None if no round is done.
@@ -114,8 +120,10 @@ class RunFolder:
         try:
             with safe_open(self.weights, framework="numpy") as file:
                 notes = file.metadata()
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            return Checkpoint(int(notes["round"]), weights, json.loads(notes["plants"]))
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            state = {name: arrays.pop(name) for name in [*arrays] if name.startswith(_STATE)}
+            state = {name.removeprefix(_STATE): array for name, array in state.items()}
+            return Checkpoint(int(notes["round"]), arrays, json.loads(notes["plants"]), state)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InterplantError(
                 f"{self.weights}: the checkpoint cannot be read ({error}); restore it from a backup, or "

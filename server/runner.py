@@ -19,7 +19,8 @@ from interplant.server.grid import GrpcGrid
 from interplant.server.records import Dropped, Run
 from interplant.server.registry import Registry
 from interplant.server.releases import release_run
-from interplant.server.rounds import QuorumError, StoppedError, carry_out
+from interplant.server.replies import StoppedError
+from interplant.server.rounds import QuorumError, carry_out
 from interplant.server.run_folder import RunFolder
 
 log = logging.getLogger(__name__)

@@ -30,6 +30,8 @@ COMMENTS: Final = {
     "rounds.deadline_seconds": "A plant that has not answered by then is left out of the round.",
     "rounds.retries": "How often a round without quorum is tried again before the run stops and waits.",
     "rounds.max_update_norm": "An update with a larger L2 norm is dropped.",
+    "rounds.order": """arrival: each update is folded as it comes. plants: in the order of the plants'
+        names, so that the same updates give the same bits; a round then waits for the slowest in turn.""",
 }
 
 

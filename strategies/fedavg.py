@@ -2,20 +2,18 @@
 
 McMahan, Moore, Ramage, Hampson and Agüera y Arcas, "Communication-Efficient Learning of Deep Networks
 from Decentralized Data" (AISTATS 2017). An update is the difference between a plant's weights after and
-before its local steps. Weights are public numbers: equal ones by default, never row counts of a plant.
+before its local steps.
 """
 
-import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-
-Arrays = dict[str, np.ndarray[Any, Any]]
+from interplant.strategies.arguments import number
+from interplant.strategies.arrays import Arrays, moved
+from interplant.strategies.mean import Averaging, Mean
 
 
 @dataclass(frozen=True)
-class FedAvg:
+class FedAvg(Averaging):
     """The strategy's settings.
 
     Args:
@@ -25,33 +23,8 @@ class FedAvg:
     learning_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        number = isinstance(self.learning_rate, int | float) and not isinstance(self.learning_rate, bool)
-        if not number or not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate: expected a number above 0, found {self.learning_rate!r}")
+        number("learning_rate", self.learning_rate, 0, open_low=True)
 
-    def begin(self, weights: Arrays) -> "Merge":
-        """Start an empty merge; it holds one model in float64, whatever the number of plants."""
-        return Merge({name: np.zeros(array.shape, np.float64) for name, array in weights.items()})
-
-    def fold(self, merge: "Merge", update: Arrays, weight: float = 1.0) -> None:
-        """Add one plant's update in place. ``weight`` is public."""
-        for name, total in merge.totals.items():
-            np.add(total, weight * update[name], out=total)
-        merge.weight += weight
-
-    def finish(self, merge: "Merge", weights: Arrays) -> Arrays:
-        """Return the next global weights, in the dtypes of the present ones."""
-        step = self.learning_rate / merge.weight
-        # An array of no dimensions turns into a bare number in arithmetic.
-        return {
-            name: np.asarray(array + step * merge.totals[name], array.dtype)
-            for name, array in weights.items()
-        }
-
-
-@dataclass
-class Merge:
-    """A running weighted sum of updates."""
-
-    totals: Arrays
-    weight: float = field(default=0.0)
+    def finish(self, merge: Mean, weights: Arrays, state: Arrays) -> tuple[Arrays, Arrays]:
+        """Move the weights by the mean."""
+        return moved(weights, merge.value(self.learning_rate)), state

@@ -17,7 +17,17 @@ from interplant.client.round_training import Bench, train_round
 from interplant.core import certificates
 from interplant.core import receipt as core_receipt
 from interplant.core.errors import InterplantError, Refusal
-from interplant.core.schema import Column, Model, PlantData, Privacy, Target, Task, Training, Window
+from interplant.core.schema import (
+    Column,
+    Model,
+    PlantData,
+    Privacy,
+    Strategy,
+    Target,
+    Task,
+    Training,
+    Window,
+)
 from interplant.data.snapshots import Repository, keyed_digest
 from interplant.privacy.checks import check_model
 from interplant.privacy.ledger import Ledger
@@ -459,3 +469,44 @@ def test_a_damaged_snapshot_is_not_trained_on(ready: PlantDirectory) -> None:
     with pytest.raises(InterplantError):
         go(ready)
     assert not ready.ledger.exists() or Ledger(ready.ledger).entries() == []
+
+
+# --- strategies with a part at the plant -----------------------------------------------------------
+
+
+def test_fedprox_reaches_the_steps(ready: PlantDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[float] = []
+    really = round_training.train
+
+    def watched(*arguments: Any, **words: Any) -> Any:
+        held.append(words["proximal"])
+        return really(*arguments, **words)
+
+    monkeypatch.setattr(round_training, "train", watched)
+    go(ready, replace(TASK, strategy=Strategy("fedprox", {"mu": 0.5})))
+    go(ready, TASK, number=2)
+    assert held == [0.5, 0.0]
+
+
+def test_fedprox_changes_what_an_open_round_learns(ready: PlantDirectory) -> None:
+    edit(ready, lambda plant: setattr(plant.policy.privacy, "allow_none", True))
+    plain = replace(TASK, privacy=Privacy(mechanism="none"))
+    updates = [
+        go(ready, replace(plain, strategy=strategy)).update
+        for strategy in (Strategy(), Strategy("fedprox", {"mu": 0.0}), Strategy("fedprox", {"mu": 1.0}))
+    ]
+    norms = [sum(float((part**2).sum()) for part in update.values()) for update in updates]
+    assert norms[0] == norms[1] > norms[2]
+
+
+def test_a_strategys_arguments_that_do_not_fit_cost_nothing(ready: PlantDirectory) -> None:
+    refusal = refused(ready, replace(TASK, strategy=Strategy("fedprox", {"mu": -1})))
+    assert (refusal.code, refusal.detail) == (
+        "task_invalid", "strategy.args: mu: expected a number from 0, found -1"
+    )  # fmt: skip
+    assert Ledger(ready.ledger).entries() == []
+
+
+def test_a_coordinators_own_strategy_is_no_concern_of_the_trainer(ready: PlantDirectory) -> None:
+    """It is installed at the coordinator only; whether it may be used is the policy's word."""
+    go(ready, replace(TASK, strategy=Strategy("theirs", {"anything": 1})))

@@ -29,7 +29,7 @@ from interplant.data.frames import Dataset
 from interplant.data.snapshots import Repository
 from interplant.lab.simulation import SimulatedGrid, simulate_run
 from interplant.privacy.ledger import Ledger
-from interplant.server import rounds
+from interplant.server import replies, rounds
 from interplant.server.registry import node_id
 from interplant.server.run_folder import RunFolder
 
@@ -205,7 +205,7 @@ def test_a_run_is_not_written_over_another(plants: list[PlantDirectory], tmp_pat
 
 def test_the_grid_is_flowers(plants: list[PlantDirectory]) -> None:
     grid = SimulatedGrid(plants, 5)
-    assert isinstance(grid, rounds.RingingGrid)
+    assert isinstance(grid, replies.RingingGrid)
     assert grid.names() == {node_id(name): name for name in NAMES}
     assert grid.get_node_ids() == sorted(grid.online()) == sorted(map(node_id, NAMES))
     assert grid.run.run_id == 5

@@ -33,6 +33,39 @@ def test_they_take_the_steps_that_torchs_own_take(kind: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def test_the_proximal_step_by_hand() -> None:
+    parameter = nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = Sgd([parameter], 0.1, proximal=3.0)
+    for _ in range(2):
+        parameter.grad = torch.tensor([1.0, 2.0])
+        optimizer.step()
+        assert torch.equal(parameter.grad, torch.tensor([1.0, 2.0])), "the gradient itself stays"
+    # The first step is at w_sent; the second adds 3 times the way -0.1, -0.2 to the gradient.
+    torch.testing.assert_close(parameter.detach(), torch.tensor([1 - 0.1 - 0.07, -2 - 0.2 - 0.14]))
+
+
+@pytest.mark.parametrize("kind", [Sgd, Adam])
+def test_the_proximal_step_is_that_of_the_penalised_loss(kind: type[Sgd]) -> None:
+    found = []
+    for proximal in (0.5, 0.0):
+        torch.manual_seed(0)
+        model = nn.Linear(4, 1)
+        sent = [own.detach().clone() for own in model.parameters()]
+        optimizer = kind(model.parameters(), 0.05, proximal)
+        for _ in range(10):
+            x = torch.randn(16, 4)
+            optimizer.zero_grad()
+            loss = (model(x).reshape(-1) - x.sum(1)).square().mean()
+            if not proximal:
+                away = zip(model.parameters(), sent, strict=True)
+                loss = loss + 0.25 * torch.stack([(own - first).square().sum() for own, first in away]).sum()
+            loss.backward()
+            optimizer.step()
+        found.append([own.detach() for own in model.parameters()])
+    for ours, penalised in zip(*found, strict=True):
+        torch.testing.assert_close(ours, penalised, rtol=1e-5, atol=1e-6)
+
+
 def test_a_parameter_without_gradient_stays() -> None:
     parameter = nn.Parameter(torch.ones(2))
     Adam([parameter], 0.1).step()

@@ -14,6 +14,7 @@ from interplant.core.export import predict
 from interplant.core.networks import Cnn1d
 from interplant.core.schema import Training
 from interplant.privacy import dpsgd
+from interplant.privacy.optimizers import Sgd
 from interplant.privacy.plan import Plan
 from interplant.privacy.stream import Stream
 from interplant.privacy.training import Trained, train
@@ -434,3 +435,69 @@ def test_data_of_the_wrong_shape_or_type_is_refused() -> None:
     for bad in ((x.astype(np.float64), y), (x, y[:5]), (x, y[:, None])):
         with pytest.raises(InterplantError, match="expected float32 windows"):
             train(cnn(), *bad, SGD, PLAN, lambda: None)
+
+
+# --- the proximal term ---------------------------------------------------------------------------------
+
+TWO = replace(PLAN, steps=2)
+TWO_STEPS = replace(SGD, steps=2, learning_rate=0.1)
+
+
+def ways(
+    plan: Plan | None, engine: str, proximal: float, monkeypatch: pytest.MonkeyPatch
+) -> list[np.ndarray]:
+    """The way from the weights that were sent after each of two steps; noise and batches are the same."""
+    seen, really = [], Sgd.step
+
+    def step(self: Sgd) -> None:
+        really(self)
+        seen.append(torch.cat([own.detach().flatten() for own in self.parameters]).double().numpy())
+
+    stream = Stream(b"the same in every call") if plan else None
+    with monkeypatch.context() as patch:
+        patch.setattr(Sgd, "step", step)
+        train(
+            Flat(), *windows(200), TWO_STEPS, plan, lambda: None,
+            engine=engine, stream=stream, proximal=proximal,
+        )  # fmt: skip
+    assert len(seen) == 2
+    return seen  # the weights that were sent are zero
+
+
+@pytest.mark.parametrize(
+    ("plan", "engine"),
+    [(None, "auto"), (TWO, "onepass"), (TWO, "opacus")],
+    ids=["plain", "onepass", "opacus"],
+)
+def test_the_proximal_term_comes_after_clipping_and_noise(
+    plan: Plan | None, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step is at the weights that were sent; the second differs by exactly rate x mu x the way.
+
+    That is far above the clip: clipped with the gradients it could not come out whole, and divided by
+    the batch, or with other noise, it would not be exact.
+    """
+    mu = 1e4
+    held, free = ways(plan, engine, mu, monkeypatch), ways(plan, engine, 0.0, monkeypatch)
+    np.testing.assert_array_equal(held[0], free[0])
+    assert mu * np.linalg.norm(held[0]) > 30 * TWO.clip
+    np.testing.assert_allclose(held[1] - free[1], -0.1 * mu * held[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["onepass", "opacus"])
+def test_the_proximal_term_is_charged_nothing(engine: str) -> None:
+    charges: list[int] = []
+    result = train(
+        Flat(), *windows(200), TWO_STEPS, TWO, lambda: charges.append(1), engine=engine, proximal=5.0
+    )
+    assert charges == [1]
+    assert result.steps == TWO.steps
+
+
+def test_a_strong_proximal_term_holds_the_weights_near() -> None:
+    training = Training(steps=60, batch=40, optimizer="sgd", learning_rate=0.05)
+    norms = [
+        np.linalg.norm(flat(train(cnn(), *windows(200), training, None, lambda: None, proximal=mu).update))
+        for mu in (0.0, 1.0, 10.0)
+    ]
+    assert norms[0] > 1.5 * norms[1] > 1.5 * norms[2]

@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import grpc
@@ -20,7 +21,7 @@ from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
 from interplant.core.flower import Envelope, message
 from interplant.core.receipt import Receipt, signed
-from interplant.server import control, setup
+from interplant.server import control, replies, setup
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.service import Service
 
@@ -291,3 +292,14 @@ def receipt_of(name: str = "north", **words: Any) -> dict[str, Any]:
         "simulated": True,
     }
     return asdict(signed(Receipt(**(fields | words)), _PLANTS_KEY))
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Make runs' folders, whose rounds wait for tenths of a second where real ones wait for seconds."""
+    from .fakes import make_run  # it needs this module
+
+    monkeypatch.setattr(replies, "_POLL", 0.005)
+    monkeypatch.setattr(replies, "_SLICE", 0.05)
+    monkeypatch.setattr(replies, "_GRACE", 0.2)
+    return partial(make_run, tmp_path)

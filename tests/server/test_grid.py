@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from interplant.core import federation_pb2 as pb
 from interplant.core import wire
 from interplant.server.grid import GrpcGrid
-from interplant.server.rounds import RingingGrid
+from interplant.server.replies import RingingGrid
 
 
 @pytest.fixture
@@ -228,3 +228,24 @@ def test_a_restart_of_the_grpc_process_during_a_wait_loses_nothing(serving, grid
         north.deliver(*answer(next(stream).work))
     waiting.join(20)
     assert found[0].has_content()
+
+
+def test_which_messages_are_answered_without_taking_the_replies(serving, grid, answer):
+    north, south, west = (serving.plant(name) for name in ("north", "south", "west"))
+    nodes = [serving.node(name) for name in ("north", "south", "west")]
+    ids = ask(grid, nodes)
+    assert grid.answered(ids) == {}
+    for plant, refusal in ((north, ""), (south, "paused")):
+        with plant.watch() as stream:
+            work = next(stream).work
+            if refusal:
+                plant.offer(pb.Parcel(reply_to=work.message_id, error=refusal))
+            else:
+                plant.deliver(*answer(work))
+    for _ in range(2):
+        assert grid.answered(ids) == {ids[0]: True, ids[1]: False}
+    assert grid.answered(ids[2:]) == {}
+    assert grid.wait(ids[1:2], 5).has_error()
+    assert grid.wait(ids[:1], 5).has_content()
+    with west.watch() as stream:
+        assert next(stream).work.message_id == ids[2]

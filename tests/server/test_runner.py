@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from interplant.core import federation_pb2 as pb
 from interplant.core import wire
 from interplant.core.schema import Column, Contract, Model, Rounds, Task
-from interplant.server import rounds, runner, runs
+from interplant.server import replies, runner, runs
 from interplant.server.run_folder import RunFolder
 from interplant.server.runner import Runner
 
@@ -74,7 +74,7 @@ class Trained:
 
 @pytest.fixture
 def work(serving, monkeypatch):
-    monkeypatch.setattr(rounds, "_GRACE", 0.2)
+    monkeypatch.setattr(replies, "_GRACE", 0.2)
     runner_ = Runner(serving.directory)
     yield runner_
     runner_._channel.close()

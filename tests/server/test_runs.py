@@ -83,7 +83,7 @@ def test_a_release_of_another_model_is_refused_before_anything_is_written(coordi
 @pytest.mark.parametrize(
     ("change", "start_from", "words"),
     [
-        ({"strategy": Strategy("median")}, "", r"strategy\.name: expected one of fedavg, found 'median'"),
+        ({"strategy": Strategy("mode")}, "", r"strategy\.name: expected one of .*median.*, found 'mode'"),
         ({"strategy": Strategy(args={"momentum": 1})}, "", r"strategy\.args: "),
         ({"model": Model("my_models.Missing")}, "", r"model\.name: .*cannot be imported"),
         ({"model": Model(args={"depth": 7})}, "", r"model\.args: "),

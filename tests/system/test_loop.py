@@ -6,6 +6,7 @@ import signal
 import time
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -97,6 +98,32 @@ def test_a_killed_coordinator_process_goes_on_without_training_twice(
     assert (ended.state, ended.round) == ("finished", 6)
     for name in PLANTS:
         assert trainings(federation, name, run.id) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_killed_round_loop_goes_on_with_its_strategys_state_to_the_same_bits(
+    federation: LocalFederation,
+) -> None:
+    for name in PLANTS:
+        federation.edit(name, lambda plant: setattr(plant.policy, "strategies", ["fedavg", "fedadam"]))
+    task = turbofan("rounds=8", "training.steps=40", "privacy.mechanism=none", "strategy.name=fedadam")
+    rules = federation.coordinator.load().rounds
+    rules.order = "plants"
+    found = []
+    for kill in (False, True):
+        run = federation.start_run(task, release=False, rounds=rules)
+        if kill:
+            federation.until(lambda run=run: federation.registry.run(run.id).round >= 2, 60, "two rounds")
+            child_of(federation.children["coordinator"], "interplant.server.runner").send_signal(
+                signal.SIGKILL
+            )
+            assert federation.registry.run(run.id).round < 8
+        assert federation.until_over(run.id).state == "finished"
+        state = RunFolder(federation.coordinator.runs / run.id).restore()
+        assert state is not None
+        found.append(state.weights)
+    undisturbed, killed = found
+    for name, array in undisturbed.items():
+        np.testing.assert_array_equal(killed[name], array, err_msg=name)
 
 
 def test_a_plant_that_was_alone_offers_its_kept_reply_again(federation: LocalFederation) -> None:

@@ -1,0 +1,139 @@
+"""Updates on disk, for rules that need all of them at once.
+
+Each update is appended to one file and forgotten; the rule then reads the same elements of all updates,
+piece by piece. Memory stays at a few pieces a thread, whatever the number and size of the updates. The
+file has no name: the system frees it with the merge, or with the process, however that ends.
+"""
+
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from interplant.core.errors import InterplantError
+from interplant.core.files import disk_errors
+from interplant.strategies.arrays import Array, Arrays, Piece, ordered, over, pieces, working
+
+_BLOCK_BYTES = 1 << 21
+"""Bytes of a piece over all updates in float64: a few such blocks a thread are all that is in memory."""
+
+_FEWEST = 1 << 10
+"""Elements of a piece at least; below, calls cost more than the work."""
+
+_GAP = 48
+"""Elements between two rows that are read together."""
+
+_AHEAD = 64
+"""Pieces whose results wait at most for who asked for them."""
+
+
+class Spill:
+    """Updates in the order they came.
+
+    Args:
+        weights: The global model, whose names, shapes and dtypes the updates have.
+        scratch: The folder whose disk is used.
+    """
+
+    def __init__(self, weights: Arrays, scratch: Path) -> None:
+        # By name: a checkpoint is read in any order, and sums over the whole model shall be the same bits.
+        own = dict(sorted(weights.items()))
+        self._weights = {name: np.empty(0, array.dtype) for name, array in own.items()}
+        self._shapes = {name: array.shape for name, array in own.items()}
+        sizes = [array.nbytes for array in own.values()]
+        self._starts = dict(zip(own, np.cumsum([0, *sizes]).tolist(), strict=False))
+        self._bytes = sum(sizes)
+        self._scratch = scratch
+        self.count = 0
+        with disk_errors(scratch), tempfile.TemporaryFile(dir=scratch) as file:
+            self._file = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._file)
+
+    def add(self, update: Arrays) -> None:
+        """Append an update."""
+        place = self.count * self._bytes
+        with disk_errors(self._scratch):
+            # At once, not as it is written: that is faster, and a full disk is known before.
+            os.posix_fallocate(self._file, place, max(1, self._bytes))
+            for name, array in ordered(update).items():
+                _write(self._file, array, place + self._starts[name])
+        self.count += 1
+
+    def reduce(self, rule: Callable[[Array], Array], chosen: Sequence[int] | None = None) -> Arrays:
+        """Make one array of each name.
+
+        Args:
+            rule: Maps the updates' values (count, n), in the `working` dtype and free to be changed, to
+                one row (n,).
+            chosen: Only these updates; all if left out.
+
+        Returns:
+            What the rule gave, in the shapes of the weights and the `working` dtypes.
+        """
+        found = {name: np.empty(shape, working(self._weights[name])) for name, shape in self._shapes.items()}
+
+        def work(part: Piece) -> None:
+            part.of(found)[:] = rule(self.read(part, chosen))
+
+        over(self.pieces(found), work)
+        return found
+
+    def each(self, rule: Callable[[Array], Array]) -> Iterator[Array]:
+        """Yield what ``rule`` gives for each piece's values (count, n), in the order of the pieces."""
+        blank = {name: np.broadcast_to(0, shape) for name, shape in self._shapes.items()}
+        parts = list(self.pieces(blank))
+        for start in range(0, len(parts), _AHEAD):
+            yield from over(parts[start : start + _AHEAD], lambda part: rule(self.read(part)))
+
+    def pieces(self, arrays: Arrays) -> Iterator[Piece]:
+        """Cut the model so that all updates' values of a piece fit a cache."""
+        return pieces(arrays, max(_FEWEST, _BLOCK_BYTES // (8 * max(1, self.count))))
+
+    def read(self, part: Piece, chosen: Sequence[int] | None = None) -> Array:
+        """Return the updates' values of a piece (count, n) in the `working` dtype."""
+        kind = self._weights[part.name]
+        numbers = range(self.count) if chosen is None else chosen
+        width = part.stop - part.start
+        # Rows that start a power of two apart would push each other out of the cache.
+        rows = np.empty((len(numbers), width + _GAP), kind.dtype)[:, :width]
+        place = self._starts[part.name] + part.start * rows.itemsize
+        for number, row in zip(numbers, rows, strict=True):
+            _read(self._file, row, place + number * self._bytes)
+        return rows.astype(working(kind), copy=False)
+
+
+class Spilling:
+    """The part of a strategy that keeps every update until the round ends, and no state.
+
+    Public weights do not enter: a rule that bounds what one plant can do gives each the same say.
+    """
+
+    def init(self, weights: Arrays) -> Arrays:
+        """Return the empty state."""
+        return {}
+
+    def begin(self, weights: Arrays, scratch: Path) -> Spill:
+        """Open a file for the updates."""
+        return Spill(weights, scratch)
+
+    def fold(self, merge: Spill, update: Arrays, weight: float = 1.0) -> None:
+        """Write one update to disk."""
+        merge.add(update)
+
+
+def _write(file: int, array: Array, place: int) -> None:
+    left = array.reshape(-1).view(np.uint8).data
+    while left:
+        done = os.pwrite(file, left, place)
+        left, place = left[done:], place + done
+
+
+def _read(file: int, row: Array, place: int) -> None:
+    found = os.preadv(file, [row.view(np.uint8).data], place)
+    if found != row.nbytes:
+        raise InterplantError(
+            f"expected {row.nbytes} bytes of a spilled update, found {found}: a disk failed"
+        )
