@@ -6,11 +6,12 @@ from typing import Annotated
 import click
 import typer
 
-from interplant.cli import coordinator, data, demo, lineage, plant, privacy, release, run
+from interplant.cli import coordinator, data, demo, lineage, plant, privacy, release, run, simulate
 from interplant.cli.tree import Group
 
 app = Group("Federated learning for manufacturers with several plants: private, versioned, signed.")
 app.command(name="demo")(demo.demo)
+app.command(name="simulate")(simulate.simulate)
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(plant.app, name="plant")
 app.add_typer(run.app, name="run")

@@ -8,6 +8,7 @@ from pathlib import Path
 from interplant.core import config
 from interplant.core.errors import UsageError
 from interplant.core.schema import Plant
+from interplant.data.snapshots import Repository
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,14 @@ class PlantDirectory:
         self.check()
         state = self.config.stat()
         return copy.deepcopy(_loaded(self.config, state.st_mtime_ns, state.st_size, state.st_ino))
+
+    def repository(self) -> Repository:
+        """Return the plant's data repository.
+
+        Raises:
+            UsageError: There is none.
+        """
+        return Repository(self.path / self.load().data.repository)
 
     def check(self) -> None:
         """Raise `UsageError` unless this is a plant directory."""

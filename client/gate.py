@@ -18,7 +18,6 @@ from interplant.core.errors import InterplantError
 from interplant.core.release import ONNX, TASK, WEIGHTS, Release, ReleaseRefused, parse_task
 from interplant.core.schema import Task
 from interplant.data import snapshots
-from interplant.data.snapshots import Repository
 
 if TYPE_CHECKING:
     from interplant.data.frames import Dataset
@@ -145,7 +144,7 @@ def _rival(
 
 
 def _dataset(plant: PlantDirectory) -> "Dataset":
-    repository = Repository(plant.path / plant.load().data.repository)
+    repository = plant.repository()
     return snapshots.load(repository.open())
 
 

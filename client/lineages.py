@@ -23,11 +23,10 @@ _KEYED = re.compile("[0-9a-f]{32}")
 
 def lineage_of(directory: PlantDirectory, plant: Plant) -> str:
     """Name of the present dataset over all its snapshots, copies and folders."""
-    folder = plant.data.repository
     try:
-        return Repository(directory.path / folder).lineage
+        return directory.repository().lineage
     except UsageError:
-        return folder  # nothing was ever put there
+        return plant.data.repository  # nothing was ever put there
 
 
 def keyed(directory: PlantDirectory, lineage: str) -> str:

@@ -18,7 +18,7 @@ from interplant.client.policy import check_columns
 from interplant.core.errors import UsageError
 from interplant.core.schema import PRIVATE, Contract, Plant, Task
 from interplant.data.shares import Bins, count_units
-from interplant.data.snapshots import Repository, Snapshot, load
+from interplant.data.snapshots import Snapshot
 from interplant.data.windows import rounded
 from interplant.privacy.ledger import Ledger, Reservation
 from interplant.privacy.plan import SIZES, Measurement, Statistic
@@ -143,11 +143,12 @@ class _Look:
         _check_task(task, plant.policy.privacy.units)
         check_columns(plant, task)
         asked = Measurement(privacy.unit, 0, plant.policy.privacy.delta, (one,))
-        snapshot = Repository(directory.path / plant.data.repository).open()
+        repository = directory.repository()
+        snapshot = repository.open()
         account = Account.of(directory, plant, task, Ledger(directory.ledger))
         before = account.spent().epsilon
         charge = account.reserve(asked, RUN, 0)
-        return cls(directory, plant, account, snapshot, charge, before, load(snapshot).train)
+        return cls(directory, plant, account, snapshot, charge, before, repository.load(snapshot).train)
 
     def result(self, what: str, one: Statistic, found: dict[str, Any]) -> Measured:
         """Say what was found and what it cost, and log it."""

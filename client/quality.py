@@ -22,7 +22,6 @@ from interplant.core.files import write_atomic
 from interplant.core.schema import Plant, PrivacyPolicy, Task
 from interplant.data import contract
 from interplant.data.shares import bad_shares
-from interplant.data.snapshots import Repository
 from interplant.privacy.plan import Measurement, Plan, Statistic
 from interplant.privacy.statistics import noised
 from interplant.privacy.stream import Stream
@@ -66,7 +65,7 @@ def owed(directory: PlantDirectory, plant: Plant, task: Task) -> Measurement | N
     if not billed(plant.policy.privacy, task):
         return None
     try:
-        digest = Repository(directory.path / plant.data.repository).open().digest
+        digest = directory.repository().open().digest
     except Refusal:
         digest = ""  # there is none yet: the first one is asked about
     if _key(lineage_of(directory, plant), digest, task) in _answers(directory.answers):

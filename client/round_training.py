@@ -19,7 +19,7 @@ from interplant.core.files import disk_errors
 from interplant.core.receipt import Receipt
 from interplant.core.schema import Task
 from interplant.core.wire import Tensors
-from interplant.data.snapshots import Repository, Snapshot, load
+from interplant.data.snapshots import Repository, Snapshot
 from interplant.data.windows import Windows, training_windows
 from interplant.privacy import checks, statistics
 from interplant.privacy.ledger import Ledger, Reservation
@@ -72,7 +72,7 @@ def train_round(
     model = _model(task, weights)
     plan = None if task.privacy.mechanism == "none" else Plan.of(task, plant.data, plant.policy.metrics)
     mode = _mode(model, task, plan) if plan else ""
-    repository = Repository(directory.path / plant.data.repository)
+    repository = directory.repository()
     ledger = bench.ledger = bench.ledger or Ledger(directory.ledger)
     account = Account.of(directory, plant, task, ledger)
     charges: list[Reservation] = []
@@ -101,7 +101,7 @@ def train_round(
         account.require(plan, *([answer] if answer else []))  # before data is touched
     snapshot = repository.open()
     try:
-        windows = _windows(bench, snapshot, task, fits if billed else None)
+        windows = _windows(bench, repository, snapshot, task, fits if billed else None)
     except Refusal:
         if charges:
             seal()  # the refusal tells of the data: its charge must not be undone unnoticed
@@ -128,12 +128,17 @@ def train_round(
 
 
 def _windows(
-    bench: Bench, snapshot: Snapshot, task: Task, fits: "Callable[[pd.DataFrame], None] | None"
+    bench: Bench,
+    repository: Repository,
+    snapshot: Snapshot,
+    task: Task,
+    fits: "Callable[[pd.DataFrame], None] | None",
 ) -> Windows:
     """Return the snapshot's windows, cut once.
 
     Args:
         bench: Keeps them.
+        repository: The plant's.
         snapshot: Of the plant.
         task: Contract, windows and target.
         fits: Refuses readings that break the contract, where that is charged; else they are held to it.
@@ -142,7 +147,7 @@ def _windows(
     asked += [task.privacy.unit, fits is not None]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     if bench.key != key or bench.windows is None:
-        readings = load(snapshot).train
+        readings = repository.load(snapshot).train
         if fits is not None:
             fits(readings)
         bench.key, bench.windows = key, training_windows(readings, task, checked=fits is not None)

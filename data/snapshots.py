@@ -200,6 +200,10 @@ class Repository:
             self._marker.unlink(missing_ok=True)
         return replace(newest, folder=self._readings)
 
+    def load(self, snapshot: Snapshot) -> Dataset:
+        """Return the readings of an opened snapshot; see `load`."""
+        return load(snapshot)
+
     @property
     def lineage(self) -> str:
         """Name of the dataset over all its snapshots, copies and folders: its first commit, 16 digits."""

@@ -175,7 +175,9 @@ def offer(prepared: Prepared, task: Task, epsilon: float) -> Callable[[Plant], N
         plant.data.declared_units = prepared.declared_units
         plant.data.declared_unit_windows = prepared.declared_unit_windows
         plant.data.simulated = prepared.simulated
+        plant.data.machine, plant.data.time = task.contract.machine, task.contract.time
         plant.policy.tasks = [task.name]
+        plant.policy.metrics = list(task.metrics)
         plant.policy.models = [task.model.name]
         plant.policy.strategies = [task.strategy.name]
         plant.policy.privacy.allow_none = True

@@ -284,11 +284,14 @@ def _after(work: Work, number: int, state: Checkpoint, outcome: Outcome) -> Chec
     return Checkpoint(number, outcome.weights, plants, outcome.state if number < work.task.rounds else {})
 
 
+def first_weights(run: RunFolder, task: Task) -> Tensors:
+    """Return what a run starts from: what its order names, or fresh weights from the task's seed."""
+    start_from = run.order().start_from
+    if start_from:
+        return from_bytes(Path(start_from).read_bytes())
+    return models.parameters(models.build(task))
+
+
 def _first(work: Work) -> Checkpoint:
-    start_from = work.run.order().start_from
-    weights = (
-        from_bytes(Path(start_from).read_bytes())
-        if start_from
-        else models.parameters(models.build(work.task))
-    )
+    weights = first_weights(work.run, work.task)
     return Checkpoint(0, weights, state=work.strategy.init(weights))

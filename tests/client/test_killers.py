@@ -10,6 +10,7 @@ from interplant.client.participation import take_part
 from interplant.core import certificates
 from interplant.core import receipt as core_receipt
 from interplant.core.errors import Refusal
+from interplant.data import snapshots
 
 from .conftest import START, TASK, FakeTrainer, edit, receipt, request
 
@@ -38,7 +39,7 @@ def test_a_spent_budget_is_refused_before_data_is_read(
         raise AssertionError("readings were loaded")
 
     edit(ready, lambda plant: setattr(plant.policy.privacy, "epsilon", 0.01))
-    monkeypatch.setattr(round_training, "load", unexpected)
+    monkeypatch.setattr(snapshots, "load", unexpected)
     with pytest.raises(Refusal) as caught:
         round_training.train_round(ready, round_training.Bench(), "run-1", 1, TASK, START)
     assert caught.value.code == "budget_spent"

@@ -12,6 +12,7 @@ from interplant.client.directory import PlantDirectory
 from interplant.client.measuring import measure_ranges, measure_sizes
 from interplant.core.errors import Refusal, UsageError
 from interplant.core.schema import Privacy, Task
+from interplant.data import snapshots
 from interplant.privacy import accounting
 from interplant.privacy.ledger import Ledger
 from interplant.privacy.plan import Event
@@ -88,13 +89,13 @@ def test_the_charge_comes_before_the_data_is_read(
     rich: PlantDirectory, monkeypatch: pytest.MonkeyPatch, measure: Any
 ) -> None:
     seen = []
-    really = measuring.load
+    really = snapshots.load
 
     def looked(*words: Any) -> Any:
         seen.append(len(Ledger(rich.ledger).entries()))
         return really(*words)
 
-    monkeypatch.setattr(measuring, "load", looked)
+    monkeypatch.setattr(snapshots, "load", looked)
     measure(rich, TASK, 8.0)
     assert seen == [1]
 
@@ -104,7 +105,7 @@ def test_a_budget_that_does_not_cover_it_refuses_and_nothing_is_read(
     rich: PlantDirectory, monkeypatch: pytest.MonkeyPatch, measure: Any
 ) -> None:
     edit(rich, lambda plant: setattr(plant.policy.privacy, "epsilon", 0.1))
-    monkeypatch.setattr(measuring, "load", lambda *_: pytest.fail("the data was read"))
+    monkeypatch.setattr(snapshots, "load", lambda *_: pytest.fail("the data was read"))
     with pytest.raises(Refusal) as caught:
         measure(rich, TASK, 1.0)
     assert caught.value.code == "budget_spent"

@@ -28,6 +28,7 @@ from interplant.core.schema import (
     Training,
     Window,
 )
+from interplant.data import snapshots
 from interplant.data.snapshots import Repository, keyed_digest
 from interplant.privacy.checks import check_model
 from interplant.privacy.ledger import Ledger
@@ -50,13 +51,13 @@ def refused(plant: PlantDirectory, task: Task = TASK) -> Refusal:
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Digests of the snapshots whose readings were read."""
     seen: list[str] = []
-    really = round_training.load
+    really = snapshots.load
 
     def counted(snapshot: Any) -> Any:
         seen.append(snapshot.digest)
         return really(snapshot)
 
-    monkeypatch.setattr(round_training, "load", counted)
+    monkeypatch.setattr(snapshots, "load", counted)
     return seen
 
 

@@ -244,7 +244,7 @@ OF_ACCOUNTS = (
         (
             (
                 "        charge = account.reserve(asked, RUN, 0)\n",
-                "        load(snapshot)\n        charge = account.reserve(asked, RUN, 0)\n",
+                "        repository.load(snapshot)\n        charge = account.reserve(asked, RUN, 0)\n",
             ),
         ),
         tests("client/test_measuring", "test_the_charge_comes_before_the_data_is_read"),

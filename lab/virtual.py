@@ -1,0 +1,153 @@
+"""Virtual plants: the plant's own code over readings and settings in memory, in a folder that comes and goes.
+
+Policy, privacy, ledger and gateway are the real ones; what is left out is Git, DVC and certificates. Put the
+folder on a file system in memory (`scratch`): what a plant waits for there costs nothing.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from interplant.client.directory import PlantDirectory
+from interplant.client.gateway import Trained
+from interplant.client.round_training import Bench, train_round
+from interplant.core import certificates
+from interplant.core.schema import Plant, Task
+from interplant.core.wire import Tensors
+from interplant.data.frames import Dataset
+from interplant.data.snapshots import Snapshot
+
+MEMORY = 1 << 30
+"""Bytes of windows that a process keeps between rounds; the others are cut anew."""
+
+
+@dataclass(frozen=True)
+class VirtualRepository:
+    """Readings that are made when they are asked for.
+
+    Args:
+        name: Names the dataset.
+        make: Makes the readings, the same ones each time.
+    """
+
+    name: str
+    make: Callable[[], Dataset]
+
+    @property
+    def lineage(self) -> str:
+        """Name of the dataset over all its snapshots: there is one."""
+        return self.open().digest[:16]
+
+    def open(self) -> Snapshot:
+        """Return the one snapshot; its digest is of the name, for the readings follow from it."""
+        digest = hashlib.sha256(self.name.encode()).hexdigest()
+        return Snapshot(digest, "", "", 0, 0, simulated=True, files={})
+
+    def load(self, snapshot: Snapshot) -> Dataset:
+        """Make the readings."""
+        return self.make()
+
+
+@dataclass(frozen=True)
+class VirtualDirectory(PlantDirectory):
+    """A plant's directory whose settings and readings are in memory.
+
+    Args:
+        path: For the ledger, the audit log and the plant's keys.
+        settings: In place of ``plant.yaml``.
+        virtual: In place of a data repository.
+    """
+
+    settings: Plant
+    virtual: VirtualRepository
+
+    def load(self) -> Plant:
+        """Return the settings; treat them as read-only."""
+        return self.settings
+
+    def check(self) -> None:
+        """Do nothing: it was made here."""
+
+    def repository(self) -> VirtualRepository:  # type: ignore[override] # it has what a round needs
+        """Return the readings."""
+        return self.virtual
+
+    def create(self) -> None:
+        """Make the folder and the plant's keys."""
+        self.keys.mkdir(parents=True)
+        self.snapshot_key.write_bytes(os.urandom(32))
+        certificates.write_key(self.plant_key, certificates.key_pem(certificates.make_key()))
+
+
+def virtual_plant(folder: Path, name: str, settings: Plant, make: Callable[[], Dataset]) -> VirtualDirectory:
+    """Make a virtual plant.
+
+    Args:
+        folder: Of all plants; this one's is made in it.
+        name: The plant's.
+        settings: Of all plants; the name is set here.
+        make: Makes its readings.
+    """
+    own = replace(settings, name=name)
+    made = VirtualDirectory(folder / name, own, VirtualRepository(name, make))
+    made.create()
+    return made
+
+
+class VirtualTrainer:
+    """Trains a virtual plant in this process.
+
+    Args:
+        plant: The plant's directory.
+        kept: Shared by the plants of a process.
+    """
+
+    def __init__(self, plant: VirtualDirectory, kept: "Kept") -> None:
+        self._plant, self._kept = plant, kept
+
+    def train(self, run: str, number: int, task: Task, weights: Tensors) -> Trained:
+        """Train one round; see `interplant.client.round_training.train_round`."""
+        bench = self._kept.bench(self._plant.path)
+        trained = train_round(self._plant, bench, run, number, task, weights)
+        self._kept.settle(self._plant.path)
+        return trained
+
+
+@dataclass
+class Kept:
+    """What a process keeps of its plants between rounds: all ledgers, and windows as far as memory goes."""
+
+    limit: int = MEMORY
+    benches: dict[Path, Bench] = field(default_factory=dict)
+    sizes: dict[Path, int] = field(default_factory=dict)
+
+    def bench(self, plant: Path) -> Bench:
+        """Return a plant's."""
+        return self.benches.setdefault(plant, Bench())
+
+    def settle(self, plant: Path) -> None:
+        """Keep a plant's windows, or drop them if there is no room.
+
+        Who came first stays: all plants come again, in the same order.
+        """
+        bench = self.benches[plant]
+        if bench.windows is None or plant in self.sizes:
+            return
+        size = bench.windows.x.nbytes
+        if sum(self.sizes.values()) + size > self.limit:
+            bench.windows = None
+        else:
+            self.sizes[plant] = size
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder that is gone at the end, in memory where the system has a place for that."""
+    memory = Path("/dev/shm")  # noqa: S108 - a fresh folder of our own in it
+    place = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="interplant-", dir=place) as folder:
+        yield Path(folder)
