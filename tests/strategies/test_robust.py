@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from interplant.strategies.krum import Krum
 from interplant.strategies.median import Median
-from interplant.strategies.multikrum import MultiKrum, nearest
+from interplant.strategies.multikrum import MultiKrum, distances, nearest
 from interplant.strategies.trimmed_mean import TrimmedMean
 
 from .conftest import WEIGHTS, close, column, flowers, one_round, updates
@@ -123,6 +123,20 @@ def test_a_far_update_does_not_blur_which_of_the_others_are_near(tmp_path):
     several = [{"w": np.full(1000, value, np.float32)} for value in [far, *near]]
     found, _ = one_round(Krum(faulty=1), weights, several, scratch=tmp_path)
     assert found["w"][0] == np.float32(100.002)
+
+
+@pytest.mark.parametrize("apart", [1.0, 1e-3, 0.0])
+def test_distances_are_exact_however_much_alike_updates_are(tmp_path, apart):
+    rng = np.random.default_rng(3)
+    base, rows = 100.0 * rng.normal(size=5000), rng.normal(size=(6, 5000))
+    several = [{"w": np.float32(base + apart * row)} for row in rows]
+    several.append({"w": np.float32(-1e4 * base)})
+    merge = Krum().begin({"w": np.zeros(5000, np.float32)}, tmp_path)
+    for one in several:
+        merge.add(one)
+    values = np.stack([one["w"].astype(np.float64) for one in several])
+    expected = np.square(values[:, None] - values).sum(axis=2)
+    np.testing.assert_allclose(distances(merge), expected, rtol=1e-5)
 
 
 def test_a_public_weight_gives_nobody_a_louder_voice(tmp_path):

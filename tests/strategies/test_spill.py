@@ -124,7 +124,7 @@ def test_memory_is_bounded_whatever_the_number_of_updates(tmp_path, monkeypatch,
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert most < 16 << 20
+    assert most < 8 << 20
 
 
 def test_a_full_disk_is_one_clear_sentence(tmp_path, monkeypatch):
