@@ -436,9 +436,14 @@ class Rounds:
 
     ``order``: with ``plants``, updates are folded by the plants' names, and the same updates give the
     same bits; with ``arrival``, each is folded as it comes, and only rounding differs.
+
+    ``plants`` is how many updates a round wants, 0 for all plants'; a share ``spare`` more are asked, and the
+    slowest of them are not waited for. Who is asked has paid for its update all the same.
     """
 
     quorum: int = 1
+    plants: int = 0
+    spare: float = 0.0
     deadline_seconds: float = 600.0
     retries: int = 5
     retry_seconds: float = 5.0
@@ -481,6 +486,12 @@ class Federation:
             _need(value > 0, f"rounds.{key}", f"expected more than 0, found {value}")
         _need(rounds.retries >= 0, "rounds.retries", f"expected 0 or more, found {rounds.retries}")
         _one_of(rounds.order, ORDERS, "rounds.order")
+        _need(
+            rounds.plants == 0 or rounds.plants >= rounds.quorum,
+            "rounds.plants",
+            f"expected 0 (all) or no less than rounds.quorum ({rounds.quorum}), found {rounds.plants}",
+        )
+        _between(rounds.spare, 0.0, 10.0, "rounds.spare")
 
 
 def _check_metric(name: str, metric: Metric) -> None:

@@ -77,7 +77,7 @@ class Waiting:
         folded is always in order. A missed quorum is tried again, with the replies that are there.
         """
         queue, patience, over = self._queue(), Patience(self), False
-        while queue:
+        while queue and not self.full():
             if self.stopped():
                 raise StoppedError("the run was stopped")
             wanted = queue[:1] if self.rules.order == "plants" else queue
@@ -91,6 +91,10 @@ class Waiting:
                 del queue[: len(wanted)]
             else:
                 over = patience.is_over()
+
+    def full(self) -> bool:
+        """Whether as many updates are folded as the rules want."""
+        return 0 < self.rules.plants <= self.good()
 
     def enough(self) -> bool:
         """Whether the quorum is there, and all that is missing is plants that are away."""

@@ -23,6 +23,7 @@ from interplant.privacy.plan import statistics_of
 from interplant.server import replies
 from interplant.server.merging import Merging
 from interplant.server.run_folder import Checkpoint, RunFolder
+from interplant.server.selection import AWAY, RESTING, SPARE, Failures, choose
 from interplant.server.updates import RECEIPT, TASK, WEIGHTS, BadUpdateError, checked
 from interplant.strategies.registry import build
 from interplant.strategies.strategy import Strategy
@@ -47,6 +48,7 @@ class Work:
         task: What is learned.
         rules: When a round goes on, waits or gives up.
         strategy: How updates merge.
+        failures: Of each plant, so far.
         tell: Hears of every attempt at a round, after it is on disk.
         stopped: Tells whether a person has stopped the run.
     """
@@ -57,6 +59,7 @@ class Work:
     task: Task
     rules: Rounds
     strategy: Strategy[Any]
+    failures: Failures
     tell: Callable[[dict[str, Any]], None]
     stopped: Callable[[], bool]
 
@@ -101,7 +104,8 @@ def carry_out(
         StoppedError: A person has stopped the run.
     """
     task = run.task()
-    work = Work(grid, run, run.order().run, task, run.rounds(), build(task.strategy), tell, stopped)
+    strategy, failures = build(task.strategy), Failures.of(run.records())
+    work = Work(grid, run, run.order().run, task, run.rounds(), strategy, failures, tell, stopped)
     state = run.restore() or _first(work)
     replies.finish(grid, [], state.round)  # a killed round loop may not have come to it
     while state.round < task.rounds:
@@ -134,6 +138,9 @@ def _next_state(work: Work, state: Checkpoint) -> Checkpoint:
         if means := _means(outcome.metrics):
             record["metrics"] = means
         run.append(record)
+        work.failures.note(
+            number, outcome.receipts, {name: code for name, (code, _) in outcome.dropped.items()}
+        )
         work.tell(record)
         if good:
             return state
@@ -163,15 +170,22 @@ def one_round(
     """
     merging = Merging(work.strategy, state.weights, state.state, work.run.path)
     outcome = Outcome(state.weights, state.state)
-    nodes = dict(_push(work, number, state.weights, receipts))
-    names = replies.names(work.grid)  # after the push: a plant that has just joined has a name
+    names = replies.names(work.grid)
+    known = names or {node: f"node-{node}" for node in work.grid.get_node_ids()}
+    asked = set(choose(list(known.values()), number, work.rules, work.failures, work.name))
+    for name in set(known.values()) - asked:
+        if work.failures.resting(name, number):
+            outcome.dropped[name] = RESTING, work.failures.why(name)
+    nodes = dict(
+        _push(work, number, state, receipts, {n: name for n, name in known.items() if name in asked})
+    )
     ids = list(nodes)
     waiting = replies.Waiting(
         work.grid, nodes, names, work.rules, lambda: len(outcome.receipts), work.stopped
     )
     for reply in waiting.replies():
         node = reply.metadata.src_node_id
-        name = names.get(node, f"node-{node}")
+        name = known[node]
         try:
             if not names:
                 _check_signer(reply, receipts)
@@ -182,8 +196,10 @@ def one_round(
         del reply
     away = replies.away(work.grid, nodes.values())
     for node in nodes.values():
-        late = ("away", "not connected") if node in away else ("late", "no reply before the deadline")
-        outcome.dropped[names.get(node, f"node-{node}")] = late
+        late = (AWAY, "not connected") if node in away else ("late", "no reply before the deadline")
+        if waiting.full():
+            late = SPARE, "not waited for: enough others were faster"
+        outcome.dropped[known[node]] = late
     if len(outcome.receipts) >= work.rules.quorum:
         outcome.weights, outcome.state = merging.finish()
     return outcome, ids
@@ -232,21 +248,19 @@ def _check_signer(reply: Message, receipts: Mapping[str, str]) -> None:
 
 
 def _push(
-    work: Work, number: int, weights: Tensors, receipts: Mapping[str, str]
+    work: Work, number: int, state: Checkpoint, receipts: Mapping[str, str], asked: Mapping[int, str]
 ) -> Iterator[tuple[str, int]]:
-    """Send the round's work to every plant, with its own last receipt; the arrays are the same object."""
-    grid, arrays = work.grid, ArrayRecord({name: Array(value) for name, value in weights.items()})
-    text = config.to_json(work.task)
-    nodes, names = sorted(grid.get_node_ids()), replies.names(grid)
+    """Send the round's work to these plants, with their own last receipts; the arrays are the same object."""
+    grid, arrays = work.grid, ArrayRecord({name: Array(value) for name, value in state.weights.items()})
+    text, nodes = config.to_json(work.task), sorted(asked)
 
     def content(node: int) -> RecordDict:
-        told = receipts.get(names.get(node, ""), "")
         words: dict[str, Any] = {
             "run": work.name,
             "task": text,
             "round": number,
             "rounds": work.task.rounds,
-            "receipt": told,
+            "receipt": receipts.get(asked[node], ""),
         }
         return RecordDict({WEIGHTS: arrays, TASK: ConfigRecord(words)})
 

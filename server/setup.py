@@ -27,6 +27,9 @@ COMMENTS: Final = {
     "certificates.join_hours": "A join file that is not used within this time is worth nothing.",
     "rounds": "When a round goes on, waits or gives up.",
     "rounds.quorum": "Fewest plants whose updates make a round.",
+    "rounds.plants": "How many updates a round wants; 0: those of all plants.",
+    "rounds.spare": """Share of plants asked beyond that number. The slowest are not waited for; they have
+        trained, and paid, all the same.""",
     "rounds.deadline_seconds": "A plant that has not answered by then is left out of the round.",
     "rounds.retries": "How often a round without quorum is tried again before the run stops and waits.",
     "rounds.max_update_norm": "An update with a larger L2 norm is dropped.",

@@ -139,7 +139,8 @@ def test_a_hostile_plant_is_named_and_the_run_goes_on_without_it(serving, work, 
         return
     for one in registry.rounds(run.id):
         assert one.participants == ("north", "south")
-        assert [(dropped.plant, dropped.code) for dropped in one.dropped] == [("west", code)]
+        named = code if one.round < 3 else "resting"  # it failed twice in a row
+        assert [(dropped.plant, dropped.code) for dropped in one.dropped] == [("west", named)]
         assert one.dropped[0].sentence
     for name, array in state.weights.items():
         np.testing.assert_allclose(array, first[name] + 3 * 1.5, rtol=1e-5)
