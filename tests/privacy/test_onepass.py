@@ -440,7 +440,7 @@ def test_the_models_results_and_gradients_outside_are_left_alone(name: str) -> N
 
 @pytest.mark.parametrize("name", ["GRU {}", "LSTM {}", "GRU {'num_layers': 2}", "LSTM {'num_layers': 2}"])
 def test_the_recurrent_layers_compute_what_torchs_do(name: str) -> None:
-    from interplant.privacy.onepass_recurrent import Tape
+    from interplant.privacy.onepass_layers import Tape
     from interplant.privacy.onepass_time import run
 
     layer = made(name).recurrent
@@ -451,7 +451,7 @@ def test_the_recurrent_layers_compute_what_torchs_do(name: str) -> None:
 
 
 def test_dropout_between_recurrent_layers_falls_as_torchs_does() -> None:
-    from interplant.privacy.onepass_recurrent import Tape
+    from interplant.privacy.onepass_layers import Tape
     from interplant.privacy.onepass_time import run
 
     layer = nn.GRU(4, 6, num_layers=3, dropout=0.5, batch_first=True)
