@@ -37,10 +37,9 @@ CHUNK_BYTES = 1 << 20
 """Memory for products that are formed and dropped again, a few samples at a time."""
 
 FORMING = 1.5
-"""How many times as long a Gram matrix's multiplication takes as one of a gradient that is formed.
+"""How many times the multiplications of its Gram matrices a gradient may take that is formed and kept.
 
-Measured on small matrices, on the CPU; it chooses the way and so changes speed, and the result in its last
-digits only.
+It saves the product for the sum. Measured on the CPU; it changes speed, and the result in its last digits.
 """
 
 Sums = list[tuple[nn.Parameter, Tensor]]
@@ -130,9 +129,14 @@ def by_unit(samples: Tensor, rows: int) -> Tensor:
 
 
 def gram_is_cheaper(inputs: Tensor, grads: Tensor) -> bool:
-    """Compare what the two ways cost beside what both do: see `FORMING`."""
+    """Compare the multiplications of the two ways."""
+    return _saved(inputs, grads) > 1.0
+
+
+def _saved(inputs: Tensor, grads: Tensor) -> float:
+    """How many times as many multiplications a formed gradient takes as its norm by Gram matrices."""
     (positions, width), height = inputs.shape[-2:], grads.shape[-1]
-    return bool(positions * (width + height) * FORMING < width * height)
+    return width * height / (positions * (width + height))
 
 
 def gram(vectors: Tensor) -> Tensor:
@@ -282,13 +286,9 @@ class Positions:
 
 
 def over_positions(share: Positions) -> Share:
-    """Choose how the norms of a share are found: by what takes less time.
-
-    Forming costs a pass over the gradient for the norm and one for the sum; Gram matrices cost their
-    own products beside the sum's. See `gram_is_cheaper`.
-    """
-    positions = share.inputs.shape[2]
-    return share if positions == 1 or gram_is_cheaper(share.inputs, share.grads) else share.formed()
+    """Form the gradients where that takes less time; a single position needs neither way."""
+    single = share.inputs.shape[2] == 1
+    return share if single or _saved(share.inputs, share.grads) > FORMING else share.formed()
 
 
 def linear(layer: nn.Linear, inputs: Tensor, grads: Tensor, rows: int) -> Share:

@@ -104,22 +104,15 @@ class RecurrentShare:
     def _sums(self, into: slice, hidden: slice, orders: Sequence[tuple[int, ...]], factors: Tensor) -> Sums:
         """Sums for those that are trained, from the gates' columns that the two maps end in."""
         rows = factors.repeat_interleave(self.rows).repeat(self.steps)
-        gates, seen = self.gates[: self.steps].flatten(0, 1), self.seen[: self.steps].flatten(0, 1)
+        # One product also where the maps end in different gates: two narrow ones take as long.
+        total = weighted(*(part[: self.steps].flatten(0, 1) for part in (self.seen, self.gates)), rows)
         inputs, states, one = self._columns()
-        weight_in, weight_hidden, bias_in, bias_hidden = self.weights.own()
-        found: Sums = []
-        if into == hidden:
-            first = second = weighted(seen, gates[:, into], rows)
-            places = (inputs, states, one, one)
-        else:
-            first = weighted(seen[:, : one + 1], gates[:, into], rows)
-            second = weighted(seen[:, one : states.stop], gates[:, hidden], rows)
-            places = (inputs, slice(1, None), one, 0)
-        totals = (first, second, first, second)
-        for place, own in enumerate((weight_in, weight_hidden, bias_in, bias_hidden)):
-            if own is not None and own.requires_grad:
-                found.append((own, restored(totals[place][:, places[place]], orders[place % 2])))
-        return found
+        places = ((into, inputs), (hidden, states), (into, one), (hidden, one))
+        return [
+            (own, restored(total[place], orders[number % 2]))
+            for number, (own, place) in enumerate(zip(self.weights.own(), places, strict=True))
+            if own is not None and own.requires_grad
+        ]
 
 
 class GruShare(RecurrentShare):
@@ -158,7 +151,7 @@ class LstmShare(RecurrentShare):
         """See `onepass_layers.Share`."""
         weight_in, weight_hidden, bias_in, bias_hidden = self.weights.trained()
         seen, gates = self._by_unit()
-        inputs, states, one = self._columns()
+        inputs, states, _ = self._columns()
         biases = bias_in + bias_hidden
         if weight_in and weight_hidden and (biases or not self.weights.module.bias):
             # The one that was seen counts as one bias.
