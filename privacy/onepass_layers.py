@@ -279,9 +279,7 @@ class Positions:
             product = torch.matmul(self.grads.mT, self.inputs)
             found.append((layer.weight, product.flatten(1)))
         if layer.bias is not None and layer.bias.requires_grad:
-            # A product with ones adds up faster than a sum does.
-            ones = self.grads.new_ones(self.grads.shape[2])
-            found.append((layer.bias, (self.grads.mT @ ones).view(units, -1)))
+            found.append((layer.bias, self.grads.sum(2).view(units, -1)))
         return Formed(found, self.shape)
 
 
