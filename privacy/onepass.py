@@ -204,8 +204,8 @@ class OnePass:
     def _see(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if not inputs:
             raise InterplantError("one-pass DP-SGD: expected a layer's input as its first argument")
-        self._tape.note(layer, inputs[0], len(inputs[0]))
-        self._seen.append(Seen(layer, inputs[0].detach(), get_gradient_edge(output)))
+        seen = self._tape.note(layer, inputs[0], len(inputs[0]))
+        self._seen.append(Seen(layer, seen, get_gradient_edge(output)))
 
     @contextmanager
     def _own_forwards(self) -> Iterator[None]:

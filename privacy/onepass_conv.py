@@ -19,12 +19,14 @@ def conv(layer: Conv, inputs: Tensor, grads: Tensor, rows: int) -> Share:
         grads: Gradient of what came out.
         rows: How many samples in a row are one unit: its positions are the patches of all of them.
     """
-    if isinstance(layer, nn.Conv1d):  # a line is one row
-        inputs, grads = inputs.unsqueeze(2), grads.unsqueeze(2)
-    units, groups = len(inputs) // rows, layer.groups
-    out = grads.view(units, rows, groups, layer.out_channels // groups, -1).permute(0, 2, 1, 4, 3)
-    into = _patches(layer, _padded(layer, inputs), rows, grads.shape[2:])
-    return over_positions(Positions(layer, into, out.flatten(2, 3), _shaped))
+    lines = isinstance(layer, nn.Conv1d)  # a line is one row
+    places = (1, grads.shape[2]) if lines else grads.shape[2:]
+    into = _patches(layer, _padded(layer, inputs.unsqueeze(2) if lines else inputs), rows, places)
+    out, groups = grads.flatten(2), layer.groups
+    if rows == groups == 1:
+        return over_positions(Positions(layer, into, out.mT, 1, _shaped))
+    out = out.view(len(out) // rows, rows, groups, layer.out_channels // groups, -1).permute(0, 2, 1, 4, 3)
+    return over_positions(Positions(layer, into, out.reshape(*into.shape[:2], -1), groups, _shaped))
 
 
 def _padded(layer: Conv, inputs: Tensor) -> Tensor:
@@ -37,7 +39,7 @@ def _padded(layer: Conv, inputs: Tensor) -> Tensor:
 
 
 def _patches(layer: Conv, inputs: Tensor, rows: int, places: tuple[int, ...]) -> Tensor:
-    """What the kernel saw: (units, groups, rows * positions, kernel * channels of a group).
+    """What the kernel saw: (units * groups, rows * positions, kernel * channels of a group).
 
     Channels come last, so that a patch is copied in long pieces.
     """
@@ -52,7 +54,7 @@ def _patches(layer: Conv, inputs: Tensor, rows: int, places: tuple[int, ...]) ->
         ),
     )
     # Patches that overlap in memory are no matrix to BLAS: it would copy them one sample at a time.
-    return seen.reshape(units, layer.groups, rows * places[0] * places[1], -1).contiguous()
+    return seen.reshape(units * layer.groups, rows * places[0] * places[1], -1).contiguous()
 
 
 def _shaped(total: Tensor, own: nn.Parameter) -> Tensor:

@@ -90,9 +90,11 @@ class Tape:
     calls: list[Call] = field(default_factory=list)
     shares: list[Share] = field(default_factory=list)
 
-    def note(self, layer: object, inputs: Tensor, samples: int) -> None:
-        """Note a call."""
-        self.calls.append(Call(layer, inputs.detach(), inputs._version, samples))
+    def note(self, layer: object, inputs: Tensor, samples: int) -> Tensor:
+        """Note a call; return its input outside of the graph."""
+        seen = inputs.detach()
+        self.calls.append(Call(layer, seen, inputs._version, samples))
+        return seen
 
 
 def blank(tensor: Tensor, bad: Tensor, samples: int = 0) -> Tensor:
@@ -117,7 +119,7 @@ def product_norms(
     """
     inputs, grads = by_unit(inputs, rows), by_unit(grads, rows)
     if inputs.shape[1] == 1:
-        return _single(inputs[:, 0], grads[:, 0], weight, biases)
+        return single_norms(inputs[:, 0], grads[:, 0], weight, biases)
     if gram_is_cheaper(inputs, grads):
         return gram_norms(inputs, gram(grads), weight, biases)
     return _by_product(inputs, grads, weight, biases)
@@ -159,7 +161,8 @@ def paired_norms(into: Tensor, out: Tensor, weight: bool = True, biases: int = 1
     return _trusted(squares + ROUNDING * uncancelled, longest)
 
 
-def _single(inputs: Tensor, grads: Tensor, weight: bool, biases: int) -> Tensor:
+def single_norms(inputs: Tensor, grads: Tensor, weight: bool, biases: int) -> Tensor:
+    """What `product_norms` does, where there is one position: inputs (N, I) and gradients (N, O)."""
     into, out = _squares(inputs), _squares(grads)
     return _trusted(out * (into * weight + biases), torch.maximum(into, out))
 
@@ -232,18 +235,20 @@ class Formed:
 
 @dataclass(frozen=True)
 class Positions:
-    """A linear map over P positions of each unit, in G groups of channels.
+    """A linear map over P positions of each unit, in groups of channels of which each has a map of its own.
 
     Args:
         layer: Has a ``weight`` and a ``bias``, which may be None.
-        inputs: What came in, (units, G, P, I).
-        grads: Gradient of what came out, (units, G, P, O).
-        shape: Brings the weight's sum, flat (G * O * I,), and the bias's into the parameter's shape.
+        inputs: What came in, (units * groups, P, I).
+        grads: Gradient of what came out, (units * groups, P, O).
+        groups: How many.
+        shape: Brings the weight's sum, flat (groups * O * I,), and the bias's into the parameter's shape.
     """
 
     layer: nn.Linear | nn.Conv1d | nn.Conv2d
     inputs: Tensor
     grads: Tensor
+    groups: int
     shape: Callable[[Tensor, nn.Parameter], Tensor]
 
     @property
@@ -253,40 +258,78 @@ class Positions:
 
     def squared_norms(self) -> Tensor:
         """See `Share`."""
-        inputs, grads = self.inputs.flatten(0, 1), self.grads.flatten(0, 1)
         trained = trains(self.layer.weight), int(trains(self.layer.bias))
-        return product_norms(inputs, grads, *trained).view(self.inputs.shape[:2]).sum(1)
+        found = product_norms(self.inputs, self.grads, *trained)
+        return found if self.groups == 1 else found.view(-1, self.groups).sum(1)
 
     def without(self, bad: Tensor) -> "Positions":
         """See `Share`."""
+        bad = (bad.unsqueeze(1) * self.groups + torch.arange(self.groups)).flatten()
         return replace(self, inputs=blank(self.inputs, bad), grads=blank(self.grads, bad))
 
     def clipped_sums(self, factors: Tensor) -> Sums:
         """See `Share`."""
         layer, found = self.layer, Sums()
-        inputs, grads = self.inputs, self.grads * factors.view(-1, 1, 1, 1)
+        scaled = self.grads * factors.repeat_interleave(self.groups).view(-1, 1, 1)
+        into, out = self._by_group(self.inputs), self._by_group(scaled)
         if trains(layer.weight):
-            into, out = (part.transpose(0, 1).flatten(1, 2) for part in (inputs, grads))
             found.append((layer.weight, self.shape(torch.bmm(out.mT, into).flatten(), layer.weight)))
         if layer.bias is not None and layer.bias.requires_grad:
-            found.append((layer.bias, grads.sum((0, 2)).flatten()))
+            found.append((layer.bias, out.sum(1).flatten()))
         return found
 
     def formed(self) -> Formed:
         """Form every unit's gradient."""
-        layer, units, found = self.layer, len(self.grads), Sums()
+        layer, units, found = self.layer, len(self.grads) // self.groups, Sums()
         if trains(layer.weight):
-            product = torch.matmul(self.grads.mT, self.inputs)
-            found.append((layer.weight, product.flatten(1)))
+            found.append((layer.weight, torch.bmm(self.grads.mT, self.inputs).view(units, -1)))
         if layer.bias is not None and layer.bias.requires_grad:
-            found.append((layer.bias, self.grads.sum(2).view(units, -1)))
+            found.append((layer.bias, self.grads.sum(1).view(units, -1)))
         return Formed(found, self.shape)
+
+    def _by_group(self, part: Tensor) -> Tensor:
+        """All units' positions in a line, (groups, units * P, ...)."""
+        apart = part.view(-1, self.groups, *part.shape[1:]).transpose(0, 1)
+        return apart.reshape(self.groups, -1, part.shape[2])
+
+
+@dataclass(frozen=True)
+class Single:
+    """A linear layer that sees one position of each unit: inputs (units, I) and gradients (units, O)."""
+
+    layer: nn.Linear
+    inputs: Tensor
+    grads: Tensor
+
+    @property
+    def kept(self) -> int:
+        """See `Share`."""
+        return self.inputs.numel() + self.grads.numel()
+
+    def squared_norms(self) -> Tensor:
+        """See `Share`."""
+        layer = self.layer
+        return single_norms(self.inputs, self.grads, trains(layer.weight), int(trains(layer.bias)))
+
+    def without(self, bad: Tensor) -> "Single":
+        """See `Share`."""
+        return replace(self, inputs=blank(self.inputs, bad), grads=blank(self.grads, bad))
+
+    def clipped_sums(self, factors: Tensor) -> Sums:
+        """See `Share`."""
+        layer, scaled, found = self.layer, self.grads * factors.unsqueeze(1), Sums()
+        if trains(layer.weight):
+            found.append((layer.weight, scaled.T @ self.inputs))
+        if trains(layer.bias):
+            found.append((layer.bias, scaled.sum(0)))
+        return found
 
 
 def over_positions(share: Positions) -> Share:
-    """Form the gradients where that takes less time; a single position needs neither way."""
-    single = share.inputs.shape[2] == 1
-    return share if single or _saved(share.inputs, share.grads) > FORMING else share.formed()
+    """Form the gradients where that takes less time."""
+    if share.inputs.shape[1] > 1 and _saved(share.inputs, share.grads) <= FORMING:
+        return share.formed()
+    return replace(share, grads=share.grads.contiguous())
 
 
 def linear(layer: nn.Linear, inputs: Tensor, grads: Tensor, rows: int) -> Share:
@@ -298,12 +341,12 @@ def linear(layer: nn.Linear, inputs: Tensor, grads: Tensor, rows: int) -> Share:
         grads: Gradient of what came out.
         rows: How many samples in a row are one unit: its positions are those of all of them.
     """
+    if rows == 1 and inputs.dim() == 2:
+        return Single(layer, inputs, grads)
     units = len(inputs) // rows
-    into, out = (
-        inputs.reshape(units, 1, -1, layer.in_features),
-        grads.reshape(units, 1, -1, layer.out_features),
-    )
-    return over_positions(Positions(layer, into, out, view_as))
+    into = inputs.reshape(units, -1, layer.in_features)
+    out = grads.reshape(units, -1, layer.out_features)
+    return over_positions(Positions(layer, into, out, 1, view_as))
 
 
 def view_as(total: Tensor, own: nn.Parameter) -> Tensor:
