@@ -2,13 +2,14 @@
 
 Book-keeping after Bu, Wang, Zha and Karypis, "Differentially private optimization on large model at small
 cost" (2023), with the factors of Abadi et al. (2016) or those of Bu, Wang, Zha and Karypis, "Automatic
-clipping" (2023). What each layer contributes is in `onepass_layers`, `onepass_conv`, `onepass_norms` and
-`onepass_recurrent`; the denominator, the noise and the optimizer are those of `dpsgd`.
+clipping" (2023). What each layer contributes is in `onepass_layers`, `onepass_linear`, `onepass_conv`,
+`onepass_norms` and `onepass_recurrent`; the denominator, the noise and the optimizer are those of `dpsgd`.
 
 Importing this module imports torch and Opacus.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from interplant.core.errors import InterplantError
-from interplant.privacy import onepass_conv, onepass_layers, onepass_norms, onepass_time
+from interplant.privacy import onepass_conv, onepass_layers, onepass_linear, onepass_norms, onepass_time
 from interplant.privacy.dpsgd import Batch, Loss, PrivateOptimizer, clip_factors, finish
 from interplant.privacy.noise import Noise
 from interplant.privacy.onepass_layers import Call, Share, Tape
@@ -34,10 +35,17 @@ PHYSICAL_BYTES = 12 << 20
 PHYSICAL_SAMPLES = 256, 1024
 """Samples in a physical batch before the layers have been seen, and the most at any time."""
 
+HELD_BYTES = (32 << 20) - (1 << 16)
+"""A block that is allocated once, never touched, and freed at once: just below glibc's largest threshold.
+
+From then on glibc keeps up to twice as much of what a step frees for the next one. It would give it back to
+the system else, and a step of a small model would spend a quarter of its time on having it back.
+"""
+
 CLIPPINGS = ("norm", "normalised")
 
 WATCHED: dict[type[nn.Module], Callable[..., Share]] = {
-    nn.Linear: onepass_layers.linear,
+    nn.Linear: onepass_linear.linear,
     nn.Conv1d: onepass_conv.conv,
     nn.Conv2d: onepass_conv.conv,
 }
@@ -127,6 +135,7 @@ class OnePass:
             raise InterplantError(f"one-pass DP-SGD does not support this model: {reason}")
         if clipping not in CLIPPINGS:
             raise InterplantError(f"expected clipping {' or '.join(CLIPPINGS)}, found {clipping!r}")
+        torch.empty(HELD_BYTES, dtype=torch.uint8)
         self.model, self.clip, self.clipping = model, clip, clipping
         self.parameters = [own for own in model.parameters() if own.requires_grad]
         self.samples = PHYSICAL_SAMPLES[0]
@@ -163,7 +172,7 @@ class OnePass:
         with torch.no_grad():
             norms = torch.stack([share.squared_norms() for share in shares]).sum(0).sqrt()
             factors = clip_factors(norms, self.clip, self.clipping)
-            bad = (~torch.isfinite(norms)).nonzero().flatten()
+            bad = not_finite(norms)
             if len(bad):
                 factors = onepass_layers.blank(factors, bad)
                 shares = [share.without(bad) for share in shares]
@@ -221,6 +230,13 @@ class OnePass:
     def _sum(self, sums: dict[nn.Parameter, Tensor], own: nn.Parameter) -> Tensor:
         found = sums.get(own)
         return torch.zeros_like(own) if found is None else found
+
+
+def not_finite(norms: Tensor) -> Tensor:
+    """Indices of norms (N,) that are infinite or NaN."""
+    if math.isfinite(norms.sum()):  # the usual case takes one operation
+        return torch.empty(0, dtype=torch.long)
+    return (~torch.isfinite(norms)).nonzero().flatten()
 
 
 def _check(calls: list[Call], count: int) -> None:

@@ -5,7 +5,8 @@ See `onepass_layers` for what a share is. Importing this module imports torch.
 
 from torch import Tensor, nn
 
-from interplant.privacy.onepass_layers import Positions, Share, over_positions
+from interplant.privacy.onepass_layers import Share
+from interplant.privacy.onepass_linear import Positions, over_positions
 
 Conv = nn.Conv1d | nn.Conv2d
 

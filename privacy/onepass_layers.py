@@ -1,21 +1,15 @@
-"""Per-sample gradient norms and clipped sums of linear maps over positions.
+"""What a layer contributes to per-sample gradient norms and clipped sums, and the norms of linear maps.
 
 The book-keeping of Bu, Wang, Zha and Karypis, "Differentially private optimization on large model at
 small cost" (2023): a layer's gradient for one unit is a sum of outer products of what came in and of the
-gradient of what went out. Two ways lead to its norm and to the clipped sum over all units:
+gradient of what went out. Its norm needs only those two, by Gram matrices over the positions of a sequence
+or by the products themselves, and the clipped sum over all units is one product of matrices.
 
-- `Positions`: the norm by Gram matrices over the positions of a sequence, the sum as one product of
-  matrices. The unit's gradient is never formed.
-- `Formed`: where that gradient is hardly larger than what the layer keeps anyway, it is formed once, and
-  both follow from it.
-
-A norm must never come out too small: the clipping, and so the privacy, rests on it. Of what is formed, the
-very numbers that are added up are measured; for Gram matrices there are `ROUNDING` and `LONGEST`. Importing
-this module imports torch.
+A norm must never come out too small: the clipping, and so the privacy, rests on it. Hence `ROUNDING` and
+`LONGEST`. Importing this module imports torch.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -35,12 +29,6 @@ Beyond, the other factor of a product may be too small for single precision and 
 
 CHUNK_BYTES = 1 << 20
 """Memory for products that are formed and dropped again, a few samples at a time."""
-
-FORMING = 1.5
-"""How many times the multiplications of its Gram matrices a gradient may take that is formed and kept.
-
-It saves the product for the sum. Measured on the CPU; it changes speed, and the result in its last digits.
-"""
 
 Sums = list[tuple[nn.Parameter, Tensor]]
 """Trainable parameters of a layer, each with the clipped sum of its gradients."""
@@ -132,10 +120,10 @@ def by_unit(samples: Tensor, rows: int) -> Tensor:
 
 def gram_is_cheaper(inputs: Tensor, grads: Tensor) -> bool:
     """Compare the multiplications of the two ways."""
-    return _saved(inputs, grads) > 1.0
+    return saved(inputs, grads) > 1.0
 
 
-def _saved(inputs: Tensor, grads: Tensor) -> float:
+def saved(inputs: Tensor, grads: Tensor) -> float:
     """How many times as many multiplications a formed gradient takes as its norm by Gram matrices."""
     (positions, width), height = inputs.shape[-2:], grads.shape[-1]
     return width * height / (positions * (width + height))
@@ -163,17 +151,17 @@ def paired_norms(into: Tensor, out: Tensor, weight: bool = True, biases: int = 1
 
 def single_norms(inputs: Tensor, grads: Tensor, weight: bool, biases: int) -> Tensor:
     """What `product_norms` does, where there is one position: inputs (N, I) and gradients (N, O)."""
-    into, out = _squares(inputs), _squares(grads)
+    into, out = squared_lengths(inputs), squared_lengths(grads)
     return _trusted(out * (into * weight + biases), torch.maximum(into, out))
 
 
 def _by_product(inputs: Tensor, grads: Tensor, weight: bool, biases: int) -> Tensor:
-    total = biases * _squares(grads.sum(1))
+    total = biases * squared_lengths(grads.sum(1))
     if not weight:
         return total
     size = max(1, CHUNK_BYTES // (4 * inputs.shape[2] * grads.shape[2]))
     parts = zip(torch.split(inputs, size), torch.split(grads, size), strict=True)
-    return total + torch.cat([_squares(torch.bmm(g.mT, x).flatten(1)) for x, g in parts])
+    return total + torch.cat([squared_lengths(torch.bmm(g.mT, x).flatten(1)) for x, g in parts])
 
 
 def weighted(inputs: Tensor, grads: Tensor, factors: Tensor) -> Tensor:
@@ -189,7 +177,8 @@ def weighted(inputs: Tensor, grads: Tensor, factors: Tensor) -> Tensor:
     return (grads * factors.unsqueeze(1)).T @ inputs
 
 
-def _squares(vectors: Tensor) -> Tensor:
+def squared_lengths(vectors: Tensor) -> Tensor:
+    """Squares of the lengths of vectors (N, D)."""
     squares: Tensor = torch.linalg.vector_norm(vectors, dim=1).square()
     return squares
 
@@ -198,157 +187,10 @@ def _trusted(squares: Tensor, longest: Tensor) -> Tensor:
     return squares.masked_fill(longest > LONGEST**2, torch.inf)
 
 
-def trains(parameter: Tensor | None) -> bool:
-    """Whether there is such a parameter, and it is trained."""
-    return parameter is not None and parameter.requires_grad
-
-
-@dataclass(frozen=True)
-class Formed:
-    """Gradients that were formed unit by unit.
-
-    Args:
-        grads: For each trained parameter, flat (units, ...).
-        shape: Brings a sum over the units into the parameter's shape.
-    """
-
-    grads: list[tuple[nn.Parameter, Tensor]]
-    shape: Callable[[Tensor, nn.Parameter], Tensor]
-
-    @property
-    def kept(self) -> int:
-        """See `Share`."""
-        return sum(part.numel() for _, part in self.grads)
-
-    def squared_norms(self) -> Tensor:
-        """See `Share`."""
-        return torch.stack([_squares(part) for _, part in self.grads]).sum(0)
-
-    def without(self, bad: Tensor) -> "Formed":
-        """See `Share`."""
-        return replace(self, grads=[(own, blank(part, bad)) for own, part in self.grads])
-
-    def clipped_sums(self, factors: Tensor) -> Sums:
-        """See `Share`."""
-        return [(own, self.shape(factors @ part, own)) for own, part in self.grads]
-
-
-@dataclass(frozen=True)
-class Positions:
-    """A linear map over P positions of each unit, in groups of channels of which each has a map of its own.
-
-    Args:
-        layer: Has a ``weight`` and a ``bias``, which may be None.
-        inputs: What came in, (units * groups, P, I).
-        grads: Gradient of what came out, (units * groups, P, O).
-        groups: How many.
-        shape: Brings the weight's sum, flat (groups * O * I,), and the bias's into the parameter's shape.
-    """
-
-    layer: nn.Linear | nn.Conv1d | nn.Conv2d
-    inputs: Tensor
-    grads: Tensor
-    groups: int
-    shape: Callable[[Tensor, nn.Parameter], Tensor]
-
-    @property
-    def kept(self) -> int:
-        """See `Share`."""
-        return self.inputs.numel() + self.grads.numel()
-
-    def squared_norms(self) -> Tensor:
-        """See `Share`."""
-        trained = trains(self.layer.weight), int(trains(self.layer.bias))
-        found = product_norms(self.inputs, self.grads, *trained)
-        return found if self.groups == 1 else found.view(-1, self.groups).sum(1)
-
-    def without(self, bad: Tensor) -> "Positions":
-        """See `Share`."""
-        bad = (bad.unsqueeze(1) * self.groups + torch.arange(self.groups)).flatten()
-        return replace(self, inputs=blank(self.inputs, bad), grads=blank(self.grads, bad))
-
-    def clipped_sums(self, factors: Tensor) -> Sums:
-        """See `Share`."""
-        layer, found = self.layer, Sums()
-        scaled = self.grads * factors.repeat_interleave(self.groups).view(-1, 1, 1)
-        into, out = self._by_group(self.inputs), self._by_group(scaled)
-        if trains(layer.weight):
-            found.append((layer.weight, self.shape(torch.bmm(out.mT, into).flatten(), layer.weight)))
-        if layer.bias is not None and layer.bias.requires_grad:
-            found.append((layer.bias, out.sum(1).flatten()))
-        return found
-
-    def formed(self) -> Formed:
-        """Form every unit's gradient."""
-        layer, units, found = self.layer, len(self.grads) // self.groups, Sums()
-        if trains(layer.weight):
-            found.append((layer.weight, torch.bmm(self.grads.mT, self.inputs).view(units, -1)))
-        if layer.bias is not None and layer.bias.requires_grad:
-            found.append((layer.bias, self.grads.sum(1).view(units, -1)))
-        return Formed(found, self.shape)
-
-    def _by_group(self, part: Tensor) -> Tensor:
-        """All units' positions in a line, (groups, units * P, ...)."""
-        apart = part.view(-1, self.groups, *part.shape[1:]).transpose(0, 1)
-        return apart.reshape(self.groups, -1, part.shape[2])
-
-
-@dataclass(frozen=True)
-class Single:
-    """A linear layer that sees one position of each unit: inputs (units, I) and gradients (units, O)."""
-
-    layer: nn.Linear
-    inputs: Tensor
-    grads: Tensor
-
-    @property
-    def kept(self) -> int:
-        """See `Share`."""
-        return self.inputs.numel() + self.grads.numel()
-
-    def squared_norms(self) -> Tensor:
-        """See `Share`."""
-        layer = self.layer
-        return single_norms(self.inputs, self.grads, trains(layer.weight), int(trains(layer.bias)))
-
-    def without(self, bad: Tensor) -> "Single":
-        """See `Share`."""
-        return replace(self, inputs=blank(self.inputs, bad), grads=blank(self.grads, bad))
-
-    def clipped_sums(self, factors: Tensor) -> Sums:
-        """See `Share`."""
-        layer, scaled, found = self.layer, self.grads * factors.unsqueeze(1), Sums()
-        if trains(layer.weight):
-            found.append((layer.weight, scaled.T @ self.inputs))
-        if trains(layer.bias):
-            found.append((layer.bias, scaled.sum(0)))
-        return found
-
-
-def over_positions(share: Positions) -> Share:
-    """Form the gradients where that takes less time."""
-    if share.inputs.shape[1] > 1 and _saved(share.inputs, share.grads) <= FORMING:
-        return share.formed()
-    return replace(share, grads=share.grads.contiguous())
-
-
-def linear(layer: nn.Linear, inputs: Tensor, grads: Tensor, rows: int) -> Share:
-    """A linear layer's share; it sees (N, I), or any number of positions (N, ..., I).
-
-    Args:
-        layer: The layer.
-        inputs: What came in.
-        grads: Gradient of what came out.
-        rows: How many samples in a row are one unit: its positions are those of all of them.
-    """
-    if rows == 1 and inputs.dim() == 2:
-        return Single(layer, inputs, grads)
-    units = len(inputs) // rows
-    into = inputs.reshape(units, -1, layer.in_features)
-    out = grads.reshape(units, -1, layer.out_features)
-    return over_positions(Positions(layer, into, out, 1, view_as))
-
-
-def view_as(total: Tensor, own: nn.Parameter) -> Tensor:
-    """Bring a flat sum into the shape of its parameter."""
-    return total.view(own.shape)
+def trained(layer: nn.Module) -> tuple[nn.Parameter | None, nn.Parameter | None]:
+    """A layer's weight and bias; None for one that is not there or not trained."""
+    weight, bias = (
+        own if isinstance(own, nn.Parameter) and own.requires_grad else None
+        for own in (layer.weight, layer.bias)
+    )
+    return weight, bias

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from interplant.privacy.onepass_layers import Formed, Tape, trains, view_as
+from interplant.privacy.onepass_layers import Tape, trained
+from interplant.privacy.onepass_linear import Formed, view_as
 
 Norm = nn.GroupNorm | nn.LayerNorm
 
@@ -62,7 +63,7 @@ class _Group(torch.autograd.Function):
             (ctx.needs_input_grad[3], True, True),
         )
         _leave(ctx.tape, layer, weight.view(count, -1), bias.view(count, -1))
-        return None, None, torch.zeros_like(ctx.tape.token), _shaped(below, inputs)
+        return None, None, None, _shaped(below, inputs)
 
 
 class _Layer(torch.autograd.Function):
@@ -88,15 +89,15 @@ class _Layer(torch.autograd.Function):
         scaled = ((inputs - mean) * scale).mul_(grad)
         weight, bias = (part.reshape(shape).sum(1).flatten(1) for part in (scaled, grad))
         _leave(ctx.tape, layer, weight, bias)
-        return None, None, torch.zeros_like(ctx.tape.token), below
+        return None, None, None, below
 
 
 def _leave(tape: Tape, layer: Norm, weight: Tensor, bias: Tensor) -> None:
     """Add up each unit's samples, of what is trained."""
     grads = [
         (own, part if tape.rows == 1 else part.view(-1, tape.rows, part.shape[1]).sum(1))
-        for own, part in ((layer.weight, weight), (layer.bias, bias))
-        if trains(own)
+        for own, part in zip(trained(layer), (weight, bias), strict=True)
+        if own is not None
     ]
     tape.shares.append(Formed(grads, view_as))
 

@@ -105,12 +105,13 @@ class RecurrentShare:
         """Sums for those that are trained, from the gates' columns that the two maps end in."""
         rows = factors.repeat_interleave(self.rows).repeat(self.steps)
         # One product also where the maps end in different gates: two narrow ones take as long.
-        total = weighted(*(part[: self.steps].flatten(0, 1) for part in (self.seen, self.gates)), rows)
+        seen, gates = self.seen[: self.steps].flatten(0, 1), self.gates[: self.steps].flatten(0, 1)
+        total = weighted(seen, gates, rows)
         inputs, states, one = self._columns()
-        places = ((into, inputs), (hidden, states), (into, one), (hidden, one))
+        parts = (total[into, inputs], total[hidden, states], total[into, one], total[hidden, one])
         return [
-            (own, restored(total[place], orders[number % 2]))
-            for number, (own, place) in enumerate(zip(self.weights.own(), places, strict=True))
+            (own, restored(part, orders[number % 2]))
+            for number, (own, part) in enumerate(zip(self.weights.own(), parts, strict=True))
             if own is not None and own.requires_grad
         ]
 

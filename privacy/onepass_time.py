@@ -87,7 +87,7 @@ class _Gru(torch.autograd.Function):
         for now, kept in enumerate(states):
             before[now] = state
             torch.mm(seen[now], across, out=gates[now])
-            new, both, candidate = gates[now].split((size, 2 * size, size), 1)
+            new, both, candidate = torch.split(gates[now], [size, 2 * size, size], 1)
             reset, keep = both.sigmoid_().chunk(2, 1)
             _tanh(new.addcmul_(reset, candidate), new)
             state = torch.lerp(new, state, keep, out=kept)
@@ -105,7 +105,7 @@ class _Gru(torch.autograd.Function):
         slopes = gates.new_empty((len(back), 2 * size))
         to_reset, to_keep = slopes.chunk(2, 1)
         for now in range(steps - 1, -1, -1):
-            new, both, candidate = gates[now].split((size, 2 * size, size), 1)
+            new, both, candidate = torch.split(gates[now], [size, 2 * size, size], 1)
             reset, keep = both.chunk(2, 1)
             back += grad[now]
             torch.sub(before[now], new, out=to_keep).mul_(back)
@@ -119,7 +119,7 @@ class _Gru(torch.autograd.Function):
         below = (
             _below(gates[:steps, :, : 3 * size], weight_in, GRU_ORDER) if ctx.needs_input_grad[3] else None
         )
-        return None, None, torch.zeros_like(ctx.tape.token), below, back
+        return None, None, None, below, back
 
 
 class _Lstm(torch.autograd.Function):
@@ -173,7 +173,7 @@ class _Lstm(torch.autograd.Function):
             torch.mm(gates[now], across, out=back)
         ctx.tape.shares.append(LstmShare(ctx.weights, seen, gates, steps, ctx.tape.rows))
         below = _below(gates[:steps], weight_in, LSTM_ORDER) if ctx.needs_input_grad[3] else None
-        return None, None, torch.zeros_like(ctx.tape.token), below, back, carried
+        return None, None, None, below, back, carried
 
 
 def _room(weights: Weights, inputs: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:

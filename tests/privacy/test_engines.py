@@ -181,7 +181,7 @@ def test_batch_norm_is_refused_by_every_engine(engine: str) -> None:
 
 def test_wrong_norms_are_found_before_anything_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer kind with a mistake in its norms falls back to Opacus."""
-    from interplant.privacy.onepass_layers import Positions
+    from interplant.privacy.onepass_linear import Positions
 
     right = Positions.squared_norms
     monkeypatch.setattr(Positions, "squared_norms", lambda self: right(self) / 2)
