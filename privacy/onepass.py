@@ -275,7 +275,8 @@ class OnePassOptimizer(PrivateOptimizer):
     sums: list[Tensor]
 
     def __init__(self, optimizer: Sgd, plan: Plan, noise: Noise) -> None:
-        optimizer.param_groups[0]["params"] = [as_one(optimizer.parameters)]
+        trained = [own for own in optimizer.parameters if own.requires_grad]
+        optimizer.param_groups[0]["params"] = [as_one(trained)]
         super().__init__(optimizer, plan, noise)
 
     def clip_and_accumulate(self) -> None:

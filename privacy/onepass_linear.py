@@ -166,7 +166,7 @@ def over_positions(share: Positions) -> Share:
     """Form the gradients where that takes less time."""
     if share.inputs.shape[1] > 1 and saved(share.inputs, share.grads) <= FORMING:
         return share.formed()
-    return replace(share, grads=share.grads.contiguous())
+    return replace(share, inputs=share.inputs.contiguous(), grads=share.grads.contiguous())
 
 
 def linear(layer: nn.Linear, inputs: Tensor, grads: Tensor, rows: int) -> Share:

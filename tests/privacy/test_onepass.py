@@ -106,6 +106,13 @@ class Changing(nn.Module):
         return self.two(torch.relu_(self.one(x.flatten(1))))
 
 
+class Turn(nn.Module):
+    """Positions and channels in each other's place: what comes next reads memory in strides."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
 def conv2d(**words: Any) -> nn.Module:
     words = {"out_channels": 6, "kernel_size": (2, 3), **words}
     return nn.Sequential(
@@ -126,6 +133,24 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(60, 7), nn.ReLU(), nn.Linear(7, 1)),
     "linear without bias": lambda: nn.Sequential(nn.Flatten(), nn.Linear(60, 1, bias=False)),
     "linear on short sequences": lambda: conv1d(nn.Linear(WINDOW, 9), nn.Tanh(), nn.Linear(9, 9)),
+    "linear on turned sequences": lambda: nn.Sequential(
+        nn.Linear(WINDOW, 80),
+        nn.Tanh(),
+        Turn(),
+        nn.Linear(CHANNELS, 90),
+        Turn(),
+        nn.Flatten(),
+        nn.LazyLinear(1),
+    ),
+    "wide linear on turned sequences": lambda: nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(60, 90),
+        nn.Unflatten(1, (45, 2)),
+        Turn(),
+        nn.Linear(45, 40),
+        nn.Flatten(),
+        nn.LazyLinear(1),
+    ),
     "linear on long sequences": lambda: conv1d(nn.Unflatten(2, (6, 2)), nn.Linear(2, 3), nn.Tanh()),
     "conv1d": lambda: conv1d(nn.Conv1d(CHANNELS, 6, 3)),
     "conv1d, strided and padded": lambda: conv1d(nn.Conv1d(CHANNELS, 6, 5, stride=3, padding=2)),
@@ -367,6 +392,19 @@ def test_frozen_parameters_count_for_nothing(name: str, frozen: str) -> None:
     x, y = batch(9)
     clip = middle(model, x, y)
     assert_same(OnePass(model, clip).clipped(squares, x, y).sums, loop(model, x, y, clip))
+
+
+def test_a_frozen_parameter_is_no_part_of_the_step() -> None:
+    model = made("linear")
+    model[1].weight.requires_grad = False
+    before, x_y = [own.detach().clone() for own in model.parameters()], batch(6)
+    plan = Plan("window", records=6, batch=6, noise=1.0, clip=1.0, steps=1, delta=1e-5)
+    count = sum(own.numel() for own in trained(model))
+    own_noise = Noise(plan, count, ahead=False)
+    optimizer = OnePassOptimizer(Sgd(model.parameters(), 1.0), plan, own_noise)
+    descend(OnePass(model, 1.0), optimizer, squares, [Batch(*x_y)])
+    stayed = [torch.equal(own, old) for own, old in zip(model.parameters(), before, strict=True)]
+    assert stayed == [True, False, False, False]
 
 
 @pytest.mark.parametrize("name", ["GRU {}", "cnn1d"])
