@@ -168,9 +168,14 @@ class OnePass:
         """
         if not len(x):
             return Clipped([torch.zeros_like(own) for own in self.parameters], x.new_zeros(0), 0)
-        shares = self._shares(loss, x, y, weights, rows)
+        seen, grads, tape = self._pass(loss, x, y, weights, rows)
+        shares, squares = [], []
         with torch.no_grad():
-            norms = torch.stack([share.squared_norms() for share in shares]).sum(0).sqrt()
+            for share in _shares(seen, grads, tape):
+                shares.append(share)
+                squares.append(share.squared_norms())
+            self.samples = _physical_samples(shares, len(x))
+            norms = torch.stack(squares).sum(0).sqrt()
             factors = clip_factors(norms, self.clip, self.clipping)
             bad = not_finite(norms)
             if len(bad):
@@ -179,8 +184,10 @@ class OnePass:
             sums = dict(pair for share in shares for pair in share.clipped_sums(factors))
         return Clipped([self._sum(sums, own) for own in self.parameters], norms, len(bad))
 
-    def _shares(self, loss: Loss, x: Tensor, y: Tensor, weights: Tensor | None, rows: int) -> list[Share]:
-        """Run forward and backward; return every layer's share."""
+    def _pass(
+        self, loss: Loss, x: Tensor, y: Tensor, weights: Tensor | None, rows: int
+    ) -> tuple[list[Seen], list[Tensor | None], Tape]:
+        """Run forward and backward; return what was seen, the gradients of its outputs, and the tape."""
         self._seen, self._tape = [], Tape(rows)
         with self._own_forwards():
             losses = loss(self.model(x).reshape(-1), y)
@@ -188,17 +195,9 @@ class OnePass:
         seen, tape = self._seen, self._tape
         self._seen, self._tape = [], Tape()
         places = [*(one.output for one in seen), get_gradient_edge(tape.token)]
-        *grads, _ = torch.autograd.grad(total, places, allow_unused=True)
+        grads: list[Tensor | None] = [*torch.autograd.grad(total, places, allow_unused=True)][:-1]
         _check(tape.calls, len(x))
-        with torch.no_grad():
-            shares = [
-                WATCHED[type(one.layer)](one.layer, one.inputs, grad, rows)
-                for one, grad in zip(seen, grads, strict=True)
-                if grad is not None
-            ]
-        shares += tape.shares
-        self.samples = _physical_samples(shares, len(x))
-        return shares
+        return seen, grads, tape
 
     def physical(self, chosen: NDArray[np.int64], rows: int = 1) -> list[NDArray[np.int64]]:
         """Split a logical batch of units evenly: what its layers keep stays within `PHYSICAL_BYTES`.
@@ -230,6 +229,14 @@ class OnePass:
     def _sum(self, sums: dict[nn.Parameter, Tensor], own: nn.Parameter) -> Tensor:
         found = sums.get(own)
         return torch.zeros_like(own) if found is None else found
+
+
+def _shares(seen: list[Seen], grads: list[Tensor | None], tape: Tape) -> Iterator[Share]:
+    """Make every layer's share, one by one: a norm is found while what it is made of is in the cache."""
+    for one, grad in zip(seen, grads, strict=True):
+        if grad is not None:
+            yield WATCHED[type(one.layer)](one.layer, one.inputs, grad, tape.rows)
+    yield from tape.shares
 
 
 def not_finite(norms: Tensor) -> Tensor:

@@ -298,7 +298,7 @@ OF_CLIPPING = (
         "one-layer-left-out-of-the-norm-in-one-pass",
         "The first layer's gradient is not bounded (in one pass).",
         ONEPASS,
-        (("for share in shares]).sum(0).sqrt()", "for share in shares[1:] or shares]).sum(0).sqrt()"),),
+        (("torch.stack(squares).sum(0).sqrt()", "torch.stack(squares[1:] or squares).sum(0).sqrt()"),),
         tests("privacy/test_onepass", "test_the_clipped_sum_is_that_of_a_loop[cnn1d-9]"),
     ),
     Bug(
