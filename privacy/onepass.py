@@ -10,7 +10,7 @@ Importing this module imports torch and Opacus.
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -186,7 +186,7 @@ class OnePass:
 
     def _pass(
         self, loss: Loss, x: Tensor, y: Tensor, weights: Tensor | None, rows: int
-    ) -> tuple[list[Seen], list[Tensor | None], Tape]:
+    ) -> tuple[list[Seen], Sequence[Tensor | None], Tape]:
         """Run forward and backward; return what was seen, the gradients of its outputs, and the tape."""
         self._seen, self._tape = [], Tape(rows)
         with self._own_forwards():
@@ -195,7 +195,7 @@ class OnePass:
         seen, tape = self._seen, self._tape
         self._seen, self._tape = [], Tape()
         places = [*(one.output for one in seen), get_gradient_edge(tape.token)]
-        grads: list[Tensor | None] = [*torch.autograd.grad(total, places, allow_unused=True)][:-1]
+        *grads, _ = torch.autograd.grad(total, places, allow_unused=True)
         _check(tape.calls, len(x))
         return seen, grads, tape
 
@@ -231,7 +231,7 @@ class OnePass:
         return torch.zeros_like(own) if found is None else found
 
 
-def _shares(seen: list[Seen], grads: list[Tensor | None], tape: Tape) -> Iterator[Share]:
+def _shares(seen: list[Seen], grads: Sequence[Tensor | None], tape: Tape) -> Iterator[Share]:
     """Make every layer's share, one by one: a norm is found while what it is made of is in the cache."""
     for one, grad in zip(seen, grads, strict=True):
         if grad is not None:
