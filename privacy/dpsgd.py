@@ -85,7 +85,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus ships no typ
         for parameter, total in zip(self.params, sums, strict=True):
             kept = parameter.summed_grad
             shaped = total.view_as(parameter)
-            parameter.summed_grad = shaped.double() if kept is None else kept + shaped
+            parameter.summed_grad = shaped.double() if kept is None else kept.add_(shaped)
 
     def add_noise(self) -> None:
         """Add this step's noise to the sums of all parameters at once."""

@@ -2,14 +2,15 @@
 
 Book-keeping after Bu, Wang, Zha and Karypis, "Differentially private optimization on large model at small
 cost" (2023), with the factors of Abadi et al. (2016) or those of Bu, Wang, Zha and Karypis, "Automatic
-clipping" (2023). What each layer contributes is in `onepass_layers` and `onepass_recurrent`; the
-denominator, the noise and the optimizer are those of `dpsgd`.
+clipping" (2023). What each layer contributes is in `onepass_layers`, `onepass_linear`, `onepass_conv`,
+`onepass_norms` and `onepass_recurrent`; the denominator, the noise and the optimizer are those of `dpsgd`.
 
 Importing this module imports torch and Opacus.
 """
 
 import functools
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,29 +22,50 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from interplant.core.errors import InterplantError
-from interplant.privacy import onepass_layers, onepass_time
+from interplant.privacy import onepass_conv, onepass_layers, onepass_linear, onepass_norms, onepass_time
 from interplant.privacy.dpsgd import Batch, Loss, PrivateOptimizer, clip_factors, finish
-from interplant.privacy.onepass_layers import SHARES, Share
-from interplant.privacy.onepass_recurrent import Tape
+from interplant.privacy.noise import Noise
+from interplant.privacy.onepass_layers import Call, Share, Tape
+from interplant.privacy.optimizers import Sgd
+from interplant.privacy.plan import Plan
 
-PHYSICAL_BYTES = 8 << 20
+PHYSICAL_BYTES = 12 << 20
 """Memory for what a physical batch keeps of its layers; it changes speed, never the result."""
 
 PHYSICAL_SAMPLES = 256, 1024
 """Samples in a physical batch before the layers have been seen, and the most at any time."""
 
+HELD_BYTES = (32 << 20) - (1 << 16)
+"""A block that is allocated once, never touched, and freed at once: just below glibc's largest threshold.
+
+From then on glibc keeps up to twice as much of what a step frees for the next one. It would give it back to
+the system else, and a step of a small model would spend a quarter of its time on having it back.
+"""
+
 CLIPPINGS = ("norm", "normalised")
 
-RECURRENT = (nn.GRU, nn.LSTM)
+WATCHED: dict[type[nn.Module], Callable[..., Share]] = {
+    nn.Linear: onepass_linear.linear,
+    nn.Conv1d: onepass_conv.conv,
+    nn.Conv2d: onepass_conv.conv,
+}
+"""Layers that run as ever: their shares follow from what went in and the gradient of what came out."""
+
+RUN: dict[type[nn.Module], Callable[..., Any]] = {
+    nn.GroupNorm: onepass_norms.run,
+    nn.LayerNorm: onepass_norms.run,
+    nn.GRU: onepass_time.run,
+    nn.LSTM: onepass_time.run,
+}
+"""Layers that are run here, and leave their shares themselves."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A layer's pass through the forward: its input, with the version it had, and its output's place."""
+    """A watched layer's input, and its output's place in the graph."""
 
     layer: nn.Module
     inputs: Tensor
-    version: int
     output: GradientEdge
 
 
@@ -79,11 +101,13 @@ def unsupported(model: nn.Module) -> str | None:
 def _layer_unsupported(layer: nn.Module) -> str | None:
     if not _trained(layer):
         return None
-    if type(layer) in SHARES:
-        return onepass_layers.unsupported(layer)
-    if isinstance(layer, RECURRENT) and type(layer) in RECURRENT:
+    if type(layer) not in WATCHED and type(layer) not in RUN:
+        return f"{type(layer).__name__} is not one of the layers it knows"
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return onepass_conv.unsupported(layer)
+    if isinstance(layer, nn.GRU | nn.LSTM):
         return onepass_time.unsupported(layer)
-    return f"{type(layer).__name__} is not one of the layers it knows"
+    return None
 
 
 def _trained(layer: nn.Module) -> bool:
@@ -111,15 +135,15 @@ class OnePass:
             raise InterplantError(f"one-pass DP-SGD does not support this model: {reason}")
         if clipping not in CLIPPINGS:
             raise InterplantError(f"expected clipping {' or '.join(CLIPPINGS)}, found {clipping!r}")
+        torch.empty(HELD_BYTES, dtype=torch.uint8)
         self.model, self.clip, self.clipping = model, clip, clipping
         self.parameters = [own for own in model.parameters() if own.requires_grad]
         self.samples = PHYSICAL_SAMPLES[0]
         self._seen: list[Seen] = []
         self._tape = Tape()
-        self._watched = [layer for layer in model.modules() if _trained(layer)]
-        self._handles = [
-            layer.register_forward_hook(self._see) for layer in self._watched if type(layer) in SHARES
-        ]
+        layers = [layer for layer in model.modules() if _trained(layer)]
+        self._run = [layer for layer in layers if type(layer) in RUN]
+        self._handles = [layer.register_forward_hook(self._see) for layer in layers if type(layer) in WATCHED]
 
     def close(self) -> None:
         """Take the hooks off the model."""
@@ -144,38 +168,36 @@ class OnePass:
         """
         if not len(x):
             return Clipped([torch.zeros_like(own) for own in self.parameters], x.new_zeros(0), 0)
-        shares = self._shares(loss, x, y, weights)
+        seen, grads, tape = self._pass(loss, x, y, weights, rows)
+        shares, squares = [], []
         with torch.no_grad():
-            norms = torch.stack([share.squared_norms(rows) for share in shares]).sum(0).sqrt()
+            for share in _shares(seen, grads, tape):
+                shares.append(share)
+                squares.append(share.squared_norms())
+            self.samples = _physical_samples(shares, len(x))
+            norms = torch.stack(squares).sum(0).sqrt()
             factors = clip_factors(norms, self.clip, self.clipping)
-            bad = (~torch.isfinite(norms)).nonzero().flatten()
+            bad = not_finite(norms)
             if len(bad):
                 factors = onepass_layers.blank(factors, bad)
-                samples = (bad.unsqueeze(1) * rows + torch.arange(rows)).flatten()
-                shares = [share.without(samples) for share in shares]
-            if rows > 1:
-                factors = factors.repeat_interleave(rows)
+                shares = [share.without(bad) for share in shares]
             sums = dict(pair for share in shares for pair in share.clipped_sums(factors))
         return Clipped([self._sum(sums, own) for own in self.parameters], norms, len(bad))
 
-    def _shares(self, loss: Loss, x: Tensor, y: Tensor, weights: Tensor | None) -> list[Share]:
-        """Run forward and backward; return every layer's share."""
-        self._seen, self._tape = [], Tape()
-        with self._recurrent():
+    def _pass(
+        self, loss: Loss, x: Tensor, y: Tensor, weights: Tensor | None, rows: int
+    ) -> tuple[list[Seen], Sequence[Tensor | None], Tape]:
+        """Run forward and backward; return what was seen, the gradients of its outputs, and the tape."""
+        self._seen, self._tape = [], Tape(rows)
+        with self._own_forwards():
             losses = loss(self.model(x).reshape(-1), y)
             total = (losses if weights is None else losses * weights).sum()
         seen, tape = self._seen, self._tape
         self._seen, self._tape = [], Tape()
         places = [*(one.output for one in seen), get_gradient_edge(tape.token)]
         *grads, _ = torch.autograd.grad(total, places, allow_unused=True)
-        _check(seen, tape, len(x))
-        self.samples = _physical_samples(seen, tape, len(x))
-        shares = [
-            SHARES[type(one.layer)](one.layer, one.inputs, grad)
-            for one, grad in zip(seen, grads, strict=True)
-            if grad is not None
-        ]
-        return [*shares, *tape.as_shares()]
+        _check(tape.calls, len(x))
+        return seen, grads, tape
 
     def physical(self, chosen: NDArray[np.int64], rows: int = 1) -> list[NDArray[np.int64]]:
         """Split a logical batch of units evenly: what its layers keep stays within `PHYSICAL_BYTES`.
@@ -190,18 +212,18 @@ class OnePass:
     def _see(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if not inputs:
             raise InterplantError("one-pass DP-SGD: expected a layer's input as its first argument")
-        self._seen.append(Seen(layer, inputs[0].detach(), inputs[0]._version, get_gradient_edge(output)))
+        seen = self._tape.note(layer, inputs[0], len(inputs[0]))
+        self._seen.append(Seen(layer, seen, get_gradient_edge(output)))
 
     @contextmanager
-    def _recurrent(self) -> Iterator[None]:
-        """Let recurrent layers run by `onepass_time`."""
-        layers = [layer for layer in self._watched if isinstance(layer, RECURRENT)]
-        for layer in layers:
-            layer.__dict__["forward"] = functools.partial(onepass_time.run, layer, self._tape)
+    def _own_forwards(self) -> Iterator[None]:
+        """Let the layers of `RUN` be run here."""
+        for layer in self._run:
+            layer.__dict__["forward"] = functools.partial(RUN[type(layer)], layer, self._tape)
         try:
             yield
         finally:
-            for layer in layers:
+            for layer in self._run:
                 del layer.__dict__["forward"]
 
     def _sum(self, sums: dict[nn.Parameter, Tensor], own: nn.Parameter) -> Tensor:
@@ -209,39 +231,73 @@ class OnePass:
         return torch.zeros_like(own) if found is None else found
 
 
-def _check(seen: list[Seen], tape: Tape, count: int) -> None:
+def _shares(seen: list[Seen], grads: Sequence[Tensor | None], tape: Tape) -> Iterator[Share]:
+    """Make every layer's share, one by one: a norm is found while what it is made of is in the cache."""
+    for one, grad in zip(seen, grads, strict=True):
+        if grad is not None:
+            yield WATCHED[type(one.layer)](one.layer, one.inputs, grad, tape.rows)
+    yield from tape.shares
+
+
+def not_finite(norms: Tensor) -> Tensor:
+    """Indices of norms (N,) that are infinite or NaN."""
+    if math.isfinite(norms.sum()):  # the usual case takes one operation
+        return torch.empty(0, dtype=torch.long)
+    return (~torch.isfinite(norms)).nonzero().flatten()
+
+
+def _check(calls: list[Call], count: int) -> None:
     """Refuse what would give wrong norms."""
-    calls = [one.layer for one in seen] + [share.weights for share in tape.shares]
-    if len(set(calls)) < len(calls):
+    if len({call.layer for call in calls}) < len(calls):
         raise InterplantError("one-pass DP-SGD: a layer is called more than once in a pass")
-    if any(one.inputs._version != one.version for one in seen):
+    if any(call.inputs._version != call.version for call in calls):
         raise InterplantError("one-pass DP-SGD: a layer's input is changed in place after its use")
-    sizes = [len(one.inputs) for one in seen] + [share.inputs.shape[1] for share in tape.shares]
-    if any(size != count for size in sizes):
+    sizes = {call.samples for call in calls}
+    if sizes - {count}:
         raise InterplantError(
             f"one-pass DP-SGD: expected every layer to see the batch's {count} samples apart, "
-            f"found layers that see {sorted(set(sizes))}"
+            f"found layers that see {sorted(sizes)}"
         )
 
 
-def _physical_samples(seen: list[Seen], tape: Tape, count: int) -> int:
+def _physical_samples(shares: list[Share], count: int) -> int:
     """How many samples fit into `PHYSICAL_BYTES`; it follows from shapes alone."""
-    kept = sum(one.inputs.numel() for one in seen)
-    kept += sum(share.inputs.numel() + share.gates.numel() for share in tape.shares)
-    return max(1, min(PHYSICAL_SAMPLES[1], PHYSICAL_BYTES * count // (8 * max(1, kept))))
+    kept = 4 * sum(share.kept for share in shares)
+    return max(1, min(PHYSICAL_SAMPLES[1], PHYSICAL_BYTES * count // max(1, kept)))
 
 
 class OnePassOptimizer(PrivateOptimizer):
     """`PrivateOptimizer` for gradients that arrive clipped and summed.
 
-    Its ``step`` is still Opacus's: skipped steps, hooks, noise and denominator are unchanged.
+    Its ``step`` is still Opacus's: skipped steps, hooks, noise and denominator are unchanged. The
+    parameters become parts of one vector, which to Opacus and to the optimizer is all there is: what they
+    do to each parameter is done once.
+
+    Args:
+        optimizer: Takes the noised mean; it is given the vector in place of the parameters.
+        plan: See `PrivateOptimizer`.
+        noise: See `PrivateOptimizer`.
     """
 
     sums: list[Tensor]
 
+    def __init__(self, optimizer: Sgd, plan: Plan, noise: Noise) -> None:
+        trained = [own for own in optimizer.parameters if own.requires_grad]
+        optimizer.param_groups[0]["params"] = [as_one(trained)]
+        super().__init__(optimizer, plan, noise)
+
     def clip_and_accumulate(self) -> None:
         """Add the physical batch's clipped sum to the logical batch's."""
-        self.accumulate(self.sums)
+        self.accumulate([torch.cat([total.flatten() for total in self.sums])])
+
+
+def as_one(parameters: list[nn.Parameter]) -> nn.Parameter:
+    """Make ``parameters`` parts of one vector, and return it; their values stay."""
+    whole = nn.Parameter(torch.cat([own.detach().flatten() for own in parameters]))
+    parts = torch.split(whole.detach(), [own.numel() for own in parameters])
+    for own, part in zip(parameters, parts, strict=True):
+        own.data = part.view_as(own)
+    return whole
 
 
 def descend(

@@ -6,13 +6,13 @@ what a share is. Importing this module imports torch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from interplant.privacy.onepass_layers import (
-    Share,
     Sums,
     blank,
     by_unit,
@@ -25,6 +25,10 @@ from interplant.privacy.onepass_layers import (
 
 GRU_ORDER, LSTM_ORDER = (2, 0, 1), (2, 0, 1, 3)
 """Blocks of a weight in the order used here: n, r, z and g, i, f, o. Torch has r, z, n and i, f, g, o."""
+
+
+ROUND = 4
+"""Small matrices of 30 rows take half as long again to multiply as those of 32."""
 
 
 @dataclass(frozen=True)
@@ -62,40 +66,54 @@ class RecurrentShare:
 
     Args:
         weights: The layer's weights.
-        inputs: What came in, (T, N, I).
-        before: The state before each step, (T, N, H).
-        gates: Gradients of the gates' sums, (T, N, 4H).
+        seen: What each step is made of, (S, N, W): of the T steps the inputs, a one for the biases (zero
+            where there are none) and the state before. The rest is zero, and makes products of round sizes.
+        gates: Gradients of the gates' sums, (S, N, 4H), zero after T steps.
+        steps: T.
+        rows: How many samples in a row are one unit.
     """
 
     weights: Weights
-    inputs: Tensor
-    before: Tensor
+    seen: Tensor
     gates: Tensor
+    steps: int
+    rows: int
 
-    def by_unit(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs, states and gates as (N / rows, rows * T, ...): a unit's samples one after another."""
-        inputs, before, gates = (
-            by_unit(part.transpose(0, 1), rows) for part in (self.inputs, self.before, self.gates)
-        )
-        return inputs, before, gates
+    @property
+    def kept(self) -> int:
+        """See `onepass_layers.Share`."""
+        return self.seen.numel() + self.gates.numel()
 
-    def _blank(self, bad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return blank(self.inputs, bad, 1), blank(self.before, bad, 1), blank(self.gates, bad, 1)
+    def without(self, bad: Tensor) -> Self:
+        """See `onepass_layers.Share`."""
+        samples = (bad.unsqueeze(1) * self.rows + torch.arange(self.rows)).flatten()
+        return replace(self, seen=blank(self.seen, samples, 1), gates=blank(self.gates, samples, 1))
+
+    def _by_unit(self) -> tuple[Tensor, Tensor]:
+        """What was seen and the gates as (units, positions, ...): a unit's samples one after another."""
+        steps = len(self.seen) if self.rows == 1 else self.steps
+        seen, gates = (by_unit(part[:steps].transpose(0, 1), self.rows) for part in (self.seen, self.gates))
+        return seen, gates
+
+    def _columns(self) -> tuple[slice, slice, int]:
+        """Where inputs and states stand in what was seen, and the one between them."""
+        module = self.weights.module
+        one = module.input_size if self.weights.level == 0 else module.hidden_size
+        return slice(one), slice(one + 1, one + 1 + module.hidden_size), one
 
     def _sums(self, into: slice, hidden: slice, orders: Sequence[tuple[int, ...]], factors: Tensor) -> Sums:
         """Sums for those that are trained, from the gates' columns that the two maps end in."""
-        rows = factors.repeat(len(self.inputs))
-        gates = self.gates.flatten(0, 1)
-        found: Sums = []
-        sides = ((self.inputs, into), (self.before, hidden))
-        for place, own in enumerate(self.weights.own()):
-            if own is None or not own.requires_grad:
-                continue
-            seen, columns = sides[place % 2]
-            grads = gates[:, columns]
-            total = weighted(seen.flatten(0, 1), grads, rows) if place < 2 else rows @ grads
-            found.append((own, restored(total, orders[place % 2])))
-        return found
+        rows = factors.repeat_interleave(self.rows).repeat(self.steps)
+        # One product also where the maps end in different gates: two narrow ones take as long.
+        seen, gates = self.seen[: self.steps].flatten(0, 1), self.gates[: self.steps].flatten(0, 1)
+        total = weighted(seen, gates, rows)
+        inputs, states, one = self._columns()
+        parts = (total[into, inputs], total[hidden, states], total[into, one], total[hidden, one])
+        return [
+            (own, restored(part, orders[number % 2]))
+            for number, (own, part) in enumerate(zip(self.weights.own(), parts, strict=True))
+            if own is not None and own.requires_grad
+        ]
 
 
 class GruShare(RecurrentShare):
@@ -105,49 +123,51 @@ class GruShare(RecurrentShare):
     blocks belong to the inputs, the last three to the states.
     """
 
-    def squared_norms(self, rows: int) -> Tensor:
+    def squared_norms(self) -> Tensor:
         """See `onepass_layers.Share`."""
         weight_in, weight_hidden, bias_in, bias_hidden = self.weights.trained()
-        inputs, before, gates = self.by_unit(rows)
-        size = before.shape[2]
+        seen, gates = self._by_unit()
+        inputs, states, _ = self._columns()
+        size = gates.shape[2] // 4
         into, hidden = gates[:, :, : 3 * size], gates[:, :, size:]
-        if not gram_is_cheaper(before, hidden):
-            first = product_norms(inputs, into, weight_in, int(bias_in))
-            return first + product_norms(before, hidden, weight_hidden, int(bias_hidden))
+        if not gram_is_cheaper(seen[:, :, states], hidden):
+            first = product_norms(seen[:, :, inputs], into, weight_in, int(bias_in))
+            return first + product_norms(seen[:, :, states], hidden, weight_hidden, int(bias_hidden))
         both = gram(gates[:, :, size : 3 * size])
-        first = gram_norms(inputs, gram(gates[:, :, :size]).add_(both), weight_in, int(bias_in))
+        out = gram(gates[:, :, :size]).add_(both)
+        first = gram_norms(seen[:, :, inputs], out, weight_in, int(bias_in))
         out = both.add_(gram(gates[:, :, 3 * size :]))
-        return first + gram_norms(before, out, weight_hidden, int(bias_hidden))
-
-    def without(self, bad: Tensor) -> "GruShare":
-        """See `onepass_layers.Share`."""
-        return GruShare(self.weights, *self._blank(bad))
+        return first + gram_norms(seen[:, :, states], out, weight_hidden, int(bias_hidden))
 
     def clipped_sums(self, factors: Tensor) -> Sums:
         """See `onepass_layers.Share`."""
-        size = self.before.shape[2]
+        size = self.gates.shape[2] // 4
         return self._sums(slice(3 * size), slice(size, None), (GRU_ORDER, (0, 1, 2)), factors)
 
 
 class LstmShare(RecurrentShare):
     """An LSTM layer's share; its ``gates`` are g, i, f, o, the same for inputs and states."""
 
-    def squared_norms(self, rows: int) -> Tensor:
+    def squared_norms(self) -> Tensor:
         """See `onepass_layers.Share`."""
         weight_in, weight_hidden, bias_in, bias_hidden = self.weights.trained()
-        inputs, before, gates = self.by_unit(rows)
-        if weight_in and weight_hidden:
-            return product_norms(torch.cat([inputs, before], 2), gates, True, bias_in + bias_hidden)
-        first = product_norms(inputs, gates, weight_in, int(bias_in))
-        return first + product_norms(before, gates, weight_hidden, int(bias_hidden))
-
-    def without(self, bad: Tensor) -> "LstmShare":
-        """See `onepass_layers.Share`."""
-        return LstmShare(self.weights, *self._blank(bad))
+        seen, gates = self._by_unit()
+        inputs, states, _ = self._columns()
+        biases = bias_in + bias_hidden
+        if weight_in and weight_hidden and (biases or not self.weights.module.bias):
+            # The one that was seen counts as one bias.
+            return product_norms(seen, gates, True, max(0, biases - 1))
+        first = product_norms(seen[:, :, inputs], gates, weight_in, int(bias_in))
+        return first + product_norms(seen[:, :, states], gates, weight_hidden, int(bias_hidden))
 
     def clipped_sums(self, factors: Tensor) -> Sums:
         """See `onepass_layers.Share`."""
         return self._sums(slice(None), slice(None), (LSTM_ORDER, LSTM_ORDER), factors)
+
+
+def rounded(size: int) -> int:
+    """Round up to what products of matrices take less time for."""
+    return -(-size // ROUND) * ROUND
 
 
 def ordered(weight: Tensor, order: tuple[int, ...]) -> Tensor:
@@ -160,21 +180,3 @@ def restored(weight: Tensor, order: tuple[int, ...]) -> Tensor:
     """Undo `ordered`."""
     blocks = weight.chunk(len(order))
     return torch.cat([blocks[order.index(block)] for block in range(len(order))])
-
-
-@dataclass
-class Tape:
-    """What a pass over recurrent layers leaves behind.
-
-    Args:
-        token: Stands in for the weights in the graph: asking for its gradient runs every layer's
-            backward, also that of a layer below which nothing is trained.
-        shares: One for each layer, added by its backward.
-    """
-
-    token: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
-    shares: list[GruShare | LstmShare] = field(default_factory=list)
-
-    def as_shares(self) -> list[Share]:
-        """The layers' shares."""
-        return list(self.shares)

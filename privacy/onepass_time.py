@@ -1,8 +1,8 @@
 """GRU and LSTM with their own back-propagation through time, which keeps the gradient of every gate.
 
 The equations are those of torch's documentation of `nn.GRU` and `nn.LSTM`. Between two time steps stand
-one product of matrices and a few in-place operations; everything that does not depend on the neighbouring
-step is computed for all steps at once. Importing this module imports torch.
+one product of matrices and a few in-place operations, on what is still in the processor's cache. Importing
+this module imports torch.
 """
 
 from typing import Any
@@ -13,14 +13,15 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from interplant.core.errors import InterplantError
+from interplant.privacy.onepass_layers import Tape
 from interplant.privacy.onepass_recurrent import (
     GRU_ORDER,
     LSTM_ORDER,
     GruShare,
     LstmShare,
-    Tape,
     Weights,
     ordered,
+    rounded,
 )
 
 State = Tensor | tuple[Tensor, Tensor] | None
@@ -41,6 +42,7 @@ def run(module: nn.GRU | nn.LSTM, tape: Tape, inputs: Tensor, state: State = Non
     if not isinstance(inputs, Tensor) or inputs.dim() != 3:
         raise InterplantError("expected a batch of sequences of one length, found packed or single ones")
     flow = inputs.transpose(0, 1) if module.batch_first else inputs
+    tape.note(module, inputs, flow.shape[1])
     starts, ends = _starts(module, flow, state), []
     for level, start in enumerate(starts):
         if level and module.dropout:
@@ -78,52 +80,46 @@ class _Gru(torch.autograd.Function):
         ctx: Any, weights: Weights, tape: Tape, _token: Tensor, inputs: Tensor, start: Tensor
     ) -> Tensor:
         """Return the hidden states (T, N, H)."""
-        ctx.weights, ctx.tape, ctx.inputs = weights, tape, inputs
-        weight_in, weight_hidden, bias_in, bias_hidden = weights.values()
-        size = start.shape[1]
-        gates = _input_part(inputs, weight_in, bias_in, GRU_ORDER)
-        states = inputs.new_empty((len(inputs) + 1, *start.shape))
-        candidates = inputs.new_empty((len(inputs), *start.shape))
-        states[0] = start
-        part = gates.new_empty(gates.shape[1:])
-        for now, gate in enumerate(gates):
-            _affine(bias_hidden, states[now], weight_hidden, part)
-            both = gate[:, size:].add_(part[:, : 2 * size]).sigmoid_()
-            candidates[now] = part[:, 2 * size :]
-            new = gate[:, :size].addcmul_(both[:, :size], candidates[now]).tanh_()
-            torch.lerp(new, states[now], both[:, size:], out=states[now + 1])
-        ctx.kept = gates, states, candidates
-        return states[1:]
+        size, state = start.shape[1], start
+        seen, before, gates = _room(weights, inputs, start)
+        across = _across(weights, seen.shape[2], (slice(3 * size), slice(size, None)), (GRU_ORDER, (0, 1, 2)))
+        states = inputs.new_empty((len(inputs), *start.shape))
+        for now, kept in enumerate(states):
+            before[now] = state
+            torch.mm(seen[now], across, out=gates[now])
+            new, both, candidate = torch.split(gates[now], [size, 2 * size, size], 1)
+            reset, keep = both.sigmoid_().chunk(2, 1)
+            _tanh(new.addcmul_(reset, candidate), new)
+            state = torch.lerp(new, state, keep, out=kept)
+        ctx.weights, ctx.tape, ctx.kept = weights, tape, (seen, before, gates, len(states))
+        return states
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Go back through time; leave the gates' gradients on the tape."""
-        gates, states, candidates = ctx.kept
+        """Go back through time; the gates' gradients take the gates' place, and go on the tape."""
+        seen, before, gates, steps = ctx.kept
         weight_in, weight_hidden, _, _ = ctx.weights.values()
-        size = states.shape[2]
-        found = _gru_slopes(gates, states[:-1], candidates)
-        back = torch.zeros_like(states[0])
-        for now in range(len(gates) - 1, -1, -1):
+        size = before.shape[2]
+        back, kept = torch.zeros_like(before[0]), torch.empty_like(before[0])
+        slopes = gates.new_empty((len(back), 2 * size))
+        to_reset, to_keep = slopes.chunk(2, 1)
+        for now in range(steps - 1, -1, -1):
+            new, both, candidate = torch.split(gates[now], [size, 2 * size, size], 1)
+            reset, keep = both.chunk(2, 1)
             back += grad[now]
-            slope = found[now]
-            slope.view(-1, 4, size).mul_(back.unsqueeze(1))
-            back = torch.mul(back, gates[now][:, 2 * size :], out=back).addmm_(slope[:, size:], weight_hidden)
-        ctx.tape.shares.append(GruShare(ctx.weights, ctx.inputs, states[:-1], found))
-        below = found[:, :, : 3 * size] @ ordered(weight_in, GRU_ORDER) if ctx.needs_input_grad[3] else None
-        return None, None, torch.zeros_like(ctx.tape.token), below, back
-
-
-def _gru_slopes(gates: Tensor, before: Tensor, candidates: Tensor) -> Tensor:
-    """What a step's state gradient is times, to give n (input part), r, z and n (hidden part)."""
-    new, reset, keep = gates.chunk(3, 2)
-    found = gates.new_empty((*gates.shape[:2], 4 * before.shape[2]))
-    to_new, to_reset, to_keep, to_candidate = found.chunk(4, 2)
-    torch.mul(1 - keep, 1 - new * new, out=to_new)
-    torch.mul(to_new, reset, out=to_candidate)
-    torch.mul(to_candidate * candidates, 1 - reset, out=to_reset)
-    torch.mul((before - new) * keep, 1 - keep, out=to_keep)
-    return found
+            torch.sub(before[now], new, out=to_keep).mul_(back)
+            torch.mul(back, keep, out=kept)
+            _through_tanh(back.sub_(kept), out=new)
+            torch.mul(new, candidate, out=to_reset)
+            torch.mul(new, reset, out=candidate)
+            _through_sigmoid(slopes, out=both)
+            back, kept = kept.addmm_(gates[now][:, size:], weight_hidden), back
+        ctx.tape.shares.append(GruShare(ctx.weights, seen, gates, steps, ctx.tape.rows))
+        below = (
+            _below(gates[:steps, :, : 3 * size], weight_in, GRU_ORDER) if ctx.needs_input_grad[3] else None
+        )
+        return None, None, None, below, back
 
 
 class _Lstm(torch.autograd.Function):
@@ -132,78 +128,108 @@ class _Lstm(torch.autograd.Function):
         ctx: Any, weights: Weights, tape: Tape, _token: Tensor, inputs: Tensor, start: Tensor, cell: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the hidden states (T, N, H) and the last cell state (N, H)."""
-        ctx.weights, ctx.tape, ctx.inputs = weights, tape, inputs
         ctx.set_materialize_grads(False)
-        weight_in, weight_hidden, bias_in, bias_hidden = weights.values()
-        size, bias = start.shape[1], _both(bias_in, bias_hidden)
-        gates = _input_part(inputs, weight_in, bias, LSTM_ORDER)
-        across = ordered(weight_hidden, LSTM_ORDER).T
-        states, cells = (inputs.new_empty((len(inputs) + 1, *start.shape)) for _ in range(2))
-        squashed = inputs.new_empty((len(inputs), *start.shape))
-        states[0], cells[0] = start, cell
-        for now, gate in enumerate(gates):
-            gate.addmm_(states[now], across)
-            new, (enter, keep, leave) = gate[:, :size].tanh_(), gate[:, size:].sigmoid_().chunk(3, 1)
+        size, state = start.shape[1], start
+        seen, before, gates = _room(weights, inputs, start)
+        across = _across(weights, seen.shape[2], (slice(None), slice(None)), (LSTM_ORDER, LSTM_ORDER))
+        states, squashed = (inputs.new_empty((len(inputs), *start.shape)) for _ in range(2))
+        cells = inputs.new_empty((len(inputs) + 1, *start.shape))
+        cells[0] = cell
+        for now, kept in enumerate(states):
+            before[now] = state
+            torch.mm(seen[now], across, out=gates[now])
+            new, enter, keep, leave = gates[now].chunk(4, 1)
+            _tanh(new, new)
+            gates[now][:, size:].sigmoid_()
             torch.mul(keep, cells[now], out=cells[now + 1]).addcmul_(enter, new)
-            torch.tanh(cells[now + 1], out=squashed[now])
-            torch.mul(leave, squashed[now], out=states[now + 1])
-        ctx.kept = gates, states, cells, squashed, across
-        return states[1:], cells[-1].clone()
+            _tanh(cells[now + 1], squashed[now])
+            state = torch.mul(leave, squashed[now], out=kept)
+        ctx.weights, ctx.tape, ctx.kept = weights, tape, (seen, gates, cells, squashed)
+        return states, cells[-1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, last: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Go back through time; leave the gates' gradients on the tape."""
-        gates, states, cells, squashed, across = ctx.kept
-        size = states.shape[2]
-        found, through = _lstm_slopes(gates, cells[:-1], squashed)
-        back = torch.zeros_like(states[0])
+        """Go back through time; the gates' gradients take the gates' place, and go on the tape."""
+        seen, gates, cells, squashed = ctx.kept
+        weight_in, weight_hidden, _, _ = ctx.weights.values()
+        across, steps, size = ordered(weight_hidden, LSTM_ORDER), len(squashed), cells.shape[2]
+        back = torch.zeros_like(cells[0])
         carried = torch.zeros_like(back) if last is None else last.clone()
-        for now in range(len(gates) - 1, -1, -1):
+        slopes, reach = torch.empty_like(gates[0]), torch.empty_like(back)
+        to_new, to_enter, to_keep, to_leave = slopes.chunk(4, 1)
+        for now in range(steps - 1, -1, -1):
+            new, enter, keep, leave = gates[now].chunk(4, 1)
             if grad is not None:
                 back += grad[now]
-            carried.addcmul_(back, through[now])
-            slope = found[now]
-            slope[:, : 3 * size].view(-1, 3, size).mul_(carried.unsqueeze(1))
-            slope[:, 3 * size :].mul_(back)
-            carried *= gates[now][:, 2 * size : 3 * size]
-            torch.mm(slope, across.T, out=back)
-        ctx.tape.shares.append(LstmShare(ctx.weights, ctx.inputs, states[:-1], found))
-        weight_in = ctx.weights.values()[0]
-        below = found @ ordered(weight_in, LSTM_ORDER) if ctx.needs_input_grad[3] else None
-        return None, None, torch.zeros_like(ctx.tape.token), below, back, carried
+            torch.mul(back, squashed[now], out=to_leave)
+            carried += _through_tanh(torch.mul(back, leave, out=reach), out=squashed[now])
+            torch.mul(carried, enter, out=to_new)
+            torch.mul(carried, new, out=to_enter)
+            torch.mul(carried, cells[now], out=to_keep)
+            carried *= keep
+            _through_tanh(to_new, out=new)
+            _through_sigmoid(slopes[:, size:], out=gates[now][:, size:])
+            torch.mm(gates[now], across, out=back)
+        ctx.tape.shares.append(LstmShare(ctx.weights, seen, gates, steps, ctx.tape.rows))
+        below = _below(gates[:steps], weight_in, LSTM_ORDER) if ctx.needs_input_grad[3] else None
+        return None, None, None, below, back, carried
 
 
-def _lstm_slopes(gates: Tensor, before: Tensor, squashed: Tensor) -> tuple[Tensor, Tensor]:
-    """What a step's gradient is times to give g, i, f (of the cell) and o (of the state).
+def _room(weights: Weights, inputs: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `RecurrentShare` calls ``seen``, its part for the states, and the gates, still empty."""
+    (steps, count, one), size = inputs.shape, start.shape[1]
+    seen = inputs.new_empty((rounded(steps), count, rounded(one + 1 + size)))
+    seen[:steps, :, :one] = inputs
+    seen[:steps, :, one] = float(weights.module.bias)
+    seen[:steps, :, one + 1 + size :] = 0.0
+    gates = inputs.new_empty((len(seen), count, 4 * size))
+    seen[steps:], gates[steps:] = 0.0, 0.0
+    return seen, seen[:, :, one + 1 : one + 1 + size], gates
 
-    And what the state's gradient is times to reach the cell.
+
+def _across(
+    weights: Weights, width: int, places: tuple[slice, slice], orders: tuple[tuple[int, ...], tuple[int, ...]]
+) -> Tensor:
+    """What takes a step's part of ``seen`` to all its gates, (W, 4H).
+
+    Args:
+        weights: The layer's.
+        width: W.
+        places: The gates that inputs and states end in.
+        orders: The order of their blocks.
     """
-    new, enter, keep, leave = gates.chunk(4, 2)
-    found = torch.empty_like(gates)
-    to_new, to_enter, to_keep, to_leave = found.chunk(4, 2)
-    torch.mul(enter, 1 - new * new, out=to_new)
-    torch.mul(new * enter, 1 - enter, out=to_enter)
-    torch.mul(before * keep, 1 - keep, out=to_keep)
-    torch.mul(squashed * leave, 1 - leave, out=to_leave)
-    return found, leave * (1 - squashed * squashed)
+    weight_in, weight_hidden, bias_in, bias_hidden = weights.values()
+    one, size = weight_in.shape[1], weight_hidden.shape[1]
+    found = weight_in.new_zeros((width, 4 * size))
+    found[:one, places[0]] = ordered(weight_in, orders[0]).T
+    found[one + 1 : one + 1 + size, places[1]] = ordered(weight_hidden, orders[1]).T
+    for bias, place, order in zip((bias_in, bias_hidden), places, orders, strict=True):
+        if bias is not None:
+            found[one, place] += ordered(bias, order)
+    return found
 
 
-def _input_part(inputs: Tensor, weight: Tensor, bias: Tensor | None, order: tuple[int, ...]) -> Tensor:
-    """The gates' sums as far as the inputs make them, for all steps: (T, N, kH)."""
-    moved = None if bias is None else ordered(bias, order)
-    return functional.linear(inputs, ordered(weight, order), moved)
+def _below(gates: Tensor, weight: Tensor, order: tuple[int, ...]) -> Tensor:
+    """The gradient of the inputs, (T, N, I)."""
+    return (gates.flatten(0, 1) @ ordered(weight, order)).view(*gates.shape[:2], -1)
 
 
-def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    return None if one is None or other is None else one + other
+def _tanh(values: Tensor, out: Tensor) -> Tensor:
+    """The hyperbolic tangent by the logistic function, which torch computes several times as fast."""
+    return torch.mul(values, 2.0, out=out).sigmoid_().mul_(2.0).sub_(1.0)
 
 
-def _affine(bias: Tensor | None, state: Tensor, weight: Tensor, out: Tensor) -> None:
-    if bias is None:
-        torch.mm(state, weight.T, out=out)
-    else:
-        torch.addmm(bias, state, weight.T, out=out)
+def _through_tanh(grad: Tensor, out: Tensor) -> Tensor:
+    """Bring the gradient of a tangent, which stands in ``out``, to its argument; in its place."""
+    found: Tensor = torch.ops.aten.tanh_backward(grad, out, grad_input=out)
+    return found
+
+
+def _through_sigmoid(grad: Tensor, out: Tensor) -> Tensor:
+    """The same for a logistic function."""
+    found: Tensor = torch.ops.aten.sigmoid_backward(grad, out, grad_input=out)
+    return found
 
 
 def unsupported(module: nn.GRU | nn.LSTM) -> str | None:

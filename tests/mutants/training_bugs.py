@@ -3,7 +3,7 @@
 from .bug import Bug, tests
 
 NOISE, STREAM, PLAN, DPSGD = (f"interplant.privacy.{name}" for name in ("noise", "stream", "plan", "dpsgd"))
-ONEPASS, LAYERS = "interplant.privacy.onepass", "interplant.privacy.onepass_layers"
+ONEPASS, LAYERS, LINEAR = (f"interplant.privacy.onepass{name}" for name in ("", "_layers", "_linear"))
 TRAINING, CHECKS = "interplant.privacy.training", "interplant.privacy.checks"
 
 OF_NOISE = (
@@ -298,7 +298,14 @@ OF_CLIPPING = (
         "one-layer-left-out-of-the-norm-in-one-pass",
         "The first layer's gradient is not bounded (in one pass).",
         ONEPASS,
-        (("for share in shares]).sum(0).sqrt()", "for share in shares[1:] or shares]).sum(0).sqrt()"),),
+        (("torch.stack(squares).sum(0).sqrt()", "torch.stack(squares[1:] or squares).sum(0).sqrt()"),),
+        tests("privacy/test_onepass", "test_the_clipped_sum_is_that_of_a_loop[cnn1d-9]"),
+    ),
+    Bug(
+        "biases-left-out-of-the-norm-in-one-pass",
+        "The bias of a layer whose gradients are formed is not bounded.",
+        LINEAR,
+        (("return sum(others, start=first)", "return first"),),
         tests("privacy/test_onepass", "test_the_clipped_sum_is_that_of_a_loop[cnn1d-9]"),
     ),
     Bug(
@@ -355,7 +362,7 @@ OF_CLIPPING = (
         "nan-not-zeroed-in-one-pass",
         "The same, in one pass.",
         ONEPASS,
-        (("bad = (~torch.isfinite(norms)).nonzero().flatten()", "bad = torch.zeros(0, dtype=torch.long)"),),
+        (("bad = not_finite(norms)", "bad = torch.zeros(0, dtype=torch.long)"),),
         tests("privacy/test_engines", "test_one_bad_record_does_no_more_than_a_good_one"),
     ),
     Bug(

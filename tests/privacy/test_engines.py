@@ -181,10 +181,10 @@ def test_batch_norm_is_refused_by_every_engine(engine: str) -> None:
 
 def test_wrong_norms_are_found_before_anything_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer kind with a mistake in its norms falls back to Opacus."""
-    from interplant.privacy.onepass_layers import ConvShare
+    from interplant.privacy.onepass_linear import Positions
 
-    right = ConvShare.squared_norms
-    monkeypatch.setattr(ConvShare, "squared_norms", lambda self, rows: right(self, rows) / 2)
+    right = Positions.squared_norms
+    monkeypatch.setattr(Positions, "squared_norms", lambda self: right(self) / 2)
     assert check_model(cnn(), SHAPE, "onepass") in checks.MODES
 
 

@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from interplant.core.errors import InterplantError
 from interplant.core.networks import Cnn1d
-from interplant.privacy import dpsgd, onepass, onepass_layers
+from interplant.privacy import dpsgd, onepass, onepass_layers, onepass_linear
 from interplant.privacy.dpsgd import Batch, clip_factors
 from interplant.privacy.noise import Noise
 from interplant.privacy.onepass import OnePass, OnePassOptimizer, descend, unsupported
-from interplant.privacy.optimizers import Sgd
+from interplant.privacy.optimizers import Adam, Sgd
 from interplant.privacy.plan import Plan
 
 # Torch's word on the speed of even kernels.
@@ -59,6 +59,15 @@ class Bare(nn.Module):
         return sum(part[0] for part in parts).sum(1)
 
 
+class Odd(Bare):
+    """Steps that are no round number, and an activation that may write over the states."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.recurrent(x[:, :, :7].transpose(1, 2))
+        # Torch's own LSTM refuses to go back through states that were written over.
+        return (states.relu_() if isinstance(self.recurrent, nn.GRU) else states.relu()).sum((1, 2))
+
+
 class Handed(nn.Module):
     """The last states of one recurrent layer are the first of another."""
 
@@ -97,13 +106,20 @@ class Changing(nn.Module):
         return self.two(torch.relu_(self.one(x.flatten(1))))
 
 
+class Turn(nn.Module):
+    """Positions and channels in each other's place: what comes next reads memory in strides."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
 def conv2d(**words: Any) -> nn.Module:
-    words = {"kernel_size": (2, 3), **words}
+    words = {"out_channels": 6, "kernel_size": (2, 3), **words}
     return nn.Sequential(
         nn.Unflatten(1, (1, CHANNELS)),
         nn.Conv2d(1, 4, 2),
         nn.Tanh(),
-        nn.Conv2d(4, 6, **words),
+        nn.Conv2d(4, **words),
         nn.Flatten(),
         nn.LazyLinear(1),
     )
@@ -117,6 +133,24 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(60, 7), nn.ReLU(), nn.Linear(7, 1)),
     "linear without bias": lambda: nn.Sequential(nn.Flatten(), nn.Linear(60, 1, bias=False)),
     "linear on short sequences": lambda: conv1d(nn.Linear(WINDOW, 9), nn.Tanh(), nn.Linear(9, 9)),
+    "linear on turned sequences": lambda: nn.Sequential(
+        nn.Linear(WINDOW, 80),
+        nn.Tanh(),
+        Turn(),
+        nn.Linear(CHANNELS, 90),
+        Turn(),
+        nn.Flatten(),
+        nn.LazyLinear(1),
+    ),
+    "wide linear on turned sequences": lambda: nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(60, 90),
+        nn.Unflatten(1, (45, 2)),
+        Turn(),
+        nn.Linear(45, 40),
+        nn.Flatten(),
+        nn.LazyLinear(1),
+    ),
     "linear on long sequences": lambda: conv1d(nn.Unflatten(2, (6, 2)), nn.Linear(2, 3), nn.Tanh()),
     "conv1d": lambda: conv1d(nn.Conv1d(CHANNELS, 6, 3)),
     "conv1d, strided and padded": lambda: conv1d(nn.Conv1d(CHANNELS, 6, 5, stride=3, padding=2)),
@@ -128,11 +162,18 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "conv2d": conv2d,
     "conv2d, strided, padded, dilated": lambda: conv2d(stride=(2, 1), padding=(1, 2), dilation=(1, 2)),
     "conv2d, same, groups": lambda: conv2d(padding="same", groups=2),
+    "conv1d, many channels": lambda: conv1d(nn.Conv1d(CHANNELS, 25, 7, stride=4)),
+    "conv1d, many channels in groups": lambda: conv1d(
+        nn.Conv1d(CHANNELS, 24, 1), nn.Tanh(), nn.Conv1d(24, 26, 5, stride=3, dilation=2, groups=2)
+    ),
+    "conv2d, many channels": lambda: conv2d(out_channels=13, stride=(3, 4), padding=(0, 1), bias=False),
     "group norm": lambda: conv1d(nn.Conv1d(CHANNELS, 6, 3), nn.GroupNorm(3, 6), nn.Tanh()),
     "group norm on a row": lambda: nn.Sequential(
         nn.Flatten(), nn.Linear(60, 8), nn.GroupNorm(2, 8), nn.Tanh(), nn.Linear(8, 1)
     ),
     "layer norm": lambda: conv1d(nn.LayerNorm(WINDOW), nn.Linear(WINDOW, 4), nn.LayerNorm(4)),
+    "layer norm without bias": lambda: conv1d(nn.LayerNorm(WINDOW, bias=False), nn.Tanh()),
+    "group norm first": lambda: conv1d(nn.GroupNorm(1, CHANNELS), nn.Tanh()),
     "layer norm on two dimensions": lambda: conv1d(nn.LayerNorm((CHANNELS, WINDOW)), nn.Tanh()),
     "cnn1d": lambda: Cnn1d(CHANNELS, WINDOW, width=8, hidden=8),
     "attention": Attention,
@@ -141,6 +182,10 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "bare lstm": lambda: Bare(nn.LSTM),
     "wide gru": lambda: Bare(nn.GRU, 40),
     "wide lstm": lambda: Bare(nn.LSTM, 40),
+    "odd gru": lambda: Odd(nn.GRU),
+    "odd lstm": lambda: Odd(nn.LSTM),
+    "odd wide gru": lambda: Odd(nn.GRU, 41),
+    "odd wide lstm": lambda: Odd(nn.LSTM, 41),
     "handed gru": lambda: Handed(nn.GRU),
     "handed lstm": lambda: Handed(nn.LSTM),
 }
@@ -334,7 +379,11 @@ def test_the_factors_are_those_of_the_papers() -> None:
 @pytest.mark.parametrize("frozen", ["weight", "bias"])
 @pytest.mark.parametrize(
     "name",
-    ["linear", "cnn1d", "layer norm", "GRU {}", "LSTM {}", "LSTM {'num_layers': 2}", "wide gru", "wide lstm"],
+    [
+        *("linear", "cnn1d", "layer norm", "group norm", "attention", "linear on short sequences"),
+        *("conv1d, many channels", "conv1d, many channels in groups", "conv1d by channel"),
+        *("GRU {}", "LSTM {}", "LSTM {'num_layers': 2}", "wide gru", "wide lstm", "odd wide gru"),
+    ],
 )
 def test_frozen_parameters_count_for_nothing(name: str, frozen: str) -> None:
     model = made(name)
@@ -343,6 +392,19 @@ def test_frozen_parameters_count_for_nothing(name: str, frozen: str) -> None:
     x, y = batch(9)
     clip = middle(model, x, y)
     assert_same(OnePass(model, clip).clipped(squares, x, y).sums, loop(model, x, y, clip))
+
+
+def test_a_frozen_parameter_is_no_part_of_the_step() -> None:
+    model = made("linear")
+    model[1].weight.requires_grad = False
+    before, x_y = [own.detach().clone() for own in model.parameters()], batch(6)
+    plan = Plan("window", records=6, batch=6, noise=1.0, clip=1.0, steps=1, delta=1e-5)
+    count = sum(own.numel() for own in trained(model))
+    own_noise = Noise(plan, count, ahead=False)
+    optimizer = OnePassOptimizer(Sgd(model.parameters(), 1.0), plan, own_noise)
+    descend(OnePass(model, 1.0), optimizer, squares, [Batch(*x_y)])
+    stayed = [torch.equal(own, old) for own, old in zip(model.parameters(), before, strict=True)]
+    assert stayed == [True, False, False, False]
 
 
 @pytest.mark.parametrize("name", ["GRU {}", "cnn1d"])
@@ -406,6 +468,62 @@ def test_gradients_that_cancel_along_a_sequence_are_not_taken_for_short() -> Non
     assert (found >= exact).all()
 
 
+def cancelling(layer: nn.Linear) -> onepass_linear.Positions:
+    """Positions of which the second half takes back the first."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn((16, 8, layer.in_features), generator=generator)
+    inputs[:, 4:] = inputs[:, :4]
+    grads = 1e4 * torch.randn((16, 8, layer.out_features), generator=generator)
+    grads[:, 4:] = -grads[:, :4] * (1 + 1e-6 * torch.rand((16, 4, layer.out_features), generator=generator))
+    return onepass_linear.Positions(layer, inputs, grads, 1, onepass_linear.view_as)
+
+
+@pytest.mark.parametrize("width", [3, 200])
+def test_a_unit_adds_no_more_than_the_norm_that_is_taken_for_it(width: int) -> None:
+    """Whichever way is chosen, and even where rounding is most of what is left."""
+    share = onepass_linear.over_positions(cancelling(nn.Linear(width, width)))
+    assert isinstance(share, onepass_linear.Formed if width == 3 else onepass_linear.Positions)
+    norms = share.squared_norms().sqrt()
+    for unit, norm in enumerate(norms):
+        alone = torch.zeros(len(norms))
+        alone[unit] = 1.0
+        added = torch.cat([part.flatten() for _, part in share.clipped_sums(alone)]).norm()
+        assert float(added) <= 1.001 * float(norm)
+
+
+def test_the_ways_to_a_norm_agree() -> None:
+    """A layer on a few positions, by Gram matrices and by gradients that are formed."""
+    layer = nn.Linear(9, 7)
+    share = onepass_linear.Positions(
+        layer, torch.randn(6, 5, 9), torch.randn(6, 5, 7), 1, onepass_linear.view_as
+    )
+    torch.testing.assert_close(share.squared_norms(), share.formed().squared_norms())
+    factors = torch.rand(6)
+    for (_, one), (_, other) in zip(
+        share.clipped_sums(factors), share.formed().clipped_sums(factors), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_formed_gradients_are_hardly_larger_than_what_layers_keep(name: str) -> None:
+    """They must not become the per-sample gradients that one pass is there to avoid."""
+    model = made(name)
+    x, y = batch(8)
+    seen: list[onepass_linear.Positions] = []
+    right = onepass_linear.Positions.formed
+
+    def spy(self: onepass_linear.Positions) -> onepass_linear.Formed:
+        seen.append(self)
+        return right(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onepass_linear.Positions, "formed", spy)
+        OnePass(model, 1.0).clipped(squares, x, y)
+    for share in seen:
+        assert share.formed().kept <= 2 * onepass_linear.FORMING * share.kept
+
+
 @pytest.mark.parametrize(("small", "large"), [(1e-25, 1e25), (1e-24, 1e18), (1e-30, 1e12)])
 def test_a_product_of_tiny_and_huge_is_not_taken_for_nothing(small: float, large: float) -> None:
     """In single precision the square of 1e-24 is zero, and the norm would be too."""
@@ -440,7 +558,7 @@ def test_the_models_results_and_gradients_outside_are_left_alone(name: str) -> N
 
 @pytest.mark.parametrize("name", ["GRU {}", "LSTM {}", "GRU {'num_layers': 2}", "LSTM {'num_layers': 2}"])
 def test_the_recurrent_layers_compute_what_torchs_do(name: str) -> None:
-    from interplant.privacy.onepass_recurrent import Tape
+    from interplant.privacy.onepass_layers import Tape
     from interplant.privacy.onepass_time import run
 
     layer = made(name).recurrent
@@ -451,7 +569,7 @@ def test_the_recurrent_layers_compute_what_torchs_do(name: str) -> None:
 
 
 def test_dropout_between_recurrent_layers_falls_as_torchs_does() -> None:
-    from interplant.privacy.onepass_recurrent import Tape
+    from interplant.privacy.onepass_layers import Tape
     from interplant.privacy.onepass_time import run
 
     layer = nn.GRU(4, 6, num_layers=3, dropout=0.5, batch_first=True)
@@ -460,6 +578,29 @@ def test_dropout_between_recurrent_layers_falls_as_torchs_does() -> None:
     expected = layer(flow)[0]
     torch.manual_seed(4)
     torch.testing.assert_close(run(layer, Tape(), flow)[0], expected)
+
+
+class TwiceNormed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.last = nn.LayerNorm(WINDOW), nn.Linear(60, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.norm(x)).flatten(1))
+
+
+class SpoiledBefore(nn.Module):
+    """Writes over what a layer that is run here has read."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = x.clone()
+        flow = self.layer(seen)
+        seen.zero_()
+        return (flow[0] if isinstance(flow, tuple) else flow).flatten(1).sum(1)
 
 
 class Twice(Changing):
@@ -512,9 +653,13 @@ class Spoiled(nn.Module):
         (TwiceRecurrent, "more than once"),
         (Turned, "samples apart"),
         (Spoiled, "in place"),
+        (TwiceNormed, "more than once"),
+        (lambda: SpoiledBefore(nn.LayerNorm(WINDOW)), "in place"),
+        (lambda: SpoiledBefore(nn.GroupNorm(1, CHANNELS)), "in place"),
+        (lambda: SpoiledBefore(nn.LSTM(WINDOW, 3, batch_first=True)), "in place"),
     ],
 )
-def test_a_pass_with_wrong_norms_is_refused(model: type[nn.Module], reason: str) -> None:
+def test_a_pass_with_wrong_norms_is_refused(model: Callable[[], nn.Module], reason: str) -> None:
     x, y = batch(4)
     with pytest.raises(InterplantError, match=reason):
         OnePass(model(), 1.0).clipped(squares, x, y)
@@ -581,6 +726,23 @@ def stepped(model: nn.Module, plan: Plan, batches: Callable[[OnePass], list[Batc
     engine = OnePass(model, plan.clip)
     descend(engine, optimizer, squares, batches(engine))
     return nn.utils.parameters_to_vector(model.parameters()).detach() - before
+
+
+def test_one_vector_of_all_parameters_moves_as_they_would_alone() -> None:
+    """Adam on the clipped sums over the denominator, each parameter for itself."""
+    x, y = batch(9)
+    plan = Plan("window", records=9, batch=9, noise=1e-9, clip=0.5, steps=3, delta=1e-5)
+    model = made("linear on short sequences")
+    other = copy.deepcopy(model)
+    optimizer = OnePassOptimizer(Adam(model.parameters(), 0.01), plan, noise(plan, model))
+    apart, engine = Adam(other.parameters(), 0.01), OnePass(other, plan.clip)
+    for _ in range(plan.steps):
+        descend(OnePass(model, plan.clip), optimizer, squares, [Batch(x, y)])
+        for parameter, total in zip(other.parameters(), engine.clipped(squares, x, y).sums, strict=True):
+            parameter.grad = total / plan.denominator
+        apart.step()
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
 
 
 def test_physical_batches_give_the_same_step() -> None:
@@ -671,8 +833,9 @@ def test_per_sample_gradients_are_never_formed(wide: str) -> None:
     model = models[wide] if wide != "gru" else nn.Sequential(Long(), nn.Linear(96, 1))
     weights = max(parameter.numel() for parameter in model.parameters())
     x, y = batch(128)
+    engine = OnePass(model, 1.0)
     with Largest() as largest:
-        OnePass(model, 1.0).clipped(squares, x, y)
+        engine.clipped(squares, x, y)
     assert largest.size < 128 * weights / 2
 
 
