@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import ServerApp
 
 from interplant.core import config, models
 from interplant.core.errors import InterplantError
-from interplant.core.flower import Grid
+from interplant.core.flower import Grid, arrays
 from interplant.core.schema import Rounds, Task
 from interplant.core.wire import Tensors, from_bytes
 from interplant.privacy.plan import statistics_of
@@ -252,7 +252,7 @@ def _push(
     grid: Grid, run: str, task: Task, number: int, weights: Tensors, receipts: Mapping[str, str]
 ) -> Iterator[tuple[str, int]]:
     """Send the round's work to every plant, with its own last receipt; the arrays are the same object."""
-    arrays = ArrayRecord({name: Array(value) for name, value in weights.items()})
+    held = arrays(weights)
     text = config.to_json(task)
     nodes, names = sorted(grid.get_node_ids()), _names(grid)
 
@@ -265,7 +265,7 @@ def _push(
             "rounds": task.rounds,
             "receipt": told,
         }
-        return RecordDict({WEIGHTS: arrays, TASK: ConfigRecord(words)})
+        return RecordDict({WEIGHTS: held, TASK: ConfigRecord(words)})
 
     messages = [grid.create_message(content(node), "train", node, str(number)) for node in nodes]
     return zip(grid.push_messages(messages), nodes, strict=True)

@@ -36,7 +36,7 @@ class FedAvg:
     def fold(self, merge: "Merge", update: Arrays, weight: float = 1.0) -> None:
         """Add one plant's update in place. ``weight`` is public."""
         for name, total in merge.totals.items():
-            np.add(total, weight * update[name], out=total)
+            np.add(total, update[name] if weight == 1.0 else weight * update[name], out=total)
         merge.weight += weight
 
     def finish(self, merge: "Merge", weights: Arrays) -> Arrays:
