@@ -19,18 +19,16 @@ from interplant.client.gateway import let_out_words
 from interplant.client.link import AwayError, Link, TurnedAwayError
 from interplant.client.outbox import Outbox
 from interplant.client.trainer import WarmTrainer
-from interplant.core import certificates, flower, logs, processes
+from interplant.core import blobs, certificates, flower, logs, processes
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.release import ReleaseRefused
 from interplant.core.wire import (
-    INLINE,
-    blob_of,
+    Tensors,
     check_inline,
     from_bytes,
     from_parcel,
     tensors_of,
-    to_bytes,
     to_parcel,
 )
 
@@ -178,31 +176,32 @@ class Agent:
         return pb.Parcel(reply_to=work.message_id, error="internal")
 
     def _take_part(self, work: pb.Parcel) -> pb.Parcel:
-        link = self._connected()
-        request = from_parcel(work, from_bytes(self._body(link, work)))
+        fetched = self._plant.fetched / work.body.sha256
+        self._forget_other_blobs(fetched)
+        try:
+            return self._reply(work, self._tensors(work, fetched))
+        finally:
+            self._forget_other_blobs(fetched)  # an update that was not let out
+
+    def _reply(self, work: pb.Parcel, tensors: Tensors) -> pb.Parcel:
+        request = from_parcel(work, tensors)
         context = flower.context(work.destination, work.run_id, {"plant": str(self._plant.path)}, {})
         reply = self._app(request, context)
-        body = to_bytes(tensors_of(reply.content)) if reply.has_content() else b""
-        made = to_parcel(reply, blob_of(body) if body else None)
+        made = to_parcel(reply, None)
         # The coordinator knows to whom and when it wrote; the plant's clock is none of its business.
         parcel = pb.Parcel(reply_to=made.reply_to, records=made.records, error=made.error)
-        if made.HasField("body"):
-            parcel.body.CopyFrom(made.body)
-            parcel.inline = body if len(body) <= INLINE else b""
         if parcel.error:
             let_out_words(self._plant, "refusal", {"message": work.message_id, "code": parcel.error})
         else:
-            self._outbox.keep(parcel, body)
+            self._outbox.keep(parcel, tensors_of(reply.content))
         return parcel
 
-    def _body(self, link: Link, work: pb.Parcel) -> bytes:
-        """The tensors of a request: within it, or brought in pieces."""
-        path = self._plant.fetched / work.body.sha256
-        self._forget_other_blobs(path)
+    def _tensors(self, work: pb.Parcel, path: Path) -> Tensors:
+        """The tensors of a request: within it, or brought in pieces to ``path``."""
         if work.inline:
             check_inline(work)
-            return work.inline
-        return link.fetch(work.body, path).read_bytes()
+            return from_bytes(work.inline)
+        return blobs.load(self._connected().fetch(work.body, path))
 
     def _offer(self, parcel: pb.Parcel) -> None:
         """Deliver a reply; it stays in the outbox until its round is settled."""

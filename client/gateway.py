@@ -15,14 +15,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from interplant.client.directory import PlantDirectory
 from interplant.core.errors import Refusal
 from interplant.core.files import disk_errors
+from interplant.core.flower import arrays
 from interplant.core.receipt import Receipt
 from interplant.core.schema import Task
-from interplant.core.wire import Tensors
+from interplant.core.wire import UPDATE, Tensors
 from interplant.privacy.plan import statistics_of
 
 
@@ -48,7 +49,7 @@ def let_out(
     _check_metrics(trained.metrics, task, plant)
     content = RecordDict(
         {
-            "update": ArrayRecord({name: Array(array) for name, array in trained.update.items()}),
+            UPDATE: arrays(trained.update),
             "receipt": ConfigRecord(asdict(trained.receipt)),
         }
     )

@@ -1,5 +1,6 @@
 """The plant's one connection: outbound, mutual TLS, everything else rides on it."""
 
+import hashlib
 import logging
 import re
 import time
@@ -97,17 +98,24 @@ class Link:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists() and sha256_file(path) == blob.sha256:
                 return path
-            offset = part.stat().st_size if part.exists() else 0
-            with _plainly(self._address), part.open("ab") as file:
-                for piece in self._stub.Fetch(pb.FetchRequest(sha256=blob.sha256, offset=offset)):
-                    file.write(piece.data)
-                    if file.tell() > blob.size:
-                        break
-            if sha256_file(part) != blob.sha256:
+            if self._fetch_rest(blob, part) != blob.sha256:
                 part.unlink()
                 raise InterplantError(f"blob {blob.sha256[:12]}: what came has another digest")
             part.rename(path)
         return path
+
+    def _fetch_rest(self, blob: pb.Blob, part: Path) -> str:
+        """Append what is missing of a blob; return the digest of all that is there then."""
+        with part.open("a+b") as file, _plainly(self._address):
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256")
+            for piece in self._stub.Fetch(pb.FetchRequest(sha256=blob.sha256, offset=file.tell())):
+                data = piece.data  # each look is a copy
+                file.write(data)
+                digest.update(data)
+                if file.tell() > blob.size:
+                    break
+        return digest.hexdigest()
 
     def deliver(self, parcel: pb.Parcel, body: Path | None) -> bool:
         """Offer a reply and send the bytes that are wanted.

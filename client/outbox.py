@@ -4,10 +4,13 @@ A plant that has trained has paid for its update: it is never trained again beca
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from interplant.core import blobs
 from interplant.core import federation_pb2 as pb
 from interplant.core.files import write_atomic
+from interplant.core.wire import Tensors, pack
 
 
 class Outbox:
@@ -26,10 +29,10 @@ class Outbox:
             if path.suffix != ".parcel" and not path.with_suffix(".parcel").exists():
                 path.unlink()  # left by a kill
 
-    def keep(self, parcel: pb.Parcel, body: bytes) -> None:
-        """Store a reply durably, before it is offered."""
-        if not parcel.inline:
-            write_atomic(self.body(parcel.reply_to), body)
+    def keep(self, parcel: pb.Parcel, tensors: Tensors) -> None:
+        """Store a reply durably, before it is offered; its body is named in ``parcel``."""
+        body, parcel.inline = pack(tensors, partial(blobs.keep, self.body(parcel.reply_to)))
+        parcel.body.CopyFrom(body)
         write_atomic(self._parcel(parcel.reply_to), parcel.SerializeToString())
 
     def find(self, message_id: str) -> pb.Parcel | None:

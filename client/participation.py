@@ -13,7 +13,7 @@ from interplant.core.errors import InterplantError, Refusal
 from interplant.core.flower import refuse
 from interplant.core.release import check_id
 from interplant.core.schema import Task
-from interplant.core.wire import Tensors
+from interplant.core.wire import WEIGHTS, Tensors
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def read(message: Message) -> Request:
     try:
         words = message.content.config_records["task"]
         task = config.task_from_json(str(words["task"]))
-        weights = {name: array.numpy() for name, array in message.content.array_records["weights"].items()}
+        weights = {name: array.numpy() for name, array in message.content.array_records[WEIGHTS].items()}
         receipt = str(words.get("receipt", ""))
         return Request(check_id(str(words["run"])), int(str(words["round"])), task, weights, receipt)
     except (KeyError, ValueError, TypeError, InterplantError) as error:

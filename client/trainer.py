@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import Trained
-from interplant.core import config, processes
+from interplant.core import blobs, config, processes
 from interplant.core.errors import REFUSALS, InterplantError, Refusal
 from interplant.core.receipt import Receipt
 from interplant.core.schema import Task
-from interplant.core.wire import Tensors, from_bytes, to_bytes
+from interplant.core.wire import UPDATE, WEIGHTS, Tensors, in_record, of_record
 
 log = logging.getLogger(__name__)
 
@@ -75,20 +75,23 @@ class WarmTrainer:
     def train(self, run: str, number: int, task: Task, weights: Tensors) -> Trained:
         """Have the trainer process train one round.
 
+        The update that is returned lies in a file, which `Outbox.keep` takes.
+
         Raises:
             Refusal: What the trainer refused, or that it died (``trainer_died``).
         """
         incoming, outgoing = self._plant.fetched / "weights.job", self._plant.fetched / "update.job"
         incoming.parent.mkdir(exist_ok=True)
-        incoming.write_bytes(to_bytes(weights))
-        job = {"weights": str(incoming), "update": str(outgoing), "run": run, "round": number}
+        fetched = blobs.file_of(weights, f"{WEIGHTS}/")
+        if fetched is None:
+            blobs.save(incoming, in_record(WEIGHTS, weights))
+        job = {"weights": str(fetched or incoming), "update": str(outgoing), "run": run, "round": number}
         try:
             answer = self._do("train", job | {"task": config.to_json(task)})
-            update = from_bytes(outgoing.read_bytes())
+            update = of_record(UPDATE, blobs.load(outgoing))
             return Trained(update, Receipt(**answer["receipt"]), answer["metrics"])
         finally:
             incoming.unlink(missing_ok=True)
-            outgoing.unlink(missing_ok=True)
 
     def try_release(self, release: str) -> None:
         """Have the trainer process try a release; the verdict is then on the plant's disk."""
@@ -162,5 +165,5 @@ class WarmTrainer:
 
 def answer_of(trained: Trained, update: Path) -> dict[str, Any]:
     """Write a trainer process's result where the agent looks for it."""
-    update.write_bytes(to_bytes(trained.update))
+    blobs.save(update, in_record(UPDATE, trained.update))
     return {"receipt": asdict(trained.receipt), "metrics": trained.metrics}

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from interplant.client.directory import PlantDirectory
-from interplant.core import config, logs, processes
+from interplant.core import blobs, config, logs, processes
 from interplant.core.errors import InterplantError, Refusal
-from interplant.core.wire import from_bytes
+from interplant.core.wire import WEIGHTS, of_record
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def _train(plant: PlantDirectory, bench: Any, job: dict[str, Any]) -> dict[str, 
     from interplant.client.trainer import answer_of
 
     task = config.task_from_json(job["task"])
-    weights = from_bytes(Path(job["weights"]).read_bytes())
+    weights = of_record(WEIGHTS, blobs.load(Path(job["weights"])))
     trained = train_round(plant, bench, job["run"], job["round"], task, weights)
     return answer_of(trained, Path(job["update"]))
 

@@ -2,21 +2,36 @@
 
 Everything else uses ``flwr.app``, ``flwr.serverapp`` and ``flwr.clientapp``. Not public here: the
 keyword ``Message(metadata=...)`` (a message's id has no setter, so a message with a given id is built
-from its metadata), ``flwr.supercore.run.Run`` (an annotation and an empty value of `Grid.run`), and
-``RecordDict`` taking its parts by type.
+from its metadata), ``flwr.supercore.run.Run`` (an annotation and an empty value of `Grid.run`),
+``RecordDict`` taking its parts by type, and the name by which Flower's wire knows an `Array`.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from flwr.app import Context, Error, Message, Metadata, RecordDict
+import numpy as np
+from flwr.app import Array, ArrayRecord, Context, Error, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from interplant.core.errors import REFUSALS, Refusal
 
-__all__ = ["Envelope", "Grid", "OneRunGrid", "Run", "context", "empty_run", "message", "refusal", "refuse"]
+__all__ = [
+    "Envelope",
+    "Grid",
+    "HeldArray",
+    "OneRunGrid",
+    "Run",
+    "arrays",
+    "context",
+    "empty_run",
+    "message",
+    "refusal",
+    "refuse",
+]
 
 _REFUSAL_CODE = 1000
 """Flower's own error codes are small; ours say more in their reason."""
@@ -69,6 +84,41 @@ def message(envelope: Envelope, content: RecordDict | None, error: Error | None 
     if error is not None:
         return Message(error=error, metadata=metadata)  # type: ignore[call-overload,no-any-return]
     return Message(content=content, metadata=metadata)  # type: ignore[call-overload,no-any-return]
+
+
+class HeldArray(Array):
+    """An array of a message as it is; npy bytes are made of it only for who asks for them.
+
+    Flower's own `Array` is npy bytes from the start, a copy of the model in and one out wherever a message
+    is built and read within one process.
+
+    Args:
+        array: It is not copied, and `numpy` returns it itself.
+    """
+
+    def __init__(self, array: "np.ndarray[Any, Any]") -> None:
+        self._held = array
+        self.dtype, self.shape, self.stype = str(array.dtype), array.shape, "numpy.ndarray"
+
+    @cached_property
+    def data(self) -> bytes:  # type: ignore[override] # the same bytes, later
+        """The array as an npy file."""
+        return Array.from_numpy_ndarray(self._held).data
+
+    def numpy(self) -> "np.ndarray[Any, Any]":
+        """Return the array."""
+        return self._held
+
+
+HeldArray.__qualname__ = "Array"  # on Flower's own wire it is one
+
+
+def arrays(tensors: "Mapping[str, np.ndarray[Any, Any]]") -> ArrayRecord:
+    """Make the record of these arrays, without a copy."""
+    record = ArrayRecord()  # its other constructors turn every array into bytes
+    for name, array in tensors.items():
+        record[name] = HeldArray(array)
+    return record
 
 
 def context(node_id: int, run_id: int, node: dict[str, Any], run: dict[str, Any]) -> Context:

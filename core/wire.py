@@ -7,19 +7,19 @@ noticed before it is read.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from safetensors import SafetensorError
 from safetensors import numpy as tensors_file
 
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.files import PIECE
-from interplant.core.flower import Envelope, message, refusal
+from interplant.core.flower import Envelope, arrays, message, refusal
 
 PROTOCOL = "2"
 """Version of core/federation.proto and of this format; both sides must have the same."""
@@ -30,6 +30,9 @@ INLINE = 256 << 10
 MAX_RECORDS = 1 << 20
 """Bytes of JSON that a message may carry beside its tensors."""
 
+WEIGHTS, UPDATE = "weights", "update"
+"""The records of arrays that a round sends and receives."""
+
 Tensors = dict[str, np.ndarray[Any, Any]]
 
 
@@ -37,14 +40,34 @@ def tensors_of(content: RecordDict) -> Tensors:
     """Return every array of a message, named ``record/name``."""
     return {
         f"{record}/{name}": array.numpy()
-        for record, arrays in content.array_records.items()
-        for name, array in arrays.items()
+        for record, named in content.array_records.items()
+        for name, array in named.items()
     }
 
 
 def to_bytes(tensors: Tensors) -> bytes:
     """Serialise arrays as safetensors, which stores only C-ordered ones rightly."""
     return tensors_file.save({name: np.asarray(array, order="C") for name, array in tensors.items()})
+
+
+def in_record(record: str, tensors: Tensors) -> Tensors:
+    """Name arrays as `tensors_of` names those of a record."""
+    return {f"{record}/{name}": array for name, array in tensors.items()}
+
+
+def of_record(record: str, tensors: Tensors) -> Tensors:
+    """The arrays of a record by their own names; see `in_record`."""
+    head = f"{record}/"
+    return {name.removeprefix(head): array for name, array in tensors.items() if name.startswith(head)}
+
+
+def pack(tensors: Tensors, store: Callable[[Tensors], pb.Blob]) -> tuple[pb.Blob, bytes]:
+    """Name tensors as a blob; a small one is returned too, any other is put where ``store`` puts it."""
+    if sum(array.nbytes for array in tensors.values()) <= INLINE:
+        body = to_bytes(tensors)
+        if len(body) <= INLINE:
+            return blob_of(body), body
+    return store(tensors), b""
 
 
 def from_bytes(body: bytes) -> Tensors:
@@ -142,12 +165,12 @@ def _records_json(content: RecordDict) -> bytes:
 
 def _content(records: dict[str, Any], tensors: Tensors) -> RecordDict:
     content = RecordDict()
-    grouped: dict[str, dict[str, Array]] = {}
+    grouped: dict[str, Tensors] = {}
     for name, tensor in tensors.items():
         record, _, key = name.partition("/")
-        grouped.setdefault(record, {})[key] = Array(tensor)
-    for record, arrays in grouped.items():
-        content[record] = ArrayRecord(arrays)
+        grouped.setdefault(record, {})[key] = tensor
+    for record, named in grouped.items():
+        content[record] = arrays(named)
     for record, values in records.get("config", {}).items():
         content[record] = ConfigRecord(values)
     for record, values in records.get("metrics", {}).items():

@@ -9,18 +9,17 @@ from typing import TypeVar
 import grpc
 from flwr.app import Message, RecordDict
 
+from interplant.core import blobs
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
 from interplant.core.errors import InterplantError
 from interplant.core.flower import OneRunGrid
 from interplant.core.wire import (
-    INLINE,
     Tensors,
-    blob_of,
     from_bytes,
     from_parcel,
+    pack,
     tensors_of,
-    to_bytes,
     to_parcel,
 )
 from interplant.server.control import connect
@@ -138,12 +137,9 @@ class GrpcGrid(OneRunGrid):
     def _body(self, content: RecordDict, written: dict[tuple[int, ...], pb.Blob]) -> pb.Blob:
         key = tuple(id(record) for record in content.array_records.values())
         if key not in written:
-            body = to_bytes(tensors_of(content))
-            if len(body) <= INLINE:
-                written[key] = blob_of(body)
+            written[key], body = pack(tensors_of(content), self._spool.put)
+            if body:
                 self._bodies[written[key].sha256] = body
-            else:
-                written[key] = self._spool.put(body)
         return written[key]
 
     def _list(self, parcels: Iterable[pb.Parcel]) -> pb.ParcelList:
@@ -170,7 +166,7 @@ class GrpcGrid(OneRunGrid):
             return {}
         if parcel.inline:
             return from_bytes(parcel.inline)
-        return from_bytes(self._spool.reply(parcel.reply_to).read_bytes())
+        return blobs.load(self._spool.reply(parcel.reply_to), writable=True)
 
     def _patiently(self, call: Callable[[], Answer]) -> Answer:
         """Call; if the gRPC process is being restarted, wait for it and push what was open again."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import ServerApp
 
 from interplant.core import config, models
 from interplant.core.errors import InterplantError
-from interplant.core.flower import Grid
+from interplant.core.flower import Grid, arrays
 from interplant.core.schema import Rounds, Task
 from interplant.core.wire import Tensors, from_bytes
 from interplant.privacy.plan import statistics_of
@@ -251,7 +251,7 @@ def _push(
     work: Work, number: int, state: Checkpoint, receipts: Mapping[str, str], asked: Mapping[int, str]
 ) -> Iterator[tuple[str, int]]:
     """Send the round's work to these plants, with their own last receipts; the arrays are the same object."""
-    grid, arrays = work.grid, ArrayRecord({name: Array(value) for name, value in state.weights.items()})
+    grid, held = work.grid, arrays(state.weights)
     text, nodes = config.to_json(work.task), sorted(asked)
 
     def content(node: int) -> RecordDict:
@@ -262,7 +262,7 @@ def _push(
             "rounds": work.task.rounds,
             "receipt": receipts.get(asked[node], ""),
         }
-        return RecordDict({WEIGHTS: arrays, TASK: ConfigRecord(words)})
+        return RecordDict({WEIGHTS: held, TASK: ConfigRecord(words)})
 
     messages = [grid.create_message(content(node), "train", node, str(number)) for node in nodes]
     return zip(grid.push_messages(messages), nodes, strict=True)

@@ -4,9 +4,11 @@ import hashlib
 import os
 from pathlib import Path
 
+from interplant.core import blobs
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError
 from interplant.core.files import PIECE, disk_errors, sha256_file
+from interplant.core.wire import Tensors
 
 
 class Spool:
@@ -25,16 +27,12 @@ class Spool:
         for made in (self._blobs, self._replies):
             made.mkdir(parents=True, exist_ok=True)
 
-    def put(self, body: bytes) -> pb.Blob:
-        """Store a broadcast under its digest; the same bytes are stored once."""
-        blob = pb.Blob(sha256=hashlib.sha256(body).hexdigest(), size=len(body))
-        path = self._blobs / blob.sha256
-        # A file of another size is what a power cut left of an earlier one.
-        if not path.exists() or path.stat().st_size != blob.size:
-            temporary = path.with_suffix(f".{os.getpid()}.part")
-            with disk_errors(path):
-                temporary.write_bytes(body)
-            temporary.rename(path)
+    def put(self, tensors: Tensors) -> pb.Blob:
+        """Store a broadcast under its digest; the same one is stored once."""
+        written = self._blobs / f"{os.getpid()}.part"
+        blobs.save(written, tensors)
+        blob = blobs.describe(written)
+        written.rename(self._blobs / blob.sha256)
         return blob
 
     def blob(self, sha256: str) -> Path:

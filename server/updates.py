@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, Message
 
-from interplant.core import receipt
+from interplant.core import receipt, wire
 from interplant.core.errors import REFUSALS, InterplantError
-from interplant.core.flower import refusal
+from interplant.core.flower import HeldArray, refusal
 from interplant.core.wire import Tensors
 
-UPDATE, RECEIPT, METRICS, WEIGHTS, TASK = "update", "receipt", "metrics", "weights", "task"
+UPDATE, RECEIPT, METRICS, WEIGHTS, TASK = wire.UPDATE, "receipt", "metrics", wire.WEIGHTS, "task"
 """Names of the records that a round sends and receives."""
 
 _NPY_HEAD = 1024
@@ -66,6 +66,8 @@ def checked(reply: Message, weights: Tensors, max_norm: float, metrics: Collecti
 def _opened(record: ArrayRecord, weights: Tensors) -> Tensors:
     """The arrays of a record. On Flower's own wire they are npy files, whose heads may promise anything."""
     for name, array in record.items():
+        if isinstance(array, HeldArray):
+            continue  # read already
         if name in weights and len(array.data) > weights[name].nbytes + _NPY_HEAD:
             raise BadUpdateError("bad_shape", f"{name}: expected {weights[name].nbytes} bytes, found more")
     try:
@@ -92,9 +94,10 @@ def _same_shape(arrays: Tensors, weights: Tensors) -> Tensors:
 def _bounded(arrays: Tensors, max_norm: float) -> None:
     square = 0.0
     for name, array in arrays.items():
-        flat = array.ravel().astype(np.float64, copy=False)
+        flat = array.reshape(-1)
         with np.errstate(over="ignore", invalid="ignore"):
-            part = float(flat @ flat)
+            # One pass without a copy in float64; a product of BLAS would take every core for it.
+            part = float(np.einsum("i,i->", flat, flat, dtype=np.float64))
         if not math.isfinite(part):
             raise BadUpdateError("not_finite", f"{name}: found values that are not finite")
         square += part

@@ -1,11 +1,13 @@
 """The agent against a scripted coordinator, over real TLS: it pays once, and comes back by itself."""
 
 import json
+import math
 import os
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ from interplant.client import agent as module
 from interplant.client import connection, deployment, policy
 from interplant.client.agent import Agent
 from interplant.client.directory import PlantDirectory
+from interplant.client.gateway import Trained
 from interplant.client.outbox import Outbox
-from interplant.core import certificates, processes, signing
+from interplant.core import blobs, certificates, processes, signing, wire
 from interplant.core import federation_pb2 as pb
+from interplant.core.wire import UPDATE, in_record, of_record
 
 from .conftest import START, TASK, FakeTrainer, audited, edit, request
 from .coordinator import Refusing, Scripted, until
@@ -121,6 +125,51 @@ def test_a_reply_that_is_not_wanted_is_dropped(
     ring(coordinator)
     until(lambda: coordinator.offers)
     until(lambda: not any(joined.outbox.iterdir()))
+
+
+def in_a_file(fake: FakeTrainer, plant: PlantDirectory, value: float, patch: pytest.MonkeyPatch) -> None:
+    """Have the trainer's updates lie in a file, as a trainer process leaves them."""
+    train = fake.train
+
+    def write(*words: Any) -> Trained:
+        trained, path = train(*words), plant.fetched / "update.job"
+        update = {name: np.full_like(array, value) for name, array in trained.update.items()}
+        blobs.save(path, in_record(UPDATE, update))
+        return replace(trained, update=of_record(UPDATE, blobs.load(path)))
+
+    patch.setattr(fake, "train", write)
+    patch.setattr(wire, "INLINE", 0)
+
+
+def test_an_update_in_a_file_is_kept_and_sent_as_it_is(
+    running: Running,
+    coordinator: Scripted,
+    joined: PlantDirectory,
+    fake: FakeTrainer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_a_file(fake, joined, 4.5, monkeypatch)
+    message_id = ring(coordinator)
+    until(lambda: message_id in coordinator.bodies)
+    rest(running)
+    np.testing.assert_array_equal(coordinator.reply(message_id)["shift"], [4.5])
+    assert (joined.outbox / f"{message_id}.body").read_bytes() == coordinator.bodies[message_id]
+    assert [path.name for path in joined.fetched.iterdir()] == [coordinator.fetches[0][0]]
+
+
+def test_an_update_that_the_gateway_holds_back_does_not_stay_in_its_file(
+    running: Running,
+    coordinator: Scripted,
+    joined: PlantDirectory,
+    fake: FakeTrainer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_a_file(fake, joined, math.nan, monkeypatch)
+    ring(coordinator)
+    until(lambda: coordinator.offers)
+    rest(running)
+    assert coordinator.offers[0].error == "gateway"
+    assert [path.name for path in joined.fetched.iterdir()] == [coordinator.fetches[0][0]]
 
 
 def test_the_same_work_rung_twice_trains_once(
@@ -323,7 +372,7 @@ def test_a_settlement_of_an_odd_run_does_not_end_the_stream(
 ) -> None:
     outbox = Outbox(joined.outbox)
     for message_id in ("odd", "odd.x"):
-        outbox.keep(pb.Parcel(reply_to=message_id), b"")
+        outbox.keep(pb.Parcel(reply_to=message_id), START)
     coordinator.send(settled=pb.Settled(run=run, round=2**63))
     message_id = ring(coordinator)
     until(lambda: message_id in coordinator.bodies)

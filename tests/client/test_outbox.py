@@ -4,19 +4,29 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from interplant.client import outbox as module
 from interplant.client.outbox import Outbox
+from interplant.core import blobs, wire
 from interplant.core import federation_pb2 as pb
+from interplant.core.wire import Tensors, blob_of, to_bytes
+
+UPDATE: Tensors = {"update/w": np.arange(3, dtype=np.float32)}
 
 
-def keep(outbox: Outbox, message_id: str, body: bytes = b"update") -> pb.Parcel:
-    parcel = pb.Parcel(
-        reply_to=message_id, message_type="train", records=b"{}", body=pb.Blob(sha256="ab", size=6)
-    )
-    outbox.keep(parcel, body)
+def keep(outbox: Outbox, message_id: str, tensors: Tensors = UPDATE) -> pb.Parcel:
+    parcel = pb.Parcel(reply_to=message_id, message_type="train", records=b"{}")
+    outbox.keep(parcel, tensors)
     return parcel
+
+
+@pytest.fixture(autouse=True)
+def large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every body be too large to stand in its parcel."""
+    if "small" not in request.node.name:
+        monkeypatch.setattr(wire, "INLINE", 0)
 
 
 def ids(outbox: Outbox) -> list[str]:
@@ -36,7 +46,8 @@ def test_a_kept_reply_is_found_again_by_another_process(folder: Path) -> None:
     parcel = keep(Outbox(folder), "run.1.7")
     again = Outbox(folder)
     assert again.find("run.1.7") == parcel
-    assert again.body("run.1.7").read_bytes() == b"update"
+    assert again.body("run.1.7").read_bytes() == to_bytes(UPDATE)
+    assert parcel.body == blob_of(to_bytes(UPDATE))
     assert again.find("run.2.7") is None
 
 
@@ -44,30 +55,28 @@ def test_a_kill_between_body_and_parcel_leaves_no_reply(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A parcel without its body would be offered for ever; a body alone is nothing."""
-    written: list[str] = []
 
-    def dies_later(path: Path, content: bytes) -> None:
-        if written:
-            raise KeyboardInterrupt
-        written.append(path.name)
-        path.write_bytes(content)
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_atomic", dies_later)
+        patch.setattr(module, "write_atomic", dies)
         with pytest.raises(KeyboardInterrupt):
             keep(Outbox(folder), "run.1.7")
-    assert written == ["run.1.7.body"]
+    assert names(folder) == ["run.1.7.body"]
     after = Outbox(folder)
     assert after.find("run.1.7") is None
     assert list(after.all()) == []
-    keep(after, "run.1.7", b"trained again")
-    assert after.body("run.1.7").read_bytes() == b"trained again"
+    again = {"update/w": np.ones(2, np.float32)}
+    keep(after, "run.1.7", again)
+    assert after.body("run.1.7").read_bytes() == to_bytes(again)
 
 
 def test_what_a_kill_has_left_is_cleared_at_the_next_start(folder: Path) -> None:
     parcel = keep(Outbox(folder), "run.1.7")
     (folder / "run.2.7.body").write_bytes(b"no parcel")
     (folder / ".run.3.7.body.99.part").write_bytes(b"half")
+    (folder / ".tmpHalf").write_bytes(b"half")
     again = Outbox(folder)
     assert again.find("run.1.7") == parcel
     assert names(folder) == ["run.1.7.body", "run.1.7.parcel"]
@@ -130,7 +139,35 @@ def test_dropping_twice_is_as_good_as_once(folder: Path) -> None:
 
 def test_a_small_body_is_kept_with_its_parcel(folder: Path) -> None:
     """One file: there is no moment between body and parcel, and one wait for the disk."""
-    parcel = pb.Parcel(reply_to="run.1.7", records=b"{}", inline=b"update")
-    Outbox(folder).keep(parcel, b"update")
+    parcel = keep(Outbox(folder), "run.1.7")
     assert names(folder) == ["run.1.7.parcel"]
     assert Outbox(folder).find("run.1.7") == parcel
+    assert parcel.inline == to_bytes(UPDATE)
+    assert parcel.body == blob_of(parcel.inline)
+
+
+def test_an_update_that_lies_in_a_file_is_moved(folder: Path, tmp_path: Path) -> None:
+    blobs.save(tmp_path / "update.job", UPDATE)
+    keep(Outbox(folder), "run.1.7", blobs.load(tmp_path / "update.job"))
+    assert not (tmp_path / "update.job").exists()
+    assert Outbox(folder).body("run.1.7").read_bytes() == to_bytes(UPDATE)
+
+
+def test_the_body_is_on_disk_before_the_parcel_names_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut must not leave a parcel whose body is not whole, wherever the body came from."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    blobs.save(tmp_path / "update.job", UPDATE)
+    for tensors in (UPDATE, blobs.load(tmp_path / "update.job")):
+        synced.clear()
+        keep(Outbox(folder), "run.1.7", tensors)
+        assert synced[:2] == ["run.1.7.body", folder.name]
+        assert ".run.1.7.parcel" in synced[2]

@@ -1,5 +1,6 @@
 """The trainer as the agent sees it: one real process, and stand-ins for what a real one does seldom."""
 
+import json
 import os
 import signal
 import sys
@@ -15,7 +16,9 @@ import pytest
 from interplant.client import trainer as module
 from interplant.client.directory import PlantDirectory
 from interplant.client.trainer import InlineTrainer, WarmTrainer
+from interplant.core import blobs
 from interplant.core.errors import InterplantError, Refusal
+from interplant.core.wire import WEIGHTS, in_record, of_record
 
 from .conftest import OPEN, START, TASK, edit
 
@@ -64,6 +67,38 @@ def refusal_of(trainer: WarmTrainer) -> Refusal:
     with pytest.raises(Refusal) as caught:
         trainer.train("run", 1, TASK, START)
     return caught.value
+
+
+# --- arrays in files ----------------------------------------------------------------------------------
+
+
+def jobs_of(stand_in: Callable[..., None], said: Path) -> Callable[[], dict[str, Any]]:
+    """Have a trainer that notes its job and then dies; return a look at the last one."""
+    note = "json.dumps(job | {'there': os.path.exists(job['weights'])})"
+    stand_in(body=f"open({str(said)!r}, 'w').write({note}); os._exit(1)")
+    return lambda: dict(json.loads(said.read_text()))
+
+
+def test_weights_that_were_fetched_are_not_written_again(
+    stand_in: Callable[..., None], warm: WarmTrainer, tmp_path: Path
+) -> None:
+    job = jobs_of(stand_in, tmp_path / "said")
+    fetched = tmp_path / "fetched"
+    blobs.save(fetched, in_record(WEIGHTS, START))
+    with pytest.raises(Refusal):
+        warm.train("run", 1, TASK, of_record(WEIGHTS, blobs.load(fetched)))
+    assert job()["weights"] == str(fetched)
+    assert fetched.exists(), "it is the agent's, for another try"
+
+
+def test_other_weights_lie_in_a_file_while_the_job_lasts(
+    stand_in: Callable[..., None], warm: WarmTrainer, tmp_path: Path
+) -> None:
+    job = jobs_of(stand_in, tmp_path / "said")
+    with pytest.raises(Refusal):
+        warm.train("run", 1, TASK, START)
+    assert job()["there"]
+    assert not Path(job()["weights"]).exists()
 
 
 # --- death -----------------------------------------------------------------------------------------

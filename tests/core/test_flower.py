@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -56,6 +57,38 @@ def test_a_client_app_answers_a_message_of_ours():
     found = flower.Envelope.of(reply)
     assert (found.reply_to, found.source, found.destination) == ("run.1.5", 5, 0)
     assert (found.run_id, found.group_id, found.message_type) == (3, "1", "train")
+
+
+def test_arrays_cross_a_message_without_a_copy():
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    record = flower.arrays({"w": array})
+    sent = flower.message(ENVELOPE, RecordDict({"update": record}))
+    assert sent.content.array_records["update"]["w"].numpy() is array
+    assert record.to_numpy_ndarrays()[0] is array
+    assert "data" not in record["w"].__dict__, "bytes are made only for who asks"
+
+
+@pytest.mark.parametrize("array", [np.ones((2, 3), np.float32), np.array(2.5), np.zeros((0, 4), np.int8)])
+def test_a_held_array_is_flowers_own_to_whoever_looks(array):
+    held, own = flower.arrays({"w": array})["w"], Array(array)
+    assert isinstance(held, Array)
+    assert (held.dtype, held.shape, held.stype, held.data) == (own.dtype, own.shape, own.stype, own.data)
+    assert held.deflate() == own.deflate()
+    assert held.object_id == own.object_id
+
+
+def test_a_record_of_held_arrays_survives_flowers_own_wire():
+    tensors = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(1.5)}
+    record = flower.arrays(tensors)
+    children = {
+        array.object_id: Array.inflate(array.deflate(), {key: chunk for key, chunk in array.children.items()})
+        for array in record.values()
+    }
+    found = ArrayRecord.inflate(record.deflate(), children)
+    assert found.keys() == tensors.keys()
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(found[name].numpy(), array)
+        assert type(found[name]) is Array
 
 
 def test_the_run_of_a_grid_has_its_number():

@@ -76,6 +76,33 @@ def test_special_numbers_come_back_bit_for_bit():
         same(wire.from_bytes(wire.to_bytes({"w": array}))["w"], array)
 
 
+def test_a_small_blob_is_packed_and_a_larger_one_is_stored():
+    small, stored = {"w": np.zeros(wire.INLINE // 8)}, []
+
+    def store(tensors):
+        stored.append(tensors)
+        return pb.Blob(sha256="ab", size=1)
+
+    large = {"w": np.zeros(wire.INLINE // 8 + 1)}
+    assert wire.pack(small | {"w": small["w"][:9]}, store)[1] == wire.to_bytes({"w": small["w"][:9]})
+    assert stored == []
+    for tensors in (small, large):  # the numbers of the first would fit, with their head they do not
+        assert wire.pack(tensors, store) == (pb.Blob(sha256="ab", size=1), b"")
+    assert stored == [small, large]
+
+
+def test_what_is_packed_is_named_by_its_bytes():
+    blob, body = wire.pack({"w": np.ones(3)}, lambda _: pb.Blob())
+    assert blob == wire.blob_of(body)
+
+
+def test_a_record_gets_its_own_names_back():
+    tensors = {"w": np.ones(1), "update/w": np.zeros(1)}
+    sent = wire.in_record("update", tensors)
+    assert list(sent) == ["update/w", "update/update/w"]
+    assert wire.of_record("update", sent | {"other/w": np.ones(2)}) == tensors
+
+
 def test_the_same_tensors_give_the_same_bytes():
     """A broadcast is named by its digest."""
     one = wire.to_bytes({"a": np.ones(3), "b": np.zeros(2)})

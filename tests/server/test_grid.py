@@ -52,7 +52,7 @@ def test_who_is_enrolled_and_who_is_here(serving, grid):
 @pytest.mark.parametrize("inline", [0, wire.INLINE])
 def test_work_goes_out_whole_and_the_reply_comes_back(serving, grid, answer, monkeypatch, inline):
     """A small blob within its message, a larger one in pieces."""
-    monkeypatch.setattr("interplant.server.grid.INLINE", inline)
+    monkeypatch.setattr("interplant.core.wire.INLINE", inline)
     north = serving.plant("north")
     node = serving.node("north")
     with north.watch() as stream:
@@ -76,7 +76,7 @@ def test_work_goes_out_whole_and_the_reply_comes_back(serving, grid, answer, mon
 
 
 def test_a_broadcast_is_written_once(serving, grid, monkeypatch):
-    monkeypatch.setattr("interplant.server.grid.INLINE", 0)
+    monkeypatch.setattr("interplant.core.wire.INLINE", 0)
     for name in ("north", "south", "west"):
         serving.plant(name)
     ask(grid, grid.get_node_ids())

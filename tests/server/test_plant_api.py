@@ -114,7 +114,7 @@ def test_a_second_watch_of_a_plant_ends_the_first(serving, north, question):
 
 def test_a_broadcast_comes_in_pieces_and_from_any_byte(serving, north):
     body = np.random.default_rng(0).bytes(2 * PIECE + 5)
-    blob = serving.service.exchange.spool.put(body)
+    blob = serving.spooled(body)
     pieces = [*north.stub.Fetch(pb.FetchRequest(sha256=blob.sha256), timeout=10)]
     assert [len(piece.data) for piece in pieces] == [PIECE, PIECE, 5]
     assert b"".join(piece.data for piece in pieces) == body

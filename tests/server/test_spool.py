@@ -2,15 +2,17 @@
 
 import errno
 
+import numpy as np
 import pytest
 
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError
 from interplant.core.files import PIECE
-from interplant.core.wire import blob_of
+from interplant.core.wire import blob_of, to_bytes
 from interplant.server.spool import Spool
 
 BODY = bytes(range(256)) * 9
+TENSORS = {"weights/w": np.arange(6, dtype=np.float32).reshape(2, 3)}
 
 
 @pytest.fixture
@@ -19,23 +21,29 @@ def spool(tmp_path):
 
 
 def test_a_broadcast_is_named_by_its_digest_and_stored_once(spool):
-    blob = spool.put(BODY)
-    assert blob == blob_of(BODY)
-    before = spool.blob(blob.sha256).stat()
-    assert spool.put(BODY) == blob
-    assert spool.blob(blob.sha256).stat().st_mtime_ns == before.st_mtime_ns
-    assert spool.blob(blob.sha256).read_bytes() == BODY
+    blob = spool.put(TENSORS)
+    path = spool.blob(blob.sha256)
+    assert blob == blob_of(path.read_bytes())
+    assert path.read_bytes() == to_bytes(TENSORS)
+    assert spool.put(TENSORS) == blob
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_what_a_power_cut_left_of_a_broadcast_is_written_anew(spool):
-    path = spool.blob(spool.put(BODY).sha256)
+    path = spool.blob(spool.put(TENSORS).sha256)
     path.write_bytes(b"")
-    spool.put(BODY)
-    assert path.read_bytes() == BODY
+    spool.put(TENSORS)
+    assert path.read_bytes() == to_bytes(TENSORS)
+
+
+def test_a_broadcast_that_a_full_disk_stops_leaves_nothing(spool, tmp_path, full_disk):
+    with full_disk(1000), pytest.raises(InterplantError, match="the disk is full"):
+        spool.put({"w": np.ones(1000)})
+    assert list((tmp_path / "spool" / "blobs").iterdir()) == []
 
 
 def test_broadcasts_that_nobody_needs_are_removed(spool):
-    one, two = spool.put(b"one"), spool.put(b"two")
+    one, two = spool.put({"w": np.ones(1)}), spool.put({"w": np.ones(2)})
     spool.keep_only({two.sha256})
     assert not spool.blob(one.sha256).exists()
     assert spool.blob(two.sha256).exists()

@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from interplant.core.errors import REFUSALS
 from interplant.core.flower import Envelope, message
+from interplant.core.flower import arrays as held
 from interplant.server.updates import BadUpdateError, checked
 
 from .conftest import receipt_of
@@ -41,6 +42,25 @@ def test_a_good_update_is_what_was_sent():
     assert update.arrays.keys() == GOOD.keys()
     for name, array in GOOD.items():
         np.testing.assert_array_equal(update.arrays[name], array)
+
+
+def test_an_update_that_lies_in_a_file_is_checked_without_a_copy():
+    """Flower's bytes of it would be a second update in memory."""
+    record = held(GOOD)
+    update = checked(reply_of({"update": record, "receipt": ConfigRecord(RECEIPT)}), WEIGHTS, 100.0)
+    for name, array in GOOD.items():
+        assert update.arrays[name] is array
+        assert "data" not in record[name].__dict__
+
+
+def test_the_norm_of_a_large_array_is_exact():
+    """Sums of many squares in float32 would stop growing."""
+    weights = {"w": np.zeros((1 << 20, 5), np.float32)}
+    arrays = held({"w": np.full((1 << 20, 5), 3, np.float32)})
+    found, norm = reply_of({"update": arrays, "receipt": ConfigRecord(RECEIPT)}), 3 * np.sqrt(5 << 20)
+    checked(found, weights, norm + 1e-6)
+    with pytest.raises(BadUpdateError, match="norm"):
+        checked(found, weights, norm - 1e-6)
 
 
 @pytest.mark.parametrize(

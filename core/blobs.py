@@ -1,0 +1,167 @@
+"""Tensors in files: written without a copy in memory, and read as views of the file.
+
+A model of 50 MB crosses some ten hands in a round. Each copy of it costs fresh memory, which the kernel
+has to clear page by page; a file that was just written is in the page cache, and mapping it costs nothing.
+Files are safetensors, written and checked by that library; only the views are ours.
+"""
+
+import mmap
+import os
+import re
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors import numpy as tensors_file
+
+from interplant.core import federation_pb2 as pb
+from interplant.core.errors import InterplantError
+from interplant.core.files import disk_errors, sha256_file, sync_folder
+from interplant.core.wire import Tensors
+
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+    "C64": np.complex64,
+}
+"""What numpy can hold, by safetensors' names; the others (BF16, F8) are no model's of ours."""
+
+_NUMBER = re.compile(r"\(os error (\d+)\)")
+
+
+def save(path: Path, tensors: Tensors) -> None:
+    """Write tensors to a file, which is whole or not there; its folder must exist.
+
+    Raises:
+        InterplantError: The disk is full or the folder cannot be written.
+    """
+    # safetensors stores only C-ordered arrays rightly.
+    ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    with disk_errors(path):
+        try:
+            tensors_file.save_file(ordered, path)
+        except SafetensorError as error:
+            raise _as_os_error(error) from error
+
+
+def keep(path: Path, tensors: Tensors) -> pb.Blob:
+    """Have tensors in a file that outlives a power cut; return its digest and size.
+
+    A file that they are views of is moved there, any other is written.
+
+    Raises:
+        InterplantError: The disk is full or the folder cannot be written.
+    """
+    source = file_of(tensors)
+    with disk_errors(path):
+        source.replace(path) if source else save(path, tensors)
+        with path.open("rb") as file, ThreadPoolExecutor(1) as beside:
+            on_disk = beside.submit(os.fsync, file.fileno())
+            blob = describe(path)  # while the disk is busy
+            on_disk.result()
+        sync_folder(path.parent)
+    return blob
+
+
+def describe(path: Path) -> pb.Blob:
+    """Name a file by its digest and size in bytes."""
+    return pb.Blob(sha256=sha256_file(path), size=path.stat().st_size)
+
+
+def load(path: Path, writable: bool = False) -> Tensors:
+    """Read a file's tensors as views of it; they stay when it is removed.
+
+    Args:
+        path: The file. It must not be changed in place, as nothing here does.
+        writable: Whether the arrays can be written to; the file stays as it is.
+
+    Raises:
+        InterplantError: The file is not safetensors.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = [(name, file.get_slice(name)) for name in file.offset_keys()]
+            kinds = [(name, _DTYPES[each.get_dtype()], each.get_shape()) for name, each in slices]
+        return _views(path, kinds, mmap.ACCESS_COPY if writable else mmap.ACCESS_READ)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InterplantError(f"expected tensors as safetensors, found something else: {error}") from None
+
+
+def file_of(tensors: Tensors, record: str = "") -> Path | None:
+    """The file that these arrays are views of, if it holds them and nothing else; else None.
+
+    Args:
+        tensors: Arrays by name.
+        record: What stands before their names in the file.
+    """
+    views = {id(view): view for array in tensors.values() if (view := _view_of(array)) is not None}
+    if len(views) != 1 or any(array.flags.writeable for array in tensors.values()):
+        return None  # what can be written to may not be the file's any more
+    (view,) = views.values()
+    same = view.layout == _layout(tensors, record) and view.inode == _inode(view.path)
+    return view.path if same else None
+
+
+class _View(mmap.mmap):
+    """A mapped file that knows where its arrays lie."""
+
+    path: Path
+    inode: tuple[int, int] | None
+    layout: dict[str, object]
+
+
+def _views(path: Path, kinds: "list[tuple[str, type[np.generic], list[int]]]", access: int) -> Tensors:
+    """Lay arrays over a file: safetensors has made sure that they fill it, one after another."""
+    with path.open("rb") as file:
+        view = _View(file.fileno(), 0, access=access)
+    (head,) = struct.unpack_from("<Q", view)
+    at, found = 8 + head, {}
+    for name, dtype, shape in kinds:
+        flat = np.frombuffer(view, dtype, int(np.prod(shape, dtype=object)), at)
+        found[name] = flat.reshape(shape)
+        at += flat.nbytes
+    view.path, view.inode, view.layout = path, _inode(path), _layout(found)
+    return found
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of its name that has taken its place."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return (found.st_dev, found.st_ino)
+
+
+def _view_of(array: "np.ndarray[Any, Any]") -> _View | None:
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    return owner.obj if isinstance(owner, memoryview) and isinstance(owner.obj, _View) else None
+
+
+def _layout(tensors: Tensors, record: str = "") -> dict[str, object]:
+    """Where each array lies in memory, and how."""
+    return {
+        record + name: (array.ctypes.data, array.shape, array.strides, array.dtype)
+        for name, array in tensors.items()
+    }
+
+
+def _as_os_error(error: SafetensorError) -> Exception:
+    """The operating system's error behind one of safetensors', which tells only its text."""
+    number = _NUMBER.search(str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else error

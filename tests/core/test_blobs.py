@@ -1,0 +1,232 @@
+"""Tensors in files: the library's format, views without copies, and no file is half there."""
+
+import gc
+import json
+import os
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from safetensors import numpy as library
+
+from interplant.core import blobs
+from interplant.core.errors import InterplantError
+from interplant.core.wire import blob_of, from_bytes, to_bytes
+
+DTYPES = [np.dtype(code) for code in "efdbhilBHIL?F"]
+ARRAYS = hnp.arrays(st.sampled_from(DTYPES), hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
+NAMES = st.text(min_size=1, max_size=20).filter(lambda name: name != "__metadata__")
+TENSORS = {
+    "update/w": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "update/none": np.zeros((0, 3), np.float32),
+    "update/n": np.array(3, np.int8),
+}
+
+here = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "tensors"
+
+
+def stored(path, tensors=TENSORS, **words):
+    blobs.save(path, tensors)
+    return blobs.load(path, **words)
+
+
+def same(found, tensors):
+    assert found.keys() == tensors.keys()
+    for name, array in tensors.items():
+        assert (found[name].shape, found[name].dtype) == (array.shape, array.dtype)
+        assert found[name].tobytes() == array.tobytes()  # also NaN, and the sign of zero
+
+
+@given(st.dictionaries(NAMES, ARRAYS, max_size=5))
+@here
+def test_tensors_come_back_as_they_were_and_as_the_library_reads_them(path, tensors):
+    same(stored(path, tensors), tensors)
+    same(library.load_file(path), tensors)
+    assert path.read_bytes() == to_bytes(tensors)
+
+
+def test_arrays_that_do_not_lie_in_order_come_back_as_they_were(path):
+    array = np.arange(24, dtype=np.float32).reshape(6, 4)
+    tensors = {"t": array.T, "step": array[::2], "back": array[:, ::-1], "f": np.asfortranarray(array)}
+    same(stored(path, tensors), tensors)
+
+
+def test_views_stay_when_their_file_is_gone(path):
+    found = stored(path)
+    path.unlink()
+    same(found, TENSORS)
+
+
+def test_views_stay_when_another_file_takes_the_place(path):
+    found = stored(path)
+    blobs.save(path, {"update/w": np.zeros(1)})
+    same(found, TENSORS)
+
+
+def test_reading_takes_no_memory_for_the_arrays(path):
+    found = stored(path, {"w": np.ones(1 << 20, np.float32)})
+    assert not found["w"].flags.owndata
+    assert not found["w"].flags.writeable
+
+
+def test_what_is_written_to_writable_views_is_private(path):
+    found = stored(path, writable=True)
+    found["update/w"] += 1
+    np.testing.assert_array_equal(found["update/w"], TENSORS["update/w"] + 1)
+    same(blobs.load(path), TENSORS)
+
+
+def test_a_view_holds_its_file_no_longer_than_itself(path):
+    found = stored(path)
+    assert str(path) in Path("/proc/self/maps").read_text()
+    del found
+    gc.collect()
+    assert str(path) not in Path("/proc/self/maps").read_text()
+
+
+# --- hostile files -------------------------------------------------------------------------------------
+
+
+def raw(head, data=b""):
+    text = head if isinstance(head, bytes) else json.dumps(head).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(shape, begin, end, dtype="F32"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\x80\x04\x95 a pickle",
+        struct.pack("<Q", 1 << 62) + b"{}",
+        raw(b"[" * 100_000),
+        raw(b"\xff\xfe"),
+        raw({"w": entry([4], 0, 16)}, bytes(15)),
+        raw({"w": entry([4], 0, 16)}, bytes(17)),
+        raw({"w": entry([10**12], 0, 4)}, bytes(4)),
+        raw({"w": entry([2**63, 4], 0, 4)}, bytes(4)),
+        raw({"w": entry([-1], 0, 4)}, bytes(4)),
+        raw({"w": entry([1], 4, 0)}, bytes(4)),
+        raw({"w": entry([1], 4, 8)}, bytes(8)),
+        raw({"a": entry([1], 0, 4), "b": entry([1], 0, 4)}, bytes(4)),
+        raw({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, bytes(12)),
+        raw({"a": entry([1], 0, 4), "b": entry([1], 8, 12)}, bytes(12)),
+        raw({"w": entry([1], 0, 8, "O")}, bytes(8)),
+        raw({"w": entry([1], 0, 2, "BF16")}, bytes(2)),
+        raw({"w": entry([1], 0, 1, "F8_E4M3")}, bytes(1)),
+        raw({"w": {"dtype": "F32"}}, bytes(4)),
+    ],
+)
+def test_hostile_files_are_refused_in_one_sentence(path, body):
+    path.write_bytes(body)
+    with pytest.raises(InterplantError, match="expected tensors as safetensors") as failed:
+        blobs.load(path)
+    assert "\n" not in str(failed.value)
+
+
+@given(st.data())
+@here
+def test_a_damaged_file_reads_as_the_library_reads_its_bytes(path, data):
+    body = bytearray(to_bytes(TENSORS))
+    for _ in range(data.draw(st.integers(0, 4))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    body = bytes(body[: data.draw(st.integers(0, len(body)))])
+    path.write_bytes(body)
+    with suppress(InterplantError):
+        expected = from_bytes(body)
+        same(blobs.load(path), expected)
+        return
+    with pytest.raises(InterplantError):
+        blobs.load(path)
+
+
+def test_tensors_in_any_order_are_laid_out_by_their_offsets(path):
+    path.write_bytes(raw({"a": entry([1], 4, 8), "b": entry([1], 0, 4)}, struct.pack("<ff", 1.0, 2.0)))
+    assert {name: array.tolist() for name, array in blobs.load(path).items()} == {"a": [2.0], "b": [1.0]}
+
+
+# --- the file behind the arrays ------------------------------------------------------------------------
+
+
+def test_arrays_know_their_file(path):
+    found = stored(path)
+    assert blobs.file_of(found) == path
+    short = {name.removeprefix("update/"): array for name, array in found.items()}
+    assert blobs.file_of(short, "update/") == path
+    assert blobs.file_of(short) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found | {"update/w": found["update/w"].copy()},
+        lambda found: found | {"update/w": found["update/w"][:1]},
+        lambda found: found | {"update/w": found["update/w"].T},
+        lambda found: found | {"update/w": found["update/w"].view(np.int32)},
+        lambda found: found | {"more": np.ones(1)},
+        lambda found: {name: found[name] for name in ("update/w", "update/none")},
+        lambda found: {"w" if name == "update/w" else name: array for name, array in found.items()},
+        lambda found: {},
+    ],
+)
+def test_arrays_that_are_not_all_of_the_file_have_none(path, change):
+    assert blobs.file_of(change(stored(path))) is None
+
+
+def test_arrays_of_two_files_have_none(path):
+    other = path.with_name("other")
+    assert blobs.file_of(stored(path) | {"update/w": stored(other)["update/w"]}) is None
+
+
+def test_arrays_that_could_have_been_changed_have_none(path):
+    assert blobs.file_of(stored(path, writable=True)) is None
+
+
+def test_a_file_that_was_replaced_or_removed_is_not_the_arrays(path):
+    found = stored(path)
+    blobs.save(path, {name: array + 1 for name, array in TENSORS.items()})
+    assert blobs.file_of(found) is None
+    path.unlink()
+    assert blobs.file_of(found) is None
+
+
+# --- keeping -------------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_is_named_by_its_bytes(path):
+    assert blobs.keep(path, TENSORS) == blob_of(path.read_bytes()) == blob_of(to_bytes(TENSORS))
+
+
+def test_a_file_is_moved_and_its_views_stay(path):
+    found, to = stored(path), path.with_name("kept")
+    assert blobs.keep(to, found) == blob_of(to_bytes(TENSORS))
+    assert os.listdir(path.parent) == ["kept"]
+    same(found, TENSORS)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(path, full_disk):
+    stored(path)
+    large = {"w": np.ones(1000)}
+    for write in (blobs.save, blobs.keep):
+        with full_disk(1000), pytest.raises(InterplantError, match="the disk is full; free some space"):
+            write(path, large)
+        same(blobs.load(path), TENSORS)
+        assert os.listdir(path.parent) == ["tensors"]
+
+
+def test_a_folder_that_cannot_be_written_is_not_disguised(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        blobs.save(tmp_path / "missing" / "tensors", TENSORS)
