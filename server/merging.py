@@ -37,6 +37,8 @@ class Merging:
         """
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             weights, state = self._strategy.finish(self._merge, self.weights, self._state)
+        # An array of no dimensions turns into a bare number in arithmetic.
+        weights, state = _arrays(weights), _arrays(state)
         kind = type(self._strategy).__name__
         if _kinds(weights) != _kinds(self.weights):
             raise InterplantError(
@@ -52,5 +54,9 @@ class Merging:
         return weights, state
 
 
+def _arrays(values: Tensors) -> Tensors:
+    return {name: np.asarray(value) for name, value in values.items()}
+
+
 def _kinds(arrays: Tensors) -> dict[str, tuple[tuple[int, ...], str]]:
-    return {name: (np.shape(array), str(np.asarray(array).dtype)) for name, array in arrays.items()}
+    return {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}

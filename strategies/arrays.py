@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,8 +20,8 @@ PIECE = 1 << 17
 """Elements of a piece: long enough that calls cost nothing, short enough for the few temporary arrays of
 a step to stay in a cache."""
 
-_ALONE = 1 << 16
-"""Elements below which waking other threads costs more than they save."""
+_ALONE = 1 << 22
+"""Elements below which waking other threads costs more than they save, on a busy machine above all."""
 
 _MOST_WORKERS = 8
 """Merging waits for memory, which more cores do not make faster."""
@@ -50,20 +49,36 @@ def pieces(arrays: Mapping[str, Array], size: int = PIECE) -> Iterator[Piece]:
             yield Piece(name, start, min(start + size, array.size))
 
 
-def over(parts: Iterable[Piece], work: Callable[[Piece], Result]) -> list[Result]:
-    """Do ``work`` on every piece; the results are in the order of the pieces."""
+def over(parts: Iterable[Piece], work: Callable[[Piece], Result], rows: int = 1) -> list[Result]:
+    """Do ``work`` on every piece; the results are in the order of the pieces.
+
+    Args:
+        parts: Of arrays that the work does not share.
+        work: What is done on one.
+        rows: How many values it takes for each element.
+    """
     todo = list(parts)
-    count = min(_workers(), len(todo))
-    if count < 2 or sum(part.stop - part.start for part in todo) < _ALONE:
+    total = sum(part.stop - part.start for part in todo)
+    if total * rows < _ALONE or _workers() < 2:
         return [work(part) for part in todo]
     # One share a thread, the first on this one: a hand-over a piece would cost as much as the piece.
-    ends = [len(todo) * number // count for number in range(count + 1)]
-    own, *others = [todo[start:stop] for start, stop in pairwise(ends)]
+    own, *others = _shares(todo, total, _workers())
     handed = [_pool().submit(lambda share: [work(part) for part in share], share) for share in others]
     found = [work(part) for part in own]
     for future in handed:
         found += future.result()
     return found
+
+
+def _shares(todo: list[Piece], total: int, count: int) -> list[list[Piece]]:
+    """Cut a list of pieces with ``total`` elements into ``count`` lists with about as many each."""
+    shares: list[list[Piece]] = [[] for _ in range(count)]
+    done = 0
+    for part in todo:
+        size = part.stop - part.start
+        shares[(2 * done + size) * count // (2 * total + 1)].append(part)
+        done += size
+    return shares
 
 
 def ordered(arrays: Mapping[str, Array]) -> Arrays:

@@ -13,7 +13,7 @@ import numpy as np
 
 from interplant.strategies.arrays import PIECE, Arrays, Piece, ordered, over, pieces, zeros
 
-_LONG = 1 << 19
+_LONG = 1 << 20
 """Elements of a piece that is only added: nothing of it needs to stay in a cache."""
 
 

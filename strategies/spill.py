@@ -78,7 +78,7 @@ class Spill:
         def work(part: Piece) -> None:
             part.of(found)[:] = rule(self.read(part, chosen))
 
-        over(self.pieces(found), work)
+        over(self.pieces(found), work, self.count)
         return found
 
     def each(self, rule: Callable[[Array], Array]) -> Iterator[Array]:
@@ -86,7 +86,7 @@ class Spill:
         blank = {name: np.broadcast_to(0, shape) for name, shape in self._shapes.items()}
         parts = list(self.pieces(blank))
         for start in range(0, len(parts), _AHEAD):
-            yield from over(parts[start : start + _AHEAD], lambda part: rule(self.read(part)))
+            yield from over(parts[start : start + _AHEAD], lambda part: rule(self.read(part)), self.count)
 
     def pieces(self, arrays: Arrays) -> Iterator[Piece]:
         """Cut the model so that all updates' values of a piece fit a cache."""

@@ -14,7 +14,7 @@ from interplant.server.run_folder import Checkpoint, RunFolder
 from interplant.strategies import registry
 from interplant.strategies.fedavg import FedAvg
 
-from .fakes import NAMES, WEIGHTS, Ringing, changed, close, honest, refusing, same, step_of
+from .fakes import NAMES, WEIGHTS, Ringing, changed, close, closed_form, honest, refusing, same, step_of
 from .test_order import Shuffled
 
 STATEFUL = ["fedavgm", "fedadagrad", "fedadam", "fedyogi"]
@@ -198,6 +198,24 @@ def test_a_strategy_that_changes_the_model_is_named(start, monkeypatch, change):
     with pytest.raises(InterplantError, match="strategy Careless: expected weights with the model"):
         carry_out(Ringing(), run)
     assert run.restore() is None
+
+
+def test_a_strategy_of_ones_own_may_return_bare_numbers(start, monkeypatch):
+    class Own(FedAvg):
+        def init(self, weights):
+            return {"rounds": np.zeros(())}
+
+        def finish(self, merge, weights, state):
+            mean = merge.value()
+            return {name: array + mean[name] for name, array in weights.items()}, {
+                "rounds": state["rounds"] + 1
+            }
+
+    monkeypatch.setitem(registry.REGISTERED, "own", Own)
+    run, kept = start(named="own"), []
+    state = carry_out(Ringing(), run, lambda _: kept.append(run.restore()))
+    close(state.weights, closed_form(3))
+    assert [float(one.state["rounds"]) for one in kept[:2]] == [1.0, 2.0]
 
 
 def test_a_strategy_that_is_no_longer_installed_is_named(start):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from interplant.strategies import arrays
+from interplant.strategies import arrays, mean
 from interplant.strategies.fedavg import FedAvg
 from interplant.strategies.mean import tolerance
 
@@ -49,8 +49,8 @@ def test_public_weights_weigh():
     several = updates(3)
     found = merged(FedAvg(), WEIGHTS, several, (1.0, 2.0, 5.0))
     for name, array in WEIGHTS.items():
-        mean = np.average([u[name].astype(np.float64) for u in several], axis=0, weights=[1, 2, 5])
-        np.testing.assert_allclose(found[name], array + mean, rtol=1e-6)
+        average = np.average([u[name].astype(np.float64) for u in several], axis=0, weights=[1, 2, 5])
+        np.testing.assert_allclose(found[name], array + average, rtol=1e-6)
 
 
 def test_a_sum_that_came_as_one_counts_as_its_parts():
@@ -145,7 +145,8 @@ def test_the_same_order_gives_the_same_bits_on_any_number_of_threads(monkeypatch
     for workers in (1, 2, 5):
         arrays._pool.cache_clear()
         monkeypatch.setattr(arrays, "_workers", lambda workers=workers: workers)
-        monkeypatch.setattr(arrays, "PIECE", 1 << 12)
+        monkeypatch.setattr(arrays, "_ALONE", 0)
+        monkeypatch.setattr(mean, "_LONG", 1 << 12)
         found.append(merged(FedAvg(), weights, several))
         if workers > 1:
             arrays._pool().shutdown()
