@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -144,8 +145,9 @@ def to_json(receipt: Receipt) -> str:
     return json.dumps(asdict(receipt), sort_keys=True)
 
 
+@lru_cache(maxsize=1024)
 def from_json(text: str | bytes) -> Receipt:
-    """Read what `to_json` wrote, and check its signature.
+    """Read what `to_json` wrote, and check its signature; the same text is checked once.
 
     Raises:
         InterplantError: It is not a receipt, or its signature is wrong.
