@@ -9,6 +9,7 @@ import mmap
 import os
 import re
 import struct
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,13 @@ _DTYPES = {
 _NUMBER = re.compile(r"\(os error (\d+)\)")
 
 
-def save(path: Path, tensors: Tensors) -> None:
+def save(path: Path, tensors: Tensors, notes: Mapping[str, str] | None = None) -> None:
     """Write tensors to a file, which is whole or not there; its folder must exist.
+
+    Args:
+        path: The file.
+        tensors: Arrays by name.
+        notes: The file's metadata.
 
     Raises:
         InterplantError: The disk is full or the folder cannot be written.
@@ -52,9 +58,28 @@ def save(path: Path, tensors: Tensors) -> None:
     ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     with disk_errors(path):
         try:
-            tensors_file.save_file(ordered, path)
+            tensors_file.save_file(ordered, path, dict(notes) if notes else None)
         except SafetensorError as error:
             raise _as_os_error(error) from error
+
+
+def replace(path: Path, tensors: Tensors, notes: Mapping[str, str]) -> None:
+    """Write tensors durably in place of a file: a reader sees the old content or the new, never a part.
+
+    Raises:
+        InterplantError: The disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save(temporary, tensors, notes)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
 
 
 def keep(path: Path, tensors: Tensors) -> pb.Blob:

@@ -11,11 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from interplant.core import certificates, config
+from interplant.core import blobs, certificates, config
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, write_atomic
 from interplant.core.schema import Rounds, Task
@@ -99,9 +97,7 @@ class RunFolder:
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint durably; the old one stays until the new one is whole."""
         notes = {"round": str(checkpoint.round), "plants": json.dumps(checkpoint.plants)}
-        # safetensors stores only C-ordered arrays rightly.
-        weights = {name: np.asarray(array, order="C") for name, array in checkpoint.weights.items()}
-        write_atomic(self.weights, save(weights, metadata=notes))
+        blobs.replace(self.weights, checkpoint.weights, notes)
 
     def restore(self) -> Checkpoint | None:
         """Read the latest checkpoint, or None if no round is done.

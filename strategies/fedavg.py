@@ -42,9 +42,15 @@ class FedAvg:
     def finish(self, merge: "Merge", weights: Arrays) -> Arrays:
         """Return the next global weights, in the dtypes of the present ones."""
         step = self.learning_rate / merge.weight
-        # An array of no dimensions turns into a bare number in arithmetic.
+        # With a result to write to, arithmetic needs no array beside it; in float64 all the same.
         return {
-            name: np.asarray(array + step * merge.totals[name], array.dtype)
+            name: np.add(
+                array,
+                np.multiply(merge.totals[name], step),
+                dtype=np.float64,
+                casting="unsafe",
+                out=np.empty(array.shape, array.dtype),
+            )
             for name, array in weights.items()
         }
 

@@ -227,6 +227,26 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(path, full_disk):
         assert os.listdir(path.parent) == ["tensors"]
 
 
+def test_a_file_is_replaced_whole_and_on_disk_before_it_has_its_name(path, monkeypatch):
+    done, fsync, rename = [], os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append("fsync"), fsync(number))[1])
+    monkeypatch.setattr(Path, "replace", lambda one, to: (done.append("replace"), rename(one, to))[1])
+    blobs.replace(path, TENSORS, {"round": "3"})
+    assert done == ["fsync", "replace", "fsync"]
+    same(blobs.load(path), TENSORS)
+    with library.safe_open(path, "numpy") as file:
+        assert file.metadata() == {"round": "3"}
+    assert os.listdir(path.parent) == ["tensors"]
+
+
+def test_a_full_disk_leaves_what_was_to_be_replaced(path, full_disk):
+    blobs.replace(path, TENSORS, {})
+    with full_disk(1000), pytest.raises(InterplantError, match="the disk is full"):
+        blobs.replace(path, {"w": np.ones(1000)}, {})
+    same(blobs.load(path), TENSORS)
+    assert os.listdir(path.parent) == ["tensors"]
+
+
 def test_a_folder_that_cannot_be_written_is_not_disguised(tmp_path):
     with pytest.raises(FileNotFoundError):
         blobs.save(tmp_path / "missing" / "tensors", TENSORS)
