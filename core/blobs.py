@@ -5,6 +5,7 @@ has to clear page by page; a file that was just written is in the page cache, an
 Files are safetensors, written and checked by that library; only the views are ours.
 """
 
+import json
 import mmap
 import os
 import re
@@ -39,6 +40,8 @@ _DTYPES = {
     "C64": np.complex64,
 }
 """What numpy can hold, by safetensors' names; the others (BF16, F8) are no model's of ours."""
+
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 _NUMBER = re.compile(r"\(os error (\d+)\)")
 
@@ -128,6 +131,9 @@ def load(path: Path, writable: bool = False) -> Tensors:
 def file_of(tensors: Tensors, record: str = "") -> Path | None:
     """The file that these arrays are views of, if it holds them and nothing else; else None.
 
+    A head with notes, or one that the library would have written in another way, could carry more than
+    the arrays: such a file is not sent in their place.
+
     Args:
         tensors: Arrays by name.
         record: What stands before their names in the file.
@@ -137,7 +143,7 @@ def file_of(tensors: Tensors, record: str = "") -> Path | None:
         return None  # what can be written to may not be the file's any more
     (view,) = views.values()
     same = view.layout == _layout(tensors, record) and view.inode == _inode(view.path)
-    return view.path if same else None
+    return view.path if same and view.is_plain else None
 
 
 class _View(mmap.mmap):
@@ -145,6 +151,7 @@ class _View(mmap.mmap):
 
     path: Path
     inode: tuple[int, int] | None
+    is_plain: bool
     layout: dict[str, object]
 
 
@@ -159,7 +166,23 @@ def _views(path: Path, kinds: "list[tuple[str, type[np.generic], list[int]]]", a
         found[name] = flat.reshape(shape)
         at += flat.nbytes
     view.path, view.inode, view.layout = path, _inode(path), _layout(found)
+    view.is_plain = view[8 : 8 + head] == _head(found)
     return found
+
+
+def _head(tensors: Tensors) -> bytes:
+    """The head that the library writes for these arrays alone; at worst another, never one with more."""
+    at, entries = 0, {}
+    for name in sorted(tensors, key=lambda name: (-tensors[name].itemsize, name)):
+        array = tensors[name]
+        entries[name] = {
+            "dtype": _NAMES[array.dtype.type],
+            "shape": list(array.shape),
+            "data_offsets": [at, at + array.nbytes],
+        }
+        at += array.nbytes
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    return text + b" " * (-len(text) % 8)
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

@@ -186,6 +186,34 @@ def test_arrays_that_are_not_all_of_the_file_have_none(path, change):
     assert blobs.file_of(change(stored(path))) is None
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"__metadata__": {"rows": "4711"}, "w": entry([1], 0, 4)},
+        {"w": entry([1], 0, 4), "__metadata__": {}},
+        json.dumps({"w": entry([1], 0, 4)}, indent=1).encode(),
+        json.dumps({"w": entry([1], 0, 4)}, separators=(",", ":")).encode() + b" " * 80,
+        {"b": entry([1], 0, 4), "a": entry([1], 4, 8)},
+    ],
+)
+def test_a_head_that_could_carry_more_is_not_passed_on(path, head):
+    """What is not an array has not been seen by the plant's gateway."""
+    path.write_bytes(raw(head, bytes(8 if isinstance(head, dict) and "a" in head else 4)))
+    found = blobs.load(path)
+    assert blobs.file_of(found) is None
+    blobs.keep(path.with_name("kept"), found)
+    assert path.with_name("kept").read_bytes() == to_bytes(found)
+
+
+WORDS = st.text("abcdefghijklmnop._0123456789/", min_size=1)
+
+
+@given(st.dictionaries(WORDS, hnp.arrays(np.float32, hnp.array_shapes(min_dims=0)), min_size=1, max_size=5))
+@here
+def test_a_model_that_was_saved_here_knows_its_file(path, tensors):
+    assert blobs.file_of(stored(path, tensors)) == path
+
+
 def test_arrays_of_two_files_have_none(path):
     other = path.with_name("other")
     assert blobs.file_of(stored(path) | {"update/w": stored(other)["update/w"]}) is None
