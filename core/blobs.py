@@ -5,10 +5,12 @@ has to clear page by page; a file that was just written is in the page cache, an
 Files are safetensors, written and checked by that library; only the views are ours.
 """
 
+import json
 import mmap
 import os
 import re
 import struct
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,11 +41,18 @@ _DTYPES = {
 }
 """What numpy can hold, by safetensors' names; the others (BF16, F8) are no model's of ours."""
 
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
 _NUMBER = re.compile(r"\(os error (\d+)\)")
 
 
-def save(path: Path, tensors: Tensors) -> None:
+def save(path: Path, tensors: Tensors, notes: Mapping[str, str] | None = None) -> None:
     """Write tensors to a file, which is whole or not there; its folder must exist.
+
+    Args:
+        path: The file.
+        tensors: Arrays by name.
+        notes: The file's metadata.
 
     Raises:
         InterplantError: The disk is full or the folder cannot be written.
@@ -52,9 +61,28 @@ def save(path: Path, tensors: Tensors) -> None:
     ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     with disk_errors(path):
         try:
-            tensors_file.save_file(ordered, path)
+            tensors_file.save_file(ordered, path, dict(notes) if notes else None)
         except SafetensorError as error:
             raise _as_os_error(error) from error
+
+
+def replace(path: Path, tensors: Tensors, notes: Mapping[str, str]) -> None:
+    """Write tensors durably in place of a file: a reader sees the old content or the new, never a part.
+
+    Raises:
+        InterplantError: The disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save(temporary, tensors, notes)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
 
 
 def keep(path: Path, tensors: Tensors) -> pb.Blob:
@@ -103,6 +131,9 @@ def load(path: Path, writable: bool = False) -> Tensors:
 def file_of(tensors: Tensors, record: str = "") -> Path | None:
     """The file that these arrays are views of, if it holds them and nothing else; else None.
 
+    A head with notes, or one that the library would have written in another way, could carry more than
+    the arrays: such a file is not sent in their place.
+
     Args:
         tensors: Arrays by name.
         record: What stands before their names in the file.
@@ -112,7 +143,7 @@ def file_of(tensors: Tensors, record: str = "") -> Path | None:
         return None  # what can be written to may not be the file's any more
     (view,) = views.values()
     same = view.layout == _layout(tensors, record) and view.inode == _inode(view.path)
-    return view.path if same else None
+    return view.path if same and view.is_plain else None
 
 
 class _View(mmap.mmap):
@@ -120,6 +151,7 @@ class _View(mmap.mmap):
 
     path: Path
     inode: tuple[int, int] | None
+    is_plain: bool
     layout: dict[str, object]
 
 
@@ -134,7 +166,23 @@ def _views(path: Path, kinds: "list[tuple[str, type[np.generic], list[int]]]", a
         found[name] = flat.reshape(shape)
         at += flat.nbytes
     view.path, view.inode, view.layout = path, _inode(path), _layout(found)
+    view.is_plain = view[8 : 8 + head] == _head(found)
     return found
+
+
+def _head(tensors: Tensors) -> bytes:
+    """The head that the library writes for these arrays alone; at worst another, never one with more."""
+    at, entries = 0, {}
+    for name in sorted(tensors, key=lambda name: (-tensors[name].itemsize, name)):
+        array = tensors[name]
+        entries[name] = {
+            "dtype": _NAMES[array.dtype.type],
+            "shape": list(array.shape),
+            "data_offsets": [at, at + array.nbytes],
+        }
+        at += array.nbytes
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    return text + b" " * (-len(text) % 8)
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

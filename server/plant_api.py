@@ -153,9 +153,12 @@ class PlantApi(CoordinatorServicer):
                 await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
         return pb.Answer(want=pb.Answer.KEEP)
 
-    async def _receive(self, arriving: AsyncIterator[pb.Piece], context: Context) -> None:
+    async def _receive(self, arriving: AsyncIterator[tuple[pb.Piece, bytes]], context: Context) -> None:
         """Write an offered reply to the spool and deliver it; what was not offered is left unread."""
-        first = await anext(arriving, pb.Piece())
+        came = await anext(arriving, None)
+        if came is None:
+            return
+        first, data = came
         question = self._exchange.request(first.message_id)
         reply = self._exchange.offered(first.message_id)
         if question is None or reply is None:
@@ -163,9 +166,9 @@ class PlantApi(CoordinatorServicer):
         await self._check_addressee(question, context)
         receiving = self._exchange.spool.receive(first.message_id, reply.body)
         try:
-            receiving.write(first.offset, first.data)
-            async for piece in arriving:
-                receiving.write(receiving.size, piece.data)
+            receiving.write(first.offset, data)
+            async for _, data in arriving:
+                receiving.write(receiving.size, data)
             receiving.finish()
         finally:
             receiving.close()
@@ -217,10 +220,11 @@ async def _within(notice: Awaitable[pb.Notice | None], caller: Identity) -> pb.N
     return await asyncio.wait_for(notice, (caller.not_after - utc_now()).total_seconds())
 
 
-async def _in_time(arriving: AsyncIterator[pb.Piece]) -> AsyncIterator[pb.Piece]:
-    """Yield pieces; who takes longer than `_PATIENCE` for `PIECE` bytes ends the upload and frees the turn.
+async def _in_time(arriving: AsyncIterator[pb.Piece]) -> AsyncIterator[tuple[pb.Piece, bytes]]:
+    """Yield pieces and their data; who is slow ends the upload and frees the turn.
 
-    Time is given for bytes, so that sending drops does not keep a turn either.
+    Slow is who takes longer than `_PATIENCE` for `PIECE` bytes. Time is given for bytes, so that sending
+    drops does not keep a turn either.
 
     Raises:
         InterplantError: The plant has stalled; what came is kept.
@@ -234,8 +238,9 @@ async def _in_time(arriving: AsyncIterator[pb.Piece]) -> AsyncIterator[pb.Piece]
             return
         except TimeoutError:
             raise InterplantError(f"expected a piece within {_PATIENCE:g} s; send the rest later") from None
-        yield piece
-        end = min(end + _PATIENCE * len(piece.data) / PIECE, time.monotonic() + _PATIENCE)
+        data = piece.data  # each look is a copy
+        yield piece, data
+        end = min(end + _PATIENCE * len(data) / PIECE, time.monotonic() + _PATIENCE)
 
 
 async def _same_protocol(found: str, context: Context) -> None:

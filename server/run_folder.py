@@ -11,11 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from interplant.core import certificates, config
+from interplant.core import blobs, certificates, config
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, write_atomic
 from interplant.core.schema import Rounds, Task
@@ -105,9 +103,7 @@ class RunFolder:
         """Write a checkpoint durably; the old one stays until the new one is whole."""
         notes = {"round": str(checkpoint.round), "plants": json.dumps(checkpoint.plants)}
         arrays = checkpoint.weights | {_STATE + name: array for name, array in checkpoint.state.items()}
-        # safetensors stores only C-ordered arrays rightly.
-        body = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata=notes)
-        write_atomic(self.weights, body)
+        blobs.replace(self.weights, arrays, notes)
 
     def restore(self) -> Checkpoint | None:
         """Read the latest checkpoint, or None if no round is done.

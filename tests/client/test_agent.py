@@ -127,14 +127,16 @@ def test_a_reply_that_is_not_wanted_is_dropped(
     until(lambda: not any(joined.outbox.iterdir()))
 
 
-def in_a_file(fake: FakeTrainer, plant: PlantDirectory, value: float, patch: pytest.MonkeyPatch) -> None:
+def in_a_file(
+    fake: FakeTrainer, plant: PlantDirectory, value: float, patch: pytest.MonkeyPatch, **notes: str
+) -> None:
     """Have the trainer's updates lie in a file, as a trainer process leaves them."""
     train = fake.train
 
     def write(*words: Any) -> Trained:
         trained, path = train(*words), plant.fetched / "update.job"
         update = {name: np.full_like(array, value) for name, array in trained.update.items()}
-        blobs.save(path, in_record(UPDATE, update))
+        blobs.save(path, in_record(UPDATE, update), notes)
         return replace(trained, update=of_record(UPDATE, blobs.load(path)))
 
     patch.setattr(fake, "train", write)
@@ -155,6 +157,21 @@ def test_an_update_in_a_file_is_kept_and_sent_as_it_is(
     np.testing.assert_array_equal(coordinator.reply(message_id)["shift"], [4.5])
     assert (joined.outbox / f"{message_id}.body").read_bytes() == coordinator.bodies[message_id]
     assert [path.name for path in joined.fetched.iterdir()] == [coordinator.fetches[0][0]]
+
+
+def test_notes_beside_an_update_do_not_leave_with_its_file(
+    running: Running,
+    coordinator: Scripted,
+    joined: PlantDirectory,
+    fake: FakeTrainer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the file that a trainer left, the gateway has seen the arrays."""
+    in_a_file(fake, joined, 4.5, monkeypatch, rows="4711")
+    message_id = ring(coordinator)
+    until(lambda: message_id in coordinator.bodies)
+    np.testing.assert_array_equal(coordinator.reply(message_id)["shift"], [4.5])
+    assert b"4711" not in coordinator.bodies[message_id]
 
 
 def test_an_update_that_the_gateway_holds_back_does_not_stay_in_its_file(

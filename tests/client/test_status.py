@@ -15,6 +15,8 @@ from interplant.client.status import status
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError
 
+from .conftest import START
+
 
 def test_a_new_plant(bare: PlantDirectory) -> None:
     found = status(bare)
@@ -33,7 +35,7 @@ def test_everything_that_a_person_has_to_know(bare: PlantDirectory) -> None:
         deployment._record(bare, release, Verdict(state, "", "words"))
     outbox = Outbox(bare.outbox)
     for message_id in ("run.1.7", "run.2.7"):
-        outbox.keep(pb.Parcel(reply_to=message_id), b"update")
+        outbox.keep(pb.Parcel(reply_to=message_id), START)
     found = status(bare)
     assert found.paused
     assert (found.connection.state, found.connection.reason) == (connection.TURNED_AWAY, "revoked")

@@ -186,6 +186,34 @@ def test_arrays_that_are_not_all_of_the_file_have_none(path, change):
     assert blobs.file_of(change(stored(path))) is None
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"__metadata__": {"rows": "4711"}, "w": entry([1], 0, 4)},
+        {"w": entry([1], 0, 4), "__metadata__": {}},
+        json.dumps({"w": entry([1], 0, 4)}, indent=1).encode(),
+        json.dumps({"w": entry([1], 0, 4)}, separators=(",", ":")).encode() + b" " * 80,
+        {"b": entry([1], 0, 4), "a": entry([1], 4, 8)},
+    ],
+)
+def test_a_head_that_could_carry_more_is_not_passed_on(path, head):
+    """What is not an array has not been seen by the plant's gateway."""
+    path.write_bytes(raw(head, bytes(8 if isinstance(head, dict) and "a" in head else 4)))
+    found = blobs.load(path)
+    assert blobs.file_of(found) is None
+    blobs.keep(path.with_name("kept"), found)
+    assert path.with_name("kept").read_bytes() == to_bytes(found)
+
+
+WORDS = st.text("abcdefghijklmnop._0123456789/", min_size=1)
+
+
+@given(st.dictionaries(WORDS, hnp.arrays(np.float32, hnp.array_shapes(min_dims=0)), min_size=1, max_size=5))
+@here
+def test_a_model_that_was_saved_here_knows_its_file(path, tensors):
+    assert blobs.file_of(stored(path, tensors)) == path
+
+
 def test_arrays_of_two_files_have_none(path):
     other = path.with_name("other")
     assert blobs.file_of(stored(path) | {"update/w": stored(other)["update/w"]}) is None
@@ -225,6 +253,26 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(path, full_disk):
             write(path, large)
         same(blobs.load(path), TENSORS)
         assert os.listdir(path.parent) == ["tensors"]
+
+
+def test_a_file_is_replaced_whole_and_on_disk_before_it_has_its_name(path, monkeypatch):
+    done, fsync, rename = [], os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append("fsync"), fsync(number))[1])
+    monkeypatch.setattr(Path, "replace", lambda one, to: (done.append("replace"), rename(one, to))[1])
+    blobs.replace(path, TENSORS, {"round": "3"})
+    assert done == ["fsync", "replace", "fsync"]
+    same(blobs.load(path), TENSORS)
+    with library.safe_open(path, "numpy") as file:
+        assert file.metadata() == {"round": "3"}
+    assert os.listdir(path.parent) == ["tensors"]
+
+
+def test_a_full_disk_leaves_what_was_to_be_replaced(path, full_disk):
+    blobs.replace(path, TENSORS, {})
+    with full_disk(1000), pytest.raises(InterplantError, match="the disk is full"):
+        blobs.replace(path, {"w": np.ones(1000)}, {})
+    same(blobs.load(path), TENSORS)
+    assert os.listdir(path.parent) == ["tensors"]
 
 
 def test_a_folder_that_cannot_be_written_is_not_disguised(tmp_path):

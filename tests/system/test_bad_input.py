@@ -23,6 +23,7 @@ from interplant.client.directory import PlantDirectory
 from interplant.core import certificates, signing
 from interplant.core.certificates import utc_now
 from interplant.core.release import CARD, LINEAGE, ONNX, TASK, WEIGHTS
+from interplant.core.wire import PROTOCOL
 from interplant.data.simulator import simulate
 from interplant.data.snapshots import Repository
 from interplant.data.tasks import builtin
@@ -434,12 +435,12 @@ def test_a_plant_of_another_protocol(federation: LocalFederation, tmp_path: Path
     older = changed(tmp_path, "wire.PROTOCOL = '0'")
     done = command("plant", "serve", "--dir", plant.path, module=older)
     assert done.code == 1
-    assert "the coordinator speaks protocol 1, the plant 0: install the same version" in done.line
+    assert f"the coordinator speaks protocol {PROTOCOL}, the plant 0: install the same version" in done.line
     file = tmp_path / "south.join"
     file.write_text(Authority.open(federation.coordinator).invite("south"))
     done = command("plant", "join", file, "--dir", tmp_path / "south", module=older)
     assert done.code == 1
-    assert "the coordinator speaks protocol 1, the plant 0" in done.line
+    assert f"the coordinator speaks protocol {PROTOCOL}, the plant 0" in done.line
     assert not (tmp_path / "south").exists()
     assert hidden_parts(tmp_path) == []
     assert command("plant", "join", file, "--dir", tmp_path / "south").code == 0
@@ -447,12 +448,13 @@ def test_a_plant_of_another_protocol(federation: LocalFederation, tmp_path: Path
 
 def test_a_coordinator_of_another_protocol(federation: LocalFederation, tmp_path: Path) -> None:
     plant = joined(federation)
-    newer = changed(tmp_path, "wire.PROTOCOL = '2'")
+    newer = changed(tmp_path, "wire.PROTOCOL = 'newer'")
     coordinator = start("coordinator", "serve", "--dir", federation.coordinator.path, module=newer)
     until(lambda: command("coordinator", "status", "--dir", federation.coordinator.path).out, "is serving")
     done = command("plant", "serve", "--dir", plant.path)
     assert done.code == 1
-    assert "the coordinator speaks protocol 2, the plant 1: install the same version" in done.line
+    said = f"the coordinator speaks protocol newer, the plant {PROTOCOL}: install the same version"
+    assert said in done.line
     interrupt(coordinator)
     assert finish(coordinator).code == 0
 
