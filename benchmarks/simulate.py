@@ -1,8 +1,8 @@
 """What a virtual plant costs a round, and beside it Flower's own simulation.
 
-Plants that stand still do everything but train: their update is zero. With ``--flower PYTHON``, an
-interpreter whose environment has ``flwr[simulation]``, as many of Flower's virtual clients return zeros of the
-same size from its Ray backend; both are then taken from the start of a command to its end.
+Plants that stand still do everything but train: their update is zero. With ``--flower PYTHON``, whose
+environment has ``flwr[simulation]``, as many of Flower's virtual clients return zeros of the same size from
+its Ray backend; both are then taken from the start of a command to its end.
 
     python benchmarks/simulate.py --json [--plants 1000] [--rounds 5] [--flower PYTHON] [--short]
 """
