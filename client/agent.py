@@ -22,10 +22,10 @@ from interplant.client.trainer import WarmTrainer
 from interplant.core import blobs, certificates, flower, logs, processes
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError, Refusal, UsageError
+from interplant.core.inline import check_inline
 from interplant.core.release import ReleaseRefused
 from interplant.core.wire import (
     Tensors,
-    check_inline,
     from_bytes,
     from_parcel,
     tensors_of,

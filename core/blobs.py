@@ -5,6 +5,8 @@ has to clear page by page; a file that was just written is in the page cache, an
 Files are safetensors, written and checked by that library; only the views are ours.
 """
 
+from __future__ import annotations  # a command that looks at the spool does not load Flower
+
 import json
 import mmap
 import os
@@ -13,7 +15,7 @@ import struct
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -22,7 +24,9 @@ from safetensors import numpy as tensors_file
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sha256_file, sync_folder
-from interplant.core.wire import Tensors
+
+if TYPE_CHECKING:
+    from interplant.core.wire import Tensors
 
 _DTYPES = {
     "F64": np.float64,
@@ -155,7 +159,7 @@ class _View(mmap.mmap):
     layout: dict[str, object]
 
 
-def _views(path: Path, kinds: "list[tuple[str, type[np.generic], list[int]]]", access: int) -> Tensors:
+def _views(path: Path, kinds: list[tuple[str, type[np.generic], list[int]]], access: int) -> Tensors:
     """Lay arrays over a file: safetensors has made sure that they fill it, one after another."""
     with path.open("rb") as file:
         view = _View(file.fileno(), 0, access=access)
@@ -194,7 +198,7 @@ def _inode(path: Path) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino)
 
 
-def _view_of(array: "np.ndarray[Any, Any]") -> _View | None:
+def _view_of(array: np.ndarray[Any, Any]) -> _View | None:
     owner: Any = array
     while isinstance(owner, np.ndarray):
         owner = owner.base

@@ -5,7 +5,6 @@ broadcast is written once whatever the number of plants, and a piece that is not
 noticed before it is read.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +19,10 @@ from interplant.core import federation_pb2 as pb
 from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.files import PIECE
 from interplant.core.flower import Envelope, arrays, message, refusal
+from interplant.core.inline import INLINE, blob_of
 
 PROTOCOL = "2"
 """Version of core/federation.proto and of this format; both sides must have the same."""
-
-INLINE = 256 << 10
-"""Bytes of a blob that travels within its message; a larger one goes in pieces, and uploads take turns."""
 
 MAX_RECORDS = 1 << 20
 """Bytes of JSON that a message may carry beside its tensors."""
@@ -129,20 +126,6 @@ def from_parcel(parcel: pb.Parcel, tensors: Tensors) -> Message:
         raise InterplantError(
             f"message {parcel.message_id or parcel.reply_to} cannot be read: {error}"
         ) from None
-
-
-def blob_of(body: bytes) -> pb.Blob:
-    """Name a blob by its digest and size in bytes."""
-    return pb.Blob(sha256=hashlib.sha256(body).hexdigest(), size=len(body))
-
-
-def check_inline(parcel: pb.Parcel) -> None:
-    """Raise `InterplantError` unless the blob within a message is the one that it names, and small."""
-    if len(parcel.inline) > INLINE or blob_of(parcel.inline) != parcel.body:
-        raise InterplantError(
-            f"expected the {parcel.body.size} bytes that it names, at most {INLINE}, within a message, found "
-            f"{len(parcel.inline)} or others"
-        )
 
 
 def pieces(path: Path, offset: int, message_id: str = "") -> Iterator[pb.Piece]:

@@ -164,9 +164,10 @@ class LocalFederation:
     def _start(self, name: str, words: list[str]) -> None:
         self.log_of(name).parent.mkdir(parents=True, exist_ok=True)
         command = processes.python_module("interplant.cli.main", *words)
-        self.children[name] = processes.start(
-            command, self.log_of(name), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
+        with processes.uninterrupted():
+            self.children[name] = processes.start(
+                command, self.log_of(name), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            )
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from flwr.app import Message
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError
 from interplant.core.flower import OneRunGrid
-from interplant.core.wire import Tensors, blob_of, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
+from interplant.core.inline import blob_of
+from interplant.core.wire import Tensors, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
 from interplant.lab import host
 from interplant.lab.host import Recipe
 from interplant.server.registry import node_id

@@ -25,7 +25,7 @@ from interplant.privacy.stream import Stream
 GRID = 2.0**-28
 """Width of the grid in standard deviations, before it is brought down to a power of two."""
 
-SINGLE_PRECISION = 1e-3
+SINGLE_PRECISION = 1e-2
 """Part of the clipping norm by which rounding in norms, factors and sums may pass it."""
 
 AHEAD = 1 << 18

@@ -283,7 +283,7 @@ class OnePassOptimizer(PrivateOptimizer):
 
     def __init__(self, optimizer: Sgd, plan: Plan, noise: Noise) -> None:
         trained = [own for own in optimizer.parameters if own.requires_grad]
-        optimizer.param_groups[0]["params"] = [as_one(trained)]
+        optimizer.hold([as_one(trained)])
         super().__init__(optimizer, plan, noise)
 
     def clip_and_accumulate(self) -> None:

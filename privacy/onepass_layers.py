@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-ROUNDING = 2.0**-22
+ROUNDING = 2.0**-20
 """Added to a squared norm from Gram matrices, times the square it would have if nothing cancelled.
 
 Where positions cancel, single precision may lose a whole norm; this covers what it loses.
@@ -156,12 +156,18 @@ def single_norms(inputs: Tensor, grads: Tensor, weight: bool, biases: int) -> Te
 
 
 def _by_product(inputs: Tensor, grads: Tensor, weight: bool, biases: int) -> Tensor:
-    total = biases * squared_lengths(grads.sum(1))
+    # Positions may cancel here too: their sum is short, while each stands in the sum over all units.
+    into = torch.linalg.vector_norm(inputs, dim=2).square() * weight + biases
+    out = torch.linalg.vector_norm(grads, dim=2).square()
+    uncancelled = (into.sqrt() * out.sqrt()).sum(1).square()
+    longest = torch.maximum(into, out).amax(1)
+    total = biases * squared_lengths(grads.sum(1)) + ROUNDING * uncancelled
     if not weight:
-        return total
+        return _trusted(total, longest)
     size = max(1, CHUNK_BYTES // (4 * inputs.shape[2] * grads.shape[2]))
     parts = zip(torch.split(inputs, size), torch.split(grads, size), strict=True)
-    return total + torch.cat([squared_lengths(torch.bmm(g.mT, x).flatten(1)) for x, g in parts])
+    formed = torch.cat([squared_lengths(torch.bmm(g.mT, x).flatten(1)) for x, g in parts])
+    return _trusted(total + formed, longest)
 
 
 def weighted(inputs: Tensor, grads: Tensor, factors: Tensor) -> Tensor:

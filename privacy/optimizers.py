@@ -30,10 +30,15 @@ class Sgd:
         self, parameters: Iterable[nn.Parameter], learning_rate: float, proximal: float = 0.0
     ) -> None:
         self.defaults: dict[str, Any] = {"lr": learning_rate}
-        self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), **self.defaults}]
+        self.param_groups: list[dict[str, Any]] = [dict(self.defaults)]
         self.state: dict[nn.Parameter, dict[str, Any]] = {}
         self.proximal = proximal
-        self._sent = {own: own.detach().clone() for own in self.parameters} if proximal else {}
+        self.hold(parameters)
+
+    def hold(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Train these from now on, before the first step; where they stand is what `proximal` pulls to."""
+        self.param_groups[0]["params"] = list(parameters)
+        self._sent = {own: own.detach().clone() for own in self.parameters} if self.proximal else {}
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import REFUSALS
-from interplant.core.wire import blob_of, check_inline
+from interplant.core.inline import blob_of, check_inline
 from interplant.server.spool import Spool
 
 

@@ -1,14 +1,19 @@
 """Where the server keeps blobs on their way: broadcasts by digest, replies by the message they answer."""
 
+from __future__ import annotations  # a command that looks at the spool does not load Flower
+
 import hashlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from interplant.core import blobs
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError
 from interplant.core.files import PIECE, disk_errors, sha256_file
-from interplant.core.wire import Tensors
+
+if TYPE_CHECKING:
+    from interplant.core.wire import Tensors
 
 
 class Spool:
@@ -62,7 +67,7 @@ class Spool:
             part.unlink()
         return part.stat().st_size if part.exists() else 0
 
-    def receive(self, message_id: str, blob: pb.Blob) -> "Receiving":
+    def receive(self, message_id: str, blob: pb.Blob) -> Receiving:
         """Open the rest of an offered reply for writing; what came of another one offered before goes."""
         part = self._part(message_id, blob)
         for other in self._replies.glob(f"{Path(message_id).name}.*.part"):

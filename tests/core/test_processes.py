@@ -258,3 +258,21 @@ def test_an_unknown_signal_has_a_name_too():
     assert processes._how(3) == "exit code 3"
     assert processes._how(-15) == "signal SIGTERM"
     assert processes._how(-40) == "signal 40"
+
+
+INTERRUPTED = """
+import signal
+from interplant.core import processes
+noted = []
+try:
+    with processes.uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        noted.append("started")
+except KeyboardInterrupt:
+    print(noted)
+"""
+
+
+def test_ctrl_c_waits_until_a_child_is_noted() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=True)
+    assert done.stdout == "['started']\n"

@@ -56,7 +56,7 @@ OF_NOISE = (
         "single-precision-unpaid",
         "Norms, factors and sums are rounded, a record moves the sum by a little more than the clip.",
         NOISE,
-        (("SINGLE_PRECISION = 1e-3", "SINGLE_PRECISION = 0.0"),),
+        (("SINGLE_PRECISION = 1e-2", "SINGLE_PRECISION = 0.0"),),
         tests("privacy/test_killers", "test_the_noise_that_is_drawn_holds_the_margin"),
     ),
     # --- which noise ---
@@ -328,6 +328,13 @@ OF_CLIPPING = (
         LAYERS,
         (("squares + ROUNDING * uncancelled", "squares"),),
         tests("privacy/test_onepass", "test_gradients_that_cancel_along_a_sequence_are_not_taken_for_short"),
+    ),
+    Bug(
+        "products-without-their-rounding",
+        "Positions that cancel in a product have no norm, and drown everybody else's sum.",
+        LAYERS,
+        (("squared_lengths(grads.sum(1)) + ROUNDING * uncancelled", "squared_lengths(grads.sum(1))"),),
+        tests("privacy/test_onepass", "test_what_cancels_in_a_product_is_not_taken_for_nothing"),
     ),
     Bug(
         "tiny-times-huge-taken-for-nothing",

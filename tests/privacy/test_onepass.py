@@ -15,7 +15,7 @@ from interplant.core.errors import InterplantError
 from interplant.core.networks import Cnn1d
 from interplant.privacy import dpsgd, onepass, onepass_layers, onepass_linear
 from interplant.privacy.dpsgd import Batch, clip_factors
-from interplant.privacy.noise import Noise
+from interplant.privacy.noise import SINGLE_PRECISION, Noise
 from interplant.privacy.onepass import OnePass, OnePassOptimizer, descend, unsupported
 from interplant.privacy.optimizers import Adam, Sgd
 from interplant.privacy.plan import Plan
@@ -468,6 +468,68 @@ def test_gradients_that_cancel_along_a_sequence_are_not_taken_for_short() -> Non
     assert (found >= exact).all()
 
 
+def along(positions: int = 30) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions that cancel exactly, of a map for which products take fewer operations than Gram matrices."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.rand((4, positions, 10), generator=generator)
+    grads = 2.0**25 * torch.randn((4, positions, 8), generator=generator)
+    half = positions // 2
+    inputs[:, half:], grads[:, half:] = inputs[:, :half], -grads[:, :half]
+    assert not onepass_layers.gram_is_cheaper(inputs, grads)
+    return inputs, grads
+
+
+@pytest.mark.parametrize("weight", [True, False])
+def test_what_cancels_in_a_product_is_not_taken_for_nothing(weight: bool) -> None:
+    """Its parts stand beside everybody else's in one sum, and round the others away."""
+    inputs, grads = along()
+    found = onepass_layers.product_norms(inputs, grads, weight, 1).sqrt()
+    into = inputs.double().norm(dim=2).square() * weight + 1
+    uncancelled = (into.sqrt() * grads.double().norm(dim=2)).sum(1)
+    assert (found >= 0.99 * uncancelled * onepass_layers.ROUNDING**0.5).all()
+
+
+def test_what_is_too_long_for_a_product_is_not_trusted() -> None:
+    inputs, grads = along()
+    grads[1, 0, 0] = 1e11
+    found = onepass_layers.product_norms(inputs, grads)
+    assert torch.isinf(found).tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("clipping", ["norm", "normalised"])
+def test_weights_chosen_so_that_gradients_cancel_do_not_let_a_unit_pass_the_clip(
+    kind: type[nn.GRU] | type[nn.LSTM], clipping: str
+) -> None:
+    """A hostile coordinator's weights: a huge head, no memory, and windows that take themselves back."""
+    torch.manual_seed(0)
+
+    class Hostile(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = kind(4, 16, batch_first=True), nn.Linear(16, 1)
+            with torch.no_grad():
+                self.cell.weight_hh_l0.zero_()
+                self.head.weight.mul_(2.0**30)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            states = self.cell(x)[0]
+            half = states.shape[1] // 2
+            return self.head(states[:, :half].sum(1) - states[:, half:].sum(1))
+
+    others = 0.1 * torch.rand(63, 30, 4)
+    own = 0.75 * torch.rand(1, 15, 4).repeat(1, 2, 1)
+    x, y = torch.cat([others, own]), torch.zeros(64)
+    engine = onepass.OnePass(Hostile(), 1.0, clipping)
+
+    def linear(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return prediction - target
+
+    both, without = engine.clipped(linear, x, y), engine.clipped(linear, x[:-1], y[:-1])
+    moved = [(a.double() - b.double()).norm() for a, b in zip(both.sums, without.sums, strict=True)]
+    assert float(torch.stack(moved).norm()) <= 1.02
+
+
 def cancelling(layer: nn.Linear) -> onepass_linear.Positions:
     """Positions of which the second half takes back the first."""
     generator = torch.Generator().manual_seed(0)
@@ -497,7 +559,8 @@ def test_the_ways_to_a_norm_agree() -> None:
     share = onepass_linear.Positions(
         layer, torch.randn(6, 5, 9), torch.randn(6, 5, 7), 1, onepass_linear.view_as
     )
-    torch.testing.assert_close(share.squared_norms(), share.formed().squared_norms())
+    # One of the ways adds `ROUNDING` of what does not cancel.
+    torch.testing.assert_close(share.squared_norms(), share.formed().squared_norms(), rtol=1e-5, atol=1e-5)
     factors = torch.rand(6)
     for (_, one), (_, other) in zip(
         share.clipped_sums(factors), share.formed().clipped_sums(factors), strict=True
@@ -778,7 +841,7 @@ def test_an_empty_batch_is_a_step_of_noise_alone() -> None:
     model = nn.Linear(200_000, 1)
     plan = Plan("window", records=50, batch=5, noise=1.3, clip=0.7, steps=1, delta=1e-5)
     moved = stepped(model, plan, lambda _: [])
-    assert float(moved.std()) == pytest.approx(1.3 * 0.7 / 5, rel=0.01)
+    assert float(moved.std()) == pytest.approx(1.3 * 0.7 / 5 * (1 + SINGLE_PRECISION), rel=0.01)
 
 
 def test_noise_through_the_new_path_has_the_right_size() -> None:
@@ -790,7 +853,7 @@ def test_noise_through_the_new_path_has_the_right_size() -> None:
     plan = Plan("window", records=2, batch=2, noise=1.0, clip=1.0, steps=1, delta=1e-5)
     for batches in ([Batch(x, y)], [Batch(x[:1], y[:1]), Batch(x[1:], y[1:])]):
         moved = stepped(model, plan, lambda _, batches=batches: batches)
-        assert float(moved.std()) == pytest.approx(0.5, rel=0.01)
+        assert float(moved.std()) == pytest.approx(0.5 * (1 + SINGLE_PRECISION), rel=0.01)
         assert abs(float(moved.mean())) < 0.01
 
 
