@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from interplant.core.networks import Cnn1d
-from interplant.privacy import dpsgd, onepass
+from interplant.privacy import alike, dpsgd, onepass
 from interplant.privacy.noise import Noise
 from interplant.privacy.optimizers import Adam
 from interplant.privacy.plan import Plan
@@ -152,7 +152,8 @@ def one_pass(model: nn.Module, plan: Plan, x: Tensor, y: Tensor) -> Step:
     weights = torch.full((len(x),), 1 / rows) if plan.unit == "unit" else None
 
     def step() -> None:
-        parts = [slice(part[0] * rows, (part[-1] + 1) * rows) for part in engine.physical(chosen, rows)]
+        split = alike.split(chosen, engine.units(rows), alike.FILLS[0])
+        parts = [slice(part[0] * rows, (part[-1] + 1) * rows) for part in split]
         batches = [
             dpsgd.Batch(x[part], y[part], weights if weights is None else weights[part]) for part in parts
         ]
@@ -170,7 +171,7 @@ def noise_for(model: nn.Module, plan: Plan) -> Noise:
 def opacus(model: nn.Module, plan: Plan, mode: str, x: Tensor, y: Tensor) -> Step:
     wrapped = dpsgd.wrap(model, mode)
     optimizer = dpsgd.PrivateOptimizer(Adam(model.parameters(), 1e-3), plan, noise_for(model, plan))
-    parts = dpsgd.physical(np.arange(len(x)), model)
+    parts = alike.split(np.arange(len(x)), dpsgd.units(model), alike.FILLS[0])
 
     def step() -> None:
         batches = [dpsgd.Batch(x[part[0] : part[-1] + 1], y[part[0] : part[-1] + 1]) for part in parts]

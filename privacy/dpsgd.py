@@ -12,9 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule, GradSampleModuleExpandedWeights
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
@@ -145,18 +143,16 @@ def finish(optimizer: PrivateOptimizer, last: bool) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-def physical(chosen: NDArray[np.int64], model: nn.Module, windows: int = 1) -> list[NDArray[np.int64]]:
-    """Split a logical batch of units so that its per-sample gradients stay within `PHYSICAL_BYTES`.
+def units(model: nn.Module, windows: int = 1) -> int:
+    """How many units a physical batch takes: `PHYSICAL_BYTES` of per-sample gradients.
 
     Args:
-        chosen: The units.
         model: Whose gradients.
         windows: Rows of each unit.
     """
     weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rows = max(1, min(1024, PHYSICAL_BYTES // (4 * max(1, weights))))
-    size = max(1, rows // windows)
-    return [chosen[start : start + size] for start in range(0, len(chosen), size)]
+    return max(1, rows // windows)
 
 
 def clip_factors(norms: Tensor, clip: float, clipping: str) -> Tensor:

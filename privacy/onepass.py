@@ -15,9 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
@@ -199,15 +197,28 @@ class OnePass:
         _check(tape.calls, len(x))
         return seen, grads, tape
 
-    def physical(self, chosen: NDArray[np.int64], rows: int = 1) -> list[NDArray[np.int64]]:
-        """Split a logical batch of units evenly: what its layers keep stays within `PHYSICAL_BYTES`.
+    def kept(self, loss: Loss, x: Tensor, y: Tensor, rows: int = 1) -> list[Tensor]:
+        """Return all that the units' clipped gradients are made of, and their squared norms.
 
         Args:
-            chosen: The units.
-            rows: Samples of each.
+            loss: See `clipped`.
+            x: See `clipped`.
+            y: See `clipped`.
+            rows: See `clipped`.
+
+        Returns:
+            Tensors whose first dimension goes through the units; a unit may have several places in a row.
         """
-        units = max(1, self.samples // rows)
-        return np.array_split(chosen, -(-len(chosen) // units)) if len(chosen) else []
+        found = self._pass(loss, x, y, None, rows)
+        with torch.no_grad():
+            shares = list(_shares(*found))
+            self.samples = _physical_samples(shares, len(x))
+            norms = [share.squared_norms() for share in shares]
+        return [*(part for share in shares for part in share.kept), *norms]
+
+    def units(self, rows: int = 1) -> int:
+        """How many units of ``rows`` samples a physical batch takes: `PHYSICAL_BYTES` of what layers keep."""
+        return max(1, self.samples // rows)
 
     def _see(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if not inputs:
@@ -262,7 +273,7 @@ def _check(calls: list[Call], count: int) -> None:
 
 def _physical_samples(shares: list[Share], count: int) -> int:
     """How many samples fit into `PHYSICAL_BYTES`; it follows from shapes alone."""
-    kept = 4 * sum(share.kept for share in shares)
+    kept = 4 * sum(part.numel() for share in shares for part in share.kept)
     return max(1, min(PHYSICAL_SAMPLES[1], PHYSICAL_BYTES * count // max(1, kept)))
 
 

@@ -38,8 +38,8 @@ class Share(Protocol):
     """One layer's share in the gradients of a batch; samples in a row that are one unit count together."""
 
     @property
-    def kept(self) -> int:
-        """How many numbers it keeps."""
+    def kept(self) -> list[Tensor]:
+        """What it keeps of the units, their places one after another in the first dimension."""
 
     def squared_norms(self) -> Tensor:
         """Squared gradient norm of each unit, (units,)."""

@@ -47,9 +47,9 @@ class Formed:
     shape: Callable[[Tensor, nn.Parameter], Tensor]
 
     @property
-    def kept(self) -> int:
+    def kept(self) -> list[Tensor]:
         """See `Share`."""
-        return sum(part.numel() for _, part in self.grads)
+        return [part for _, part in self.grads]
 
     def squared_norms(self) -> Tensor:
         """See `Share`."""
@@ -84,9 +84,9 @@ class Positions:
     shape: Callable[[Tensor, nn.Parameter], Tensor]
 
     @property
-    def kept(self) -> int:
+    def kept(self) -> list[Tensor]:
         """See `Share`."""
-        return self.inputs.numel() + self.grads.numel()
+        return [self.inputs, self.grads]
 
     def squared_norms(self) -> Tensor:
         """See `Share`."""
@@ -138,9 +138,9 @@ class Single:
     grads: Tensor
 
     @property
-    def kept(self) -> int:
+    def kept(self) -> list[Tensor]:
         """See `Share`."""
-        return self.inputs.numel() + self.grads.numel()
+        return [self.inputs, self.grads]
 
     def squared_norms(self) -> Tensor:
         """See `Share`."""

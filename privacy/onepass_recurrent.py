@@ -80,9 +80,9 @@ class RecurrentShare:
     rows: int
 
     @property
-    def kept(self) -> int:
+    def kept(self) -> list[Tensor]:
         """See `onepass_layers.Share`."""
-        return self.seen.numel() + self.gates.numel()
+        return [self.seen.transpose(0, 1), self.gates.transpose(0, 1)]
 
     def without(self, bad: Tensor) -> Self:
         """See `onepass_layers.Share`."""

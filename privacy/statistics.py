@@ -2,8 +2,8 @@
 
 The Gaussian mechanism (Dwork and Roth, "The algorithmic foundations of differential privacy", 2014,
 appendix A) on a sum to which one unit adds 0 to ``bound``. Sum and noise lie on a grid, as in `noise`. The
-model runs in double precision: which windows share a batch with one moves its loss in the last digits, and
-in single precision that adds up over the units to more than `margin` pays.
+model runs in double precision, in which rounding adds up over the units to less than `margin` pays; a
+window's loss is the same bits whoever shares its batch (see `alike`).
 """
 
 import copy
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interplant.core.errors import InterplantError
+from interplant.privacy import alike
 from interplant.privacy.plan import Plan, Statistic
 from interplant.privacy.stream import Stream
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from interplant.privacy.dpsgd import Loss
-
-BATCH = 1024
-"""Windows whose loss is computed at a time."""
 
 GRID = 2.0**-28
 """Width of the grid in standard deviations, before it is brought down to a power of two."""
@@ -173,10 +171,12 @@ def _losses(
     import torch
 
     doubled = copy.deepcopy(model).double().eval()
+    fill = alike.fill_of(doubled, x.shape[1:], alike.FORWARD)
     found = np.empty(len(y))
     with torch.no_grad():
-        for start in range(0, len(y), BATCH):
-            part = slice(start, start + BATCH)
-            predicted = doubled(torch.from_numpy(x[part]).double()).reshape(-1)
+        for part in alike.split(np.arange(len(y)), alike.MOST, fill):
+            windows = torch.zeros((len(part) + -len(part) % fill, *x.shape[1:]), dtype=torch.float64)
+            windows[: len(part)] = torch.from_numpy(x[part])
+            predicted = doubled(windows).reshape(-1)[: len(part)]
             found[part] = loss(predicted, torch.from_numpy(y[part]).double()).numpy()
     return found

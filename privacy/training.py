@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from interplant.core.errors import InterplantError
 from interplant.core.schema import Training
-from interplant.privacy import checks, statistics
+from interplant.privacy import alike, checks, statistics
 from interplant.privacy.plan import Plan
 from interplant.privacy.stream import Stream
 
@@ -97,11 +97,12 @@ def train(
     if not mode:
         mode = checks.check_model(trained, x.shape[1:], engine)
         statistics.check_model(model, x.shape[1:], plan)
+    fill = alike.fill_of(trained, x.shape[1:], mode, plan.windows)
     stream = stream or Stream()
     measure = partial(
         statistics.measure, model, x, y, _loss(training), plan, machines, stream.part("statistics")
     )
-    return _private(model, trained, units, training, reserve, measure, mode, stream, proximal)
+    return _private(model, trained, units, training, reserve, measure, mode, fill, stream, proximal)
 
 
 class _Units:
@@ -129,22 +130,32 @@ class _Units:
             self._rows = np.split(order, first[1:]) if len(x) else []
             self.count = len(self._rows)
 
-    def batch(self, chosen: NDArray[np.int64], stream: Stream) -> "Batch":
-        """Return the rows of these units; of a machine at most the plan's number of windows, drawn anew."""
+    def batch(self, chosen: NDArray[np.int64], fill: int, stream: Stream) -> "Batch":
+        """Return the rows of these units; of a machine at most the plan's number of windows, drawn anew.
+
+        Args:
+            chosen: The units.
+            fill: To what multiple the batch is filled up, with units of zeros that count nothing.
+            stream: Draws the windows.
+        """
+        if self._rows is None:
+            return self._filled(chosen, np.ones(len(chosen), np.float32), -len(chosen) % fill)
+        width = self.plan.windows
+        drawn = [self.plan.draw(self._rows[unit], stream) for unit in chosen]
+        rows = np.stack([np.resize(own, width) for own in drawn]).ravel()
+        weights = [np.where(np.arange(width) < len(own), 1.0 / len(own), 0.0) for own in drawn]
+        return self._filled(rows, np.concatenate(weights).astype(np.float32), -len(chosen) % fill * width)
+
+    def _filled(self, rows: NDArray[np.int64], weights: Array, more: int) -> "Batch":
         import torch
 
         from interplant.privacy.dpsgd import Batch
 
-        if self._rows is None:
-            rows = torch.from_numpy(chosen)
-            return Batch(self._x[rows], self._y[rows])
-        width = self.plan.windows
-        drawn = [self.plan.draw(self._rows[unit], stream) for unit in chosen]
-        rows = torch.from_numpy(np.stack([np.resize(own, width) for own in drawn]).ravel())
-        weights = np.array([np.arange(width) < len(own) for own in drawn]) / np.array(
-            [[len(own)] for own in drawn]
-        )
-        return Batch(self._x[rows], self._y[rows], torch.from_numpy(weights.astype(np.float32).ravel()))
+        x = self._x.new_zeros((len(rows) + more, *self._x.shape[1:]))
+        torch.index_select(self._x, 0, torch.from_numpy(rows), out=x[: len(rows)])
+        y, counts = self._y.new_zeros((2, len(x)))
+        y[: len(rows)], counts[: len(rows)] = self._y[rows], torch.from_numpy(weights)
+        return Batch(x, y, counts)
 
 
 def _private(
@@ -155,9 +166,12 @@ def _private(
     reserve: Callable[[], object],
     measure: Callable[[], dict[str, float]],
     mode: str,
+    fill: int,
     stream: Stream,
     proximal: float,
 ) -> Trained:
+    import torch
+
     from interplant.privacy.noise import Noise
 
     plan = units.plan
@@ -167,8 +181,12 @@ def _private(
     noise = Noise(plan, sum(p.numel() for p in optimizer.parameters), stream.part("noise"))
     try:
         stepper = _stepper(trained, mode, optimizer, _loss(training), plan, noise)
-        for chosen in plan.batches(units.count, stream):
-            stepper.descend([units.batch(part, stream) for part in stepper.physical(chosen)])
+        with torch.random.fork_rng(devices=[]):
+            # Dropout falls by place: who could foresee it would see a unit shift everybody else's.
+            torch.manual_seed(int(stream.part("dropout").bits(1)[0] >> np.uint64(1)))
+            for chosen in plan.batches(units.count, stream):
+                parts = alike.split(chosen, stepper.units(), fill)
+                stepper.descend([units.batch(part, fill, stream) for part in parts])
     finally:
         noise.close()
     return Trained(_difference(model, trained), plan.steps, mode, stepper.optimizer.zeroed, metrics)
@@ -176,9 +194,9 @@ def _private(
 
 @dataclass(frozen=True)
 class _Stepper:
-    """How to cut a logical batch into physical ones, and how to take a step on them."""
+    """How many units a physical batch takes, and how to take a step on a logical batch of them."""
 
-    physical: "Callable[[NDArray[np.int64]], list[NDArray[np.int64]]]"
+    units: Callable[[], int]
     descend: "Callable[[list[Batch]], None]"
     optimizer: "PrivateOptimizer"
 
@@ -192,11 +210,11 @@ def _stepper(
         engine = onepass.OnePass(model, plan.clip, plan.clipping)
         ours = onepass.OnePassOptimizer(optimizer, plan, noise)
         return _Stepper(
-            partial(engine.physical, rows=plan.windows), partial(onepass.descend, engine, ours, loss), ours
+            partial(engine.units, plan.windows), partial(onepass.descend, engine, ours, loss), ours
         )
     wrapped, opacus = dpsgd.wrap(model, mode), dpsgd.PrivateOptimizer(optimizer, plan, noise)
     return _Stepper(
-        partial(dpsgd.physical, model=model, windows=plan.windows),
+        partial(dpsgd.units, model, plan.windows),
         partial(dpsgd.descend, wrapped, opacus, loss),
         opacus,
     )

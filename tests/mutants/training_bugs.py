@@ -4,7 +4,7 @@ from .bug import Bug, tests
 
 NOISE, STREAM, PLAN, DPSGD = (f"interplant.privacy.{name}" for name in ("noise", "stream", "plan", "dpsgd"))
 ONEPASS, LAYERS, LINEAR = (f"interplant.privacy.onepass{name}" for name in ("", "_layers", "_linear"))
-TRAINING, CHECKS = "interplant.privacy.training", "interplant.privacy.checks"
+TRAINING, CHECKS, ALIKE = (f"interplant.privacy.{name}" for name in ("training", "checks", "alike"))
 
 OF_NOISE = (
     # --- how much noise ---
@@ -246,9 +246,9 @@ OF_SAMPLING = (
         TRAINING,
         (
             (
-                "        for chosen in plan.batches(units.count, stream):\n",
-                "        for chosen in plan.batches(units.count, stream):\n"
-                "            if not len(chosen):\n                continue\n",
+                "            for chosen in plan.batches(units.count, stream):\n",
+                "            for chosen in plan.batches(units.count, stream):\n"
+                "                if not len(chosen):\n                    continue\n",
             ),
         ),
         tests(
@@ -373,14 +373,46 @@ OF_CLIPPING = (
         tests("privacy/test_engines", "test_one_bad_record_does_no_more_than_a_good_one"),
     ),
     Bug(
+        "batches-not-filled-up",
+        "Weights that a last digit decides over: a unit turns the gradients of others round.",
+        TRAINING,
+        (("units.batch(part, fill, stream)", "units.batch(part, 1, stream)"),),
+        tests("privacy/test_alike", "test_a_unit_does_not_move_the_gradients_of_others"),
+    ),
+    Bug(
+        "places-taken-for-alike",
+        "A model that gives a unit other last digits at another place is trained in batches.",
+        ALIKE,
+        (("        if not all(torch.equal(", "        if False and not all(torch.equal("),),
+        tests(
+            "privacy/test_alike",
+            "test_a_model_that_tells_places_or_sizes_apart_is_given_one_unit_at_a_time[False]",
+            "test_what_is_tried_would_notice",
+        ),
+    ),
+    Bug(
+        "losses-not-filled-up",
+        "A unit moves the losses of others by their last digits, which weights can be chosen to decide over.",
+        "interplant.privacy.statistics",
+        (("len(part) + -len(part) % fill", "len(part)"),),
+        tests("privacy/test_alike", "test_a_window_does_not_move_the_losses_of_others"),
+    ),
+    Bug(
+        "dropout-foreseen",
+        "Masks fall by place: a unit that is left out shifts everybody else's, which are known.",
+        TRAINING,
+        (("torch.manual_seed(int(stream.part", "torch.manual_seed(0 * int(stream.part"),),
+        tests("privacy/test_alike", "test_nobody_can_foresee_dropout"),
+    ),
+    Bug(
         "denominator-from-the-batch",
         "How many were drawn shows in the length of the update.",
         TRAINING,
         (
             (
-                "            stepper.descend([",
-                "            stepper.optimizer.expected_batch_size = max(1, len(chosen))\n"
-                "            stepper.descend([",
+                "                stepper.descend([",
+                "                stepper.optimizer.expected_batch_size = max(1, len(chosen))\n"
+                "                stepper.descend([",
             ),
         ),
         (

@@ -10,7 +10,7 @@ from torch import nn
 
 from interplant.core.errors import InterplantError, Refusal
 from interplant.core.schema import Training
-from interplant.privacy import statistics
+from interplant.privacy import alike, statistics
 from interplant.privacy.plan import Plan, Statistic
 from interplant.privacy.statistics import check_model, measure, noised, noised_vectors, unit_values
 from interplant.privacy.stream import Stream
@@ -108,9 +108,9 @@ def test_a_machine_with_one_bad_window_spoils_no_other() -> None:
 
 
 def test_losses_are_the_same_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    targets = [float(number) for number in range(7)]
+    targets = [float(number) for number in range(17)]
     whole = values("loss", PLAN, *targets)
-    monkeypatch.setattr(statistics, "BATCH", 3)
+    monkeypatch.setattr(alike, "MOST", 3)
     assert values("loss", PLAN, *targets) == whole
 
 
