@@ -95,6 +95,21 @@ def only_one(path: Path, what: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def takes_turns(path: Path) -> Iterator[None]:
+    """Wait for an exclusive lock on ``path`` and hold it while the block runs.
+
+    Args:
+        path: Lock file, made if missing; it is left in place.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def is_locked(path: Path) -> bool:
     """Tell whether a process holds `only_one` on ``path``."""
     try:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from interplant.core import blobs, certificates, config
 from interplant.core.errors import InterplantError
-from interplant.core.files import disk_errors, write_atomic
+from interplant.core.files import disk_errors, takes_turns, write_atomic
 from interplant.core.schema import Rounds, Task
 from interplant.core.wire import Tensors
 
@@ -128,10 +128,13 @@ class RunFolder:
 
     def receipts(self) -> dict[str, str]:
         """Return the last receipt that each plant ever had in a merge here, as JSON; of all runs."""
-        return {path.stem: path.read_text().strip() for path in self._receipts.glob("*.json")}
+        if not self._receipts.exists():
+            return {}
+        lines = self._receipts.read_text().splitlines()
+        return {str(json.loads(line)["plant"]): line for line in lines if line}
 
     def keep_receipts(self, receipts: Mapping[str, dict[str, Any]], told: Mapping[str, str]) -> None:
-        """Keep a round's receipts, each under its plant's name.
+        """Keep a round's receipts in one file, a line a plant: one wait for the disk, however many there are.
 
         Args:
             receipts: By plant.
@@ -139,18 +142,21 @@ class RunFolder:
                 receipt holds all that this one names. If another came in between, the one with more
                 entries stays, so that of two copies of a plant the one that is behind will hear of it.
         """
-        kept = self.receipts()
-        for name, content in receipts.items():
-            if not certificates.is_valid_name(name):
-                continue  # a grid without names takes a plant's word for its own
-            last = kept.get(name)
-            if last == told.get(name) or content["entries"] > json.loads(last or "{}").get("entries", -1):
-                self._receipts.mkdir(exist_ok=True)
-                write_atomic(self._receipts / f"{name}.json", json.dumps(content, sort_keys=True) + "\n")
+        with takes_turns(self._receipts.with_suffix(".lock")):  # another run may have the same plants
+            kept = self.receipts()
+            before = dict(kept)
+            for name, content in receipts.items():
+                if not certificates.is_valid_name(name):
+                    continue  # a grid without names takes a plant's word for its own
+                last = kept.get(name)
+                if last == told.get(name) or content["entries"] > json.loads(last or "{}").get("entries", -1):
+                    kept[name] = json.dumps(content, sort_keys=True)
+            if kept != before:
+                write_atomic(self._receipts, "".join(f"{kept[name]}\n" for name in sorted(kept)))
 
     @property
     def _receipts(self) -> Path:
-        return self.path.parent / ".receipts"
+        return self.path.parent / ".receipts.jsonl"
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a line to the record of rounds."""
