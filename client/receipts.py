@@ -115,7 +115,7 @@ def _known(plant: PlantDirectory) -> list[Receipt]:
 
 
 def _own(plant: PlantDirectory) -> Receipt | None:
-    text = _read(plant.receipt)
+    text = _read(plant.receipt).strip()  # the very text that the coordinator sends back: checked once
     try:
         return receipt.from_json(text) if text else None
     except InterplantError as error:

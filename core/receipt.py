@@ -8,7 +8,7 @@ import base64
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -69,6 +69,10 @@ class Receipt:
     signer: str = ""
     signature: str = ""
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields by name; all of them are plain values."""
+        return dict(vars(self))
+
     def charges(self) -> Charges:
         """Read the account.
 
@@ -86,6 +90,11 @@ class Receipt:
             if not (0 < q <= 1 and 0 < noise < math.inf and steps > 0):
                 raise InterplantError("receipt.account: expected q in (0, 1], noise and steps above 0")
         return found
+
+
+_KINDS = {field.name: field.type for field in fields(Receipt)}
+
+_LONGEST = {"account": LONGEST_ACCOUNT, "trail": LONGEST_TRAIL}
 
 
 def account_json(charges: Mapping[str, Iterable[tuple[str, float, float, int]]]) -> str:
@@ -112,14 +121,14 @@ def parse(content: Mapping[str, Any]) -> Receipt:
     Raises:
         InterplantError: It is not one.
     """
-    known = {field.name: field.type for field in fields(Receipt)}
-    if content.keys() != known.keys():
-        odd = sorted(content.keys() ^ known.keys())
-        raise InterplantError(f"expected a receipt with {', '.join(known)}; {odd[0]!r} is missing or unknown")
+    if content.keys() != _KINDS.keys():
+        odd = sorted(content.keys() ^ _KINDS.keys())
+        raise InterplantError(
+            f"expected a receipt with {', '.join(_KINDS)}; {odd[0]!r} is missing or unknown"
+        )
     for name, value in content.items():
-        longest = {"account": LONGEST_ACCOUNT, "trail": LONGEST_TRAIL}.get(name, LONGEST)
-        if type(value) is not known[name] or not _is_sensible(value, longest):
-            kind = getattr(known[name], "__name__", known[name])
+        if type(value) is not _KINDS[name] or not _is_sensible(value, _LONGEST.get(name, LONGEST)):
+            kind = getattr(_KINDS[name], "__name__", _KINDS[name])
             raise InterplantError(f"receipt.{name}: expected a short or finite {kind}")
     return Receipt(**content)
 
@@ -142,7 +151,7 @@ def verify(receipt: Receipt) -> None:
 
 def to_json(receipt: Receipt) -> str:
     """Return the receipt as one line of JSON."""
-    return json.dumps(asdict(receipt), sort_keys=True)
+    return json.dumps(receipt.as_dict(), sort_keys=True)
 
 
 @lru_cache(maxsize=1024)
@@ -164,7 +173,7 @@ def from_json(text: str | bytes) -> Receipt:
 
 
 def _signed_text(receipt: Receipt) -> bytes:
-    content = asdict(receipt)
+    content = receipt.as_dict()
     del content["signature"]
     return b"interplant-receipt/1\n" + json.dumps(content, sort_keys=True).encode()
 

@@ -6,12 +6,12 @@ noticed before it is read.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from safetensors import SafetensorError
 from safetensors import numpy as tensors_file
 
@@ -100,8 +100,24 @@ def to_parcel(message_: Message, body: pb.Blob | None) -> pb.Parcel:
     )
 
 
-def from_parcel(parcel: pb.Parcel, tensors: Tensors) -> Message:
+def by_record(tensors: Tensors) -> dict[str, ArrayRecord]:
+    """Make the records of arrays that `tensors_of` has named, without a copy."""
+    grouped: dict[str, Tensors] = {}
+    for name, tensor in tensors.items():
+        record, _, key = name.partition("/")
+        grouped.setdefault(record, {})[key] = tensor
+    return {record: arrays(named) for record, named in grouped.items()}
+
+
+def from_parcel(
+    parcel: pb.Parcel, tensors: Tensors, records: Mapping[str, ArrayRecord] | None = None
+) -> Message:
     """Rebuild a message from its parcel and tensors.
+
+    Args:
+        parcel: Of `to_parcel`.
+        tensors: Its tensors.
+        records: What `by_record` has made of them for another message.
 
     Raises:
         InterplantError: The parcel is not what `to_parcel` writes.
@@ -121,7 +137,9 @@ def from_parcel(parcel: pb.Parcel, tensors: Tensors) -> Message:
         if parcel.error:
             code = parcel.error if parcel.error in REFUSALS else "internal"
             return message(envelope, None, Error(0, code))
-        return message(envelope, _content(json.loads(parcel.records or b"{}"), tensors))
+        content = RecordDict(dict(by_record(tensors) if records is None else records))
+        _fill(content, json.loads(parcel.records or b"{}"))
+        return message(envelope, content)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InterplantError(
             f"message {parcel.message_id or parcel.reply_to} cannot be read: {error}"
@@ -146,16 +164,8 @@ def _records_json(content: RecordDict) -> bytes:
     return json.dumps(records, separators=(",", ":"), allow_nan=True).encode()
 
 
-def _content(records: dict[str, Any], tensors: Tensors) -> RecordDict:
-    content = RecordDict()
-    grouped: dict[str, Tensors] = {}
-    for name, tensor in tensors.items():
-        record, _, key = name.partition("/")
-        grouped.setdefault(record, {})[key] = tensor
-    for record, named in grouped.items():
-        content[record] = arrays(named)
+def _fill(content: RecordDict, records: dict[str, Any]) -> None:
     for record, values in records.get("config", {}).items():
         content[record] = ConfigRecord(values)
     for record, values in records.get("metrics", {}).items():
         content[record] = MetricRecord(values)
-    return content

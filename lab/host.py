@@ -1,12 +1,16 @@
 """A process that hosts virtual plants: what comes and goes are the messages of the wire."""
 
+import contextlib
+import importlib
+import multiprocessing
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
+from flwr.app import ArrayRecord
 from flwr.clientapp import ClientApp
 
 from interplant.client.app import make_app
@@ -15,9 +19,18 @@ from interplant.core import federation_pb2 as pb
 from interplant.core import processes
 from interplant.core.flower import context
 from interplant.core.schema import Plant
-from interplant.core.wire import Tensors, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
+from interplant.core.wire import by_record, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
 from interplant.data.simulator import simulate
 from interplant.lab.virtual import Kept, VirtualDirectory, VirtualTrainer, virtual_plant
+
+_LOADED = ("torch", "pandas", "pyarrow.parquet", "interplant.client.round_training")
+"""What a host needs beside this module, sooner or later."""
+
+Reply = tuple[bytes, bytes]
+"""A message, and its tensors."""
+
+Share = tuple[dict[int, int], dict[int, str]]
+"""The simulator's number, and the name, of each plant of a host, by node id."""
 
 MakeTrainer = Callable[[VirtualDirectory, Kept], Trainer]
 
@@ -62,9 +75,9 @@ class Host:
             make = partial(simulate, number, recipe.machines, recipe.seed)
             plant = virtual_plant(recipe.folder, names[node], recipe.settings, make)
             self._apps[node] = make_app(plant, recipe.trainer(plant, kept))
-        self._weights: tuple[str, Tensors] = ("", {})
+        self._weights: dict[str, ArrayRecord] = {}
 
-    def answer(self, parcel: bytes, body: bytes | None) -> tuple[bytes, bytes]:
+    def answer(self, parcel: bytes, body: bytes | None) -> Reply:
         """Have the plant that a message is for answer it.
 
         Args:
@@ -76,23 +89,42 @@ class Host:
         """
         asked = pb.Parcel.FromString(parcel)
         if body is not None:
-            self._weights = asked.body.sha256, from_bytes(body)
-        request = from_parcel(asked, self._weights[1])
+            self._weights = by_record(from_bytes(body))
+        request = from_parcel(asked, {}, self._weights)
         reply = self._apps[asked.destination](request, context(asked.destination, asked.run_id, {}, {}))
         update = to_bytes(tensors_of(reply.content)) if reply.has_content() else b""
         return to_parcel(reply, None).SerializeToString(), update
 
 
-_host: list[Host] = []
+def serve(pipes: list[Connection], recipe: Recipe, shares: list[Share]) -> None:
+    """Serve one host in this process and the others in copies of it: what takes seconds is loaded once.
 
-
-def start(*words: Any) -> None:
-    """Make this process's host; see `Host`. It ends with the process that started it."""
+    Args:
+        pipes: One for each host: from it the requests, to it None when it is ready, or why it could not be
+            made, then the replies, in the order of the requests. A host ends when the other end is closed.
+        recipe: See `Host`.
+        shares: Plants and names of each host.
+    """
     processes.follow_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it is told, and ends it
-    _host.append(Host(*words))
+    for name in _LOADED:
+        importlib.import_module(name)
+    copies = multiprocessing.get_context("fork")  # there are no threads yet
+    for one in range(1, len(pipes)):
+        copies.Process(target=_serve, args=(one, pipes, recipe, shares)).start()
+    _serve(0, pipes, recipe, shares)
 
 
-def answer(parcel: bytes, body: bytes | None) -> tuple[bytes, bytes]:
-    """Call this process's host; see `Host.answer`."""
-    return _host[-1].answer(parcel, body)
+def _serve(one: int, pipes: list[Connection], recipe: Recipe, shares: list[Share]) -> None:
+    processes.follow_parent()
+    for other in pipes[:one] + pipes[one + 1 :]:
+        other.close()  # or nobody would hear that its host has died
+    try:
+        made = Host(recipe, *shares[one])
+    except Exception as error:  # noqa: BLE001 # who started it is told
+        pipes[one].send(error)
+        return
+    with contextlib.suppress(EOFError, OSError):  # the other end has gone
+        pipes[one].send(None)
+        while True:
+            pipes[one].send(made.answer(*pipes[one].recv()))

@@ -1,12 +1,12 @@
 """The simulate engine over many virtual plants: a grid over a few processes, without a network."""
 
 import multiprocessing
+import time
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
-from concurrent.futures import wait as wait_for
-from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
 
 from flwr.app import Message
 
@@ -16,15 +16,63 @@ from interplant.core.flower import OneRunGrid
 from interplant.core.inline import blob_of
 from interplant.core.wire import Tensors, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
 from interplant.lab import host
-from interplant.lab.host import Recipe
+from interplant.lab.host import Recipe, Reply
 from interplant.server.registry import node_id
 
 AHEAD = 2
 """Messages that a process has beside the one it answers: more would only hold more updates in memory."""
 
-Reply = tuple[bytes, bytes]
+AHEAD_BYTES = 32 << 10
+"""Bytes of such messages, less than a pipe takes: who writes more must be sure that the other side reads."""
 
-T = TypeVar("T")
+_JOIN = 10.0
+"""Seconds that the processes have to end by themselves."""
+
+
+@dataclass
+class _Worker:
+    """A process with some of the plants.
+
+    Args:
+        pipe: Requests to it, replies from it, in the order of the requests.
+        queue: Messages that wait.
+        sent: Ids of those that it has, and their bytes.
+        held: Replies of its that were not read.
+        body: Digest of the tensors that it has.
+    """
+
+    pipe: "Connection[object, Reply | Exception]"
+    queue: deque[pb.Parcel] = field(default_factory=deque)
+    sent: deque[tuple[str, int]] = field(default_factory=deque)
+    held: set[str] = field(default_factory=set)
+    body: str = ""
+
+    def feed(self, blob: pb.Blob, body: bytes) -> None:
+        """Send what waits, as far as there is room; the tensors once for all messages that have them."""
+        while self.queue and len(self.sent) + len(self.held) <= AHEAD:
+            request = self.queue[0].SerializeToString()
+            news = self.body != blob.sha256
+            if self.sent and (news or sum(size for _, size in self.sent) + len(request) > AHEAD_BYTES):
+                return  # it may be writing: two that write wait for each other for ever
+            self.pipe.send((request, body if news else None))
+            self.sent.append((self.queue.popleft().message_id, len(request)))
+            self.body = blob.sha256
+
+    def receive(self) -> Reply | None:
+        """Return what it has to say: a reply, or that it is ready.
+
+        Raises:
+            InterplantError: It has died, or failed.
+        """
+        try:
+            found = self.pipe.recv()
+        except (EOFError, OSError):
+            raise InterplantError(
+                "a process of the simulation has died, perhaps for want of memory: try fewer --processes"
+            ) from None
+        if isinstance(found, Exception):
+            raise found
+        return found
 
 
 class PooledGrid(OneRunGrid):
@@ -44,23 +92,25 @@ class PooledGrid(OneRunGrid):
         numbers = {node_id(name): number for number, name in enumerate(names)}
         count = max(1, min(processes, len(names)))
         self._of = {node: number % count for node, number in numbers.items()}
-        self._pools = []
+        shares = []
         for one in range(count):
             own = {node: number for node, number in numbers.items() if self._of[node] == one}
-            words = recipe, own, {node: self._names[node] for node in own}
-            context = multiprocessing.get_context("spawn")
-            self._pools.append(ProcessPoolExecutor(1, context, host.start, words))
-        self._ready = [pool.submit(int) for pool in self._pools]  # all begin to load now
+            shares.append((own, {node: self._names[node] for node in own}))
+        context = multiprocessing.get_context("spawn")
+        pipes = [context.Pipe() for _ in shares]
+        theirs = [other for _, other in pipes]
+        self._process = context.Process(target=host.serve, args=(theirs, recipe, shares))
+        self._process.start()
+        for pipe in theirs:
+            pipe.close()
+        self._workers = [_Worker(pipe) for pipe, _ in pipes]
         self._body: tuple[pb.Blob, bytes] = (pb.Blob(), b"")
-        self._sent = [""] * count
-        self._queues: list[deque[pb.Parcel]] = [deque() for _ in self._pools]
-        self._running: dict[str, Future[Reply]] = {}
-        self._open: dict[str, pb.Parcel] = {}
+        self._ready: dict[str, Reply] = {}
 
     @property
     def processes(self) -> int:
         """How many share the plants."""
-        return len(self._pools)
+        return len(self._workers)
 
     def until_ready(self) -> None:
         """Wait until every process has made its plants.
@@ -68,13 +118,16 @@ class PooledGrid(OneRunGrid):
         Raises:
             InterplantError: One of them could not.
         """
-        for ready in self._ready:
-            _result(ready)
+        for worker in self._workers:
+            worker.receive()
 
     def close(self) -> None:
         """End the processes."""
-        for pool in self._pools:
-            pool.shutdown(cancel_futures=True)
+        for worker in self._workers:
+            worker.pipe.close()
+        self._process.join(_JOIN)
+        self._process.kill()  # its copies end with it
+        self._process.join()
 
     def get_node_ids(self) -> list[int]:
         """Ids of all plants."""
@@ -96,8 +149,7 @@ class PooledGrid(OneRunGrid):
             self._body = blob_of(body), body
         for each in sorted(held, key=lambda each: self._names[each.metadata.dst_node_id]):
             parcel = to_parcel(each, self._body[0])
-            self._open[parcel.message_id] = parcel
-            self._queues[self._of[parcel.destination]].append(parcel)
+            self._workers[self._of[parcel.destination]].queue.append(parcel)
         return [each.metadata.message_id for each in held]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -106,15 +158,18 @@ class PooledGrid(OneRunGrid):
 
     def wait(self, message_ids: Iterable[str], seconds: float) -> Message | None:
         """Return one reply as soon as there is one, or None after ``seconds``."""
-        self._feed()
-        wanted = {one: self._running[one] for one in message_ids if one in self._running}
-        done, _ = wait_for(wanted.values(), seconds, FIRST_COMPLETED)
-        found = next((one for one, future in wanted.items() if future in done), None)
-        return None if found is None else self._reply(found)
+        wanted, until = list(message_ids), time.monotonic() + seconds
+        while True:
+            found = next((one for one in wanted if one in self._ready), None)
+            if found is not None:
+                return self._read(found)
+            if not self._collect(max(0.0, until - time.monotonic())):
+                return None
 
     def answered(self, message_ids: Iterable[str]) -> dict[str, bool]:
         """Which messages have a reply that was not read yet."""
-        return {one: True for one in message_ids if one in self._running and self._running[one].done()}
+        self._collect(0.0)
+        return {one: True for one in message_ids if one in self._ready}
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Have every plant answer."""
@@ -126,37 +181,33 @@ class PooledGrid(OneRunGrid):
         return replies
 
     def finish(self, message_ids: Iterable[str], settled_round: int | None) -> None:
-        """Forget messages."""
-        for one in message_ids:
-            self._open.pop(one, None)
-            self._running.pop(one, None)
+        """Forget messages: what was not sent is not, and a reply that comes yet is not read."""
+        done = set(message_ids)
+        for worker in self._workers:
+            worker.queue = deque(each for each in worker.queue if each.message_id not in done)
+            worker.held -= done
+        for one in done:
+            self._ready.pop(one, None)
 
-    def _feed(self) -> None:
-        """Give each process its next messages."""
-        for one, queue in enumerate(self._queues):
-            busy = sum(self._of[self._open[key].destination] == one for key in self._running)
-            while queue and busy <= AHEAD:
-                parcel = queue.popleft()
-                digest, body = self._body[0].sha256, None
-                if self._sent[one] != digest:
-                    self._sent[one], body = digest, self._body[1]
-                call = self._pools[one].submit(host.answer, parcel.SerializeToString(), body)
-                self._running[parcel.message_id] = call
-                busy += 1
+    def _collect(self, seconds: float) -> bool:
+        """Take in what the processes have to say; False if it is nothing for ``seconds``."""
+        for worker in self._workers:
+            worker.feed(*self._body)
+        busy = {worker.pipe: worker for worker in self._workers if worker.sent}
+        heard = wait_for(list(busy), seconds)
+        for pipe in heard:
+            worker = busy[pipe]  # type: ignore[index] # they are ours
+            reply = worker.receive()
+            assert reply is not None
+            message_id, _ = worker.sent.popleft()
+            worker.held.add(message_id)
+            self._ready[message_id] = reply
+        return bool(heard)
 
-    def _reply(self, message_id: str) -> Message:
-        parcel, body = _result(self._running.pop(message_id))
-        del self._open[message_id]
+    def _read(self, message_id: str) -> Message:
+        parcel, body = self._ready.pop(message_id)
+        asked = pb.Parcel.FromString(parcel)
+        for worker in self._workers:
+            worker.held.discard(message_id)
         tensors: Tensors = from_bytes(body) if body else {}
-        reply = from_parcel(pb.Parcel.FromString(parcel), tensors)
-        self._feed()
-        return reply
-
-
-def _result(call: Future[T]) -> T:
-    try:
-        return call.result()
-    except BrokenProcessPool:
-        raise InterplantError(
-            "a process of the simulation has died, perhaps for want of memory: try fewer --processes"
-        ) from None
+        return from_parcel(asked, tensors)

@@ -158,11 +158,12 @@ def simulate_fleet(
         )
         grid = PooledGrid(order.run, order.run_id, recipe, fleet.names, count)
         stack.callback(grid.close)
+        first = rounds.first_weights(run, task)  # loads torch while the processes start
         grid.until_ready()
         begun = time.monotonic()
         state = rounds.carry_out(grid, run, tell)
         seconds = time.monotonic() - begun
-        return _result(fleet, task, run, state, seconds, grid.processes), state
+        return _result(fleet, task, run, first, state, seconds, grid.processes), state
 
 
 def fleet_settings(fleet: Fleet, task: Task, place: Path) -> Plant:
@@ -175,7 +176,13 @@ def fleet_settings(fleet: Fleet, task: Task, place: Path) -> Plant:
 
 
 def _result(
-    fleet: Fleet, task: Task, run: RunFolder, state: Checkpoint, seconds: float, processes: int
+    fleet: Fleet,
+    task: Task,
+    run: RunFolder,
+    first: Tensors,
+    state: Checkpoint,
+    seconds: float,
+    processes: int,
 ) -> Simulated:
     records = run.records()
     receipts = list(state.plants.values())
@@ -190,7 +197,7 @@ def _result(
         plants=fleet.plants,
         processes=processes,
         parameters=sum(array.size for array in state.weights.values()),
-        rmse_first=_rmse(fleet, task, rounds.first_weights(run, task)),
+        rmse_first=_rmse(fleet, task, first),
         rmse=_rmse(fleet, task, state.weights),
         rounds=records,
         seconds=seconds,

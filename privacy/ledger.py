@@ -332,17 +332,18 @@ class Ledger:
         )
 
     @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
+    def _connected(self, writes: bool = True) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level=None)) as connection:
-            # A rollback journal leaves one file to back up. EXTRA is FULL and syncs the folder too,
-            # without which a power cut could bring the journal back and undo a finished charge.
-            connection.execute("PRAGMA journal_mode = DELETE")
-            connection.execute("PRAGMA synchronous = EXTRA")
+            if writes:
+                # A rollback journal leaves one file to back up. EXTRA is FULL and syncs the folder too,
+                # without which a power cut could bring the journal back and undo a finished charge.
+                connection.execute("PRAGMA journal_mode = DELETE")
+                connection.execute("PRAGMA synchronous = EXTRA")
             yield connection
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        with self._lock, self._errors(), self._connected() as connection:
+        with self._lock, self._errors(), self._connected(writes=False) as connection:
             self._catch_up(connection)
             yield
 

@@ -243,7 +243,8 @@ def _check_signer(reply: Message, receipts: Mapping[str, str]) -> None:
     if before and json.loads(before)["signer"] != said.get("signer"):
         raise BadUpdateError(
             "bad_receipt",
-            "another key than before has signed it; if the plant has a new key, remove its line in .receipts.jsonl",
+            "another key than before has signed it; if the plant has a new key, remove its line in "
+            ".receipts.jsonl",
         )
 
 

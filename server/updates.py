@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -93,14 +93,14 @@ def _same_shape(arrays: Tensors, weights: Tensors) -> Tensors:
 
 def _bounded(arrays: Tensors, max_norm: float) -> None:
     square = 0.0
-    for name, array in arrays.items():
-        flat = array.reshape(-1)
-        with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name, array in arrays.items():
+            flat = array.reshape(-1)
             # One pass without a copy in float64; a product of BLAS would take every core for it.
             part = float(np.einsum("i,i->", flat, flat, dtype=np.float64))
-        if not math.isfinite(part):
-            raise BadUpdateError("not_finite", f"{name}: found values that are not finite")
-        square += part
+            if not math.isfinite(part):
+                raise BadUpdateError("not_finite", f"{name}: found values that are not finite")
+            square += part
     if math.sqrt(square) > max_norm:
         raise BadUpdateError(
             "norm", f"expected a norm of at most {max_norm:g}, found {math.sqrt(square):.3g}"
@@ -116,7 +116,7 @@ def _receipt(reply: Message) -> dict[str, Any]:
         receipt.verify(found)
     except InterplantError as error:
         raise BadUpdateError("bad_receipt", str(error)) from None
-    return asdict(found)
+    return found.as_dict()
 
 
 def _metrics(reply: Message, names: Collection[str]) -> dict[str, float]:
