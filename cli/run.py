@@ -73,7 +73,7 @@ def show_run(run: RunId, directory: Directory = HERE, json: Json = False) -> Non
 
 @app.command()
 def stop(run: RunId, directory: Directory = HERE, json: Json = False) -> None:
-    """Stop a run; `resume` goes on after its last finished round."""
+    """Stop a run, also in the middle of a round; `resume` goes on in it, with the updates that are there."""
     from interplant.server.runs import stop_run
 
     found = stop_run(CoordinatorDirectory(directory), run)

@@ -18,7 +18,7 @@ from interplant.privacy.ledger import Ledger
 from interplant.server import control
 from interplant.server.authority import Authority
 from interplant.server.run_folder import RunFolder
-from interplant.server.runs import resume_run
+from interplant.server.runs import resume_run, stop_run
 
 from .conftest import PLANTS, add_plant, child_of, processes_of, turbofan
 
@@ -98,6 +98,22 @@ def test_a_killed_coordinator_process_goes_on_without_training_twice(
     assert (ended.state, ended.round) == ("finished", 6)
     for name in PLANTS:
         assert trainings(federation, name, run.id) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_is_stopped_in_the_middle_of_a_round_goes_on_in_it(federation: LocalFederation) -> None:
+    """A pause: what the plants train meanwhile is kept, and counts when the run goes on."""
+    words = ["rounds=2", "training.steps=300", "privacy.mechanism=none"]
+    run = federation.start_run(turbofan(*words), release=False)
+    until_training(federation)
+    assert stop_run(federation.coordinator, run.id).state == "stopped"
+    kept = [federation.plant(name).outbox for name in PLANTS]
+    federation.until(lambda: all(any(own.glob("*.parcel")) for own in kept), 60, "two kept replies")
+    assert federation.registry.run(run.id).round == 0
+    resume_run(federation.coordinator, run.id)
+    control.reload(federation.coordinator)
+    assert federation.until_over(run.id).state == "finished"
+    for name in PLANTS:
+        assert trainings(federation, name, run.id) == [1, 2]
 
 
 def test_a_killed_round_loop_goes_on_with_its_strategys_state_to_the_same_bits(
