@@ -98,6 +98,7 @@ def holds(run: Run, limit: int, fill: int) -> bool:
 
 def _try_fills(model: "nn.Module", shape: tuple[int, ...], mode: str, windows: int) -> int:
     probe = copy.deepcopy(model).eval()  # dropout falls by place: what is compared is everything else
+    _shake(probe)
     kind = {"onepass": _one_pass, FORWARD: _forward}.get(mode, _opacus)
     limit, run = kind(probe, shape, mode, windows)
     if limit == 1:
@@ -110,6 +111,17 @@ def _try_fills(model: "nn.Module", shape: tuple[int, ...], mode: str, windows: i
         "at a time, which is slow (MKL_CBWR=AUTO in the environment may help)"
     )
     return 1
+
+
+def _shake(probe: "nn.Module") -> None:
+    """Give a model ordinary weights: with those that came in, all zero perhaps, nothing might differ."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for own in probe.parameters():
+            drawn = torch.randn(own.shape, generator=generator)
+            own.copy_(drawn / max(1, own[0].numel()) ** 0.5 if own.dim() > 1 else 1.0 + 0.1 * drawn)
 
 
 def _made_up(shape: tuple[int, ...], windows: int) -> "Callable[[NDArray[np.int64]], tuple[Tensor, Tensor]]":

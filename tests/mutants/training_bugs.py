@@ -391,6 +391,16 @@ OF_CLIPPING = (
         ),
     ),
     Bug(
+        "places-tried-with-the-weights-that-came",
+        "A coordinator that sends zeros first has every model taken for safe: with them nothing differs.",
+        ALIKE,
+        (("    _shake(probe)\n", ""),),
+        tests(
+            "privacy/test_alike",
+            "test_a_model_that_tells_places_or_sizes_apart_is_given_one_unit_at_a_time[False]",
+        ),
+    ),
+    Bug(
         "losses-not-filled-up",
         "A unit moves the losses of others by their last digits, which weights can be chosen to decide over.",
         "interplant.privacy.statistics",
