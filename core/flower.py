@@ -9,7 +9,7 @@ from its metadata), ``flwr.supercore.run.Run`` (an annotation and an empty value
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,10 @@ def message(envelope: Envelope, content: RecordDict | None, error: Error | None 
     return Message(content=content, metadata=metadata)  # type: ignore[call-overload,no-any-return]
 
 
+_name = lru_cache(maxsize=64)(str)
+"""A dtype's name, which numpy makes anew each time."""
+
+
 class HeldArray(Array):
     """An array of a message as it is; npy bytes are made of it only for who asks for them.
 
@@ -98,7 +102,7 @@ class HeldArray(Array):
 
     def __init__(self, array: "np.ndarray[Any, Any]") -> None:
         self._held = array
-        self.dtype, self.shape, self.stype = str(array.dtype), array.shape, "numpy.ndarray"
+        self.dtype, self.shape, self.stype = _name(array.dtype), array.shape, "numpy.ndarray"
 
     @cached_property
     def data(self) -> bytes:  # type: ignore[override] # the same bytes, later

@@ -1,10 +1,8 @@
 """A process that hosts virtual plants: what comes and goes are the messages of the wire."""
 
 import contextlib
-import importlib
 import multiprocessing
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -14,25 +12,19 @@ from flwr.app import ArrayRecord
 from flwr.clientapp import ClientApp
 
 from interplant.client.app import make_app
-from interplant.client.trainer import Trainer
 from interplant.core import federation_pb2 as pb
 from interplant.core import processes
 from interplant.core.flower import context
 from interplant.core.schema import Plant
 from interplant.core.wire import by_record, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
 from interplant.data.simulator import simulate
-from interplant.lab.virtual import Kept, VirtualDirectory, VirtualTrainer, virtual_plant
-
-_LOADED = ("torch", "pandas", "pyarrow.parquet", "interplant.client.round_training")
-"""What a host needs beside this module, sooner or later."""
+from interplant.lab.virtual import Kept, VirtualTrainer, virtual_plant
 
 Reply = tuple[bytes, bytes]
 """A message, and its tensors."""
 
 Share = tuple[dict[int, int], dict[int, str]]
 """The simulator's number, and the name, of each plant of a host, by node id."""
-
-MakeTrainer = Callable[[VirtualDirectory, Kept], Trainer]
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ class Recipe:
         machines: Machines in a plant's record.
         seed: Of the simulator.
         threads: Of torch.
-        trainer: Makes a plant's trainer.
+        trainer: Trains the plants.
     """
 
     folder: Path
@@ -53,7 +45,7 @@ class Recipe:
     machines: int
     seed: int
     threads: int = 1
-    trainer: MakeTrainer = VirtualTrainer
+    trainer: type[VirtualTrainer] = VirtualTrainer
 
 
 class Host:
@@ -66,9 +58,6 @@ class Host:
     """
 
     def __init__(self, recipe: Recipe, plants: dict[int, int], names: dict[int, str]) -> None:
-        import torch
-
-        torch.set_num_threads(recipe.threads)
         kept = Kept()
         self._apps: dict[int, ClientApp] = {}
         for node, number in plants.items():
@@ -107,8 +96,7 @@ def serve(pipes: list[Connection], recipe: Recipe, shares: list[Share]) -> None:
     """
     processes.follow_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it is told, and ends it
-    for name in _LOADED:
-        importlib.import_module(name)
+    recipe.trainer.load(recipe.threads)
     copies = multiprocessing.get_context("fork")  # there are no threads yet
     for one in range(1, len(pipes)):
         copies.Process(target=_serve, args=(one, pipes, recipe, shares)).start()

@@ -1,6 +1,7 @@
 """What ``interplant simulate`` does: a run of many virtual plants, and what came of it."""
 
 import contextlib
+import math
 import os
 import secrets
 import tempfile
@@ -20,7 +21,7 @@ from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
 from interplant.data.windows import last_windows, sizes
 from interplant.lab.baselines import capped_rmse
-from interplant.lab.host import MakeTrainer, Recipe
+from interplant.lab.host import Recipe
 from interplant.lab.pool import PooledGrid
 from interplant.lab.prepared import Prepared, offer
 from interplant.lab.virtual import VirtualTrainer, scratch
@@ -29,8 +30,7 @@ from interplant.server.run_folder import Checkpoint, RunFolder
 from interplant.server.runs import make_order
 
 TESTED = 8
-"""Plants on whose held-out machines the models are measured, at most; the first ones."""
-
+"""Plants on whose held-out machines the models are measured, at most."""
 
 DEADLINE = 1e6
 """Seconds of a round: virtual plants are never late, they only take turns."""
@@ -121,7 +121,9 @@ def simulate_fleet(
     rules: Rounds | None = None,
     folder: Path | None = None,
     tell: Callable[[dict[str, Any]], None] = lambda _: None,
-    trainer: MakeTrainer = VirtualTrainer,
+    trainer: type[VirtualTrainer] = VirtualTrainer,
+    start_from: Path | None = None,
+    tested: int = TESTED,
 ) -> tuple[Simulated, Checkpoint]:
     """Run a task over virtual plants: the same strategy, privacy and gateway as in a federation.
 
@@ -131,7 +133,9 @@ def simulate_fleet(
         rules: Of rounds; by default updates are folded by the plants' names, so that a run can be repeated.
         folder: Becomes the run's folder; by default it is gone at the end.
         tell: Hears of every attempt at a round.
-        trainer: Trains a plant.
+        trainer: Trains the plants.
+        start_from: Weights in a file; by default fresh ones from the task's seed.
+        tested: Plants on whose held-out machines the models are measured, at most; the first ones.
 
     Returns:
         What came of it, and the state after the last round.
@@ -151,6 +155,7 @@ def simulate_fleet(
             rules or Rounds(order="plants", retries=0, deadline_seconds=DEADLINE),
             engine="simulate",
             release=False,
+            start_from=str(start_from or ""),
         )
         run.create(order)
         recipe = Recipe(
@@ -163,7 +168,8 @@ def simulate_fleet(
         begun = time.monotonic()
         state = rounds.carry_out(grid, run, tell)
         seconds = time.monotonic() - begun
-        return _result(fleet, task, run, first, state, seconds, grid.processes), state
+        rmse = [_rmse(fleet, task, weights, tested) for weights in (first, state.weights)]
+        return _result(fleet, task, run, state, rmse, seconds, grid.processes), state
 
 
 def fleet_settings(fleet: Fleet, task: Task, place: Path) -> Plant:
@@ -179,8 +185,8 @@ def _result(
     fleet: Fleet,
     task: Task,
     run: RunFolder,
-    first: Tensors,
     state: Checkpoint,
+    rmse: list[float],
     seconds: float,
     processes: int,
 ) -> Simulated:
@@ -197,18 +203,20 @@ def _result(
         plants=fleet.plants,
         processes=processes,
         parameters=sum(array.size for array in state.weights.values()),
-        rmse_first=_rmse(fleet, task, first),
-        rmse=_rmse(fleet, task, state.weights),
+        rmse_first=rmse[0],
+        rmse=rmse[1],
         rounds=records,
         seconds=seconds,
         ms_per_plant_round=1e3 * seconds / (fleet.plants * len(records)),
     )
 
 
-def _rmse(fleet: Fleet, task: Task, weights: Tensors) -> float:
-    """Mean over the first plants of the capped RMSE on their held-out machines."""
-    tested = range(min(fleet.plants, TESTED))
-    holdouts = [simulate(number, fleet.machines, fleet.seed).holdout for number in tested]
+def _rmse(fleet: Fleet, task: Task, weights: Tensors, tested: int) -> float:
+    """Mean over the first plants of the capped RMSE on their held-out machines; NaN for none."""
+    if not tested:
+        return math.nan
+    numbers = range(min(fleet.plants, tested))
+    holdouts = [simulate(number, fleet.machines, fleet.seed).holdout for number in numbers]
     return float(np.mean([capped_rmse(task, weights, last_windows(one, task)) for one in holdouts]))
 
 

@@ -5,6 +5,7 @@ folder on a file system in memory (`scratch`): what a plant waits for there cost
 """
 
 import hashlib
+import importlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -108,6 +109,19 @@ class VirtualTrainer:
 
     def __init__(self, plant: VirtualDirectory, kept: "Kept") -> None:
         self._plant, self._kept = plant, kept
+
+    @classmethod
+    def load(cls, threads: int) -> None:
+        """Load what training needs, before a process is copied.
+
+        Args:
+            threads: Of torch.
+        """
+        for name in ("pandas", "pyarrow.parquet", "interplant.client.round_training"):
+            importlib.import_module(name)
+        import torch
+
+        torch.set_num_threads(threads)
 
     def train(self, run: str, number: int, task: Task, weights: Tensors) -> Trained:
         """Train one round; see `interplant.client.round_training.train_round`."""
