@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from flwr.app import Message
 
-from interplant.client import gateway, policy, receipts
+from interplant.client import compression, gateway, policy, receipts
+from interplant.client.compression import Terms
 from interplant.client.directory import PlantDirectory
 from interplant.client.trainer import Trainer
 from interplant.core import config
@@ -46,8 +47,12 @@ def take_part(plant: PlantDirectory, trainer: Trainer, message: Message) -> Mess
         policy.admit(plant.load(), request.task)
         policy.hold_to_terms(plant, request.task)
         receipts.hear(plant, request.receipt)
-        trained = trainer.train(request.run, request.round, request.task, request.weights)
-        return gateway.let_out(plant, request.task, request.weights, trained, message)
+        terms = Terms.of(message, plant)
+        weights = compression.whole(plant, terms, request.weights)
+        trained = trainer.train(request.run, request.round, request.task, weights)
+        words = terms.reply if terms else {}
+        reply = gateway.let_out(plant, request.task, weights, trained, message, words)
+        return compression.lighter(plant, terms, reply)
     except Refusal as refusal:
         log.warning("round refused: %s", refusal)
         return refuse(message, refusal)

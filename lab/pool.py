@@ -8,7 +8,7 @@ from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError
@@ -51,8 +51,8 @@ class PooledGrid(OneRunGrid):
             context = multiprocessing.get_context("spawn")
             self._pools.append(ProcessPoolExecutor(1, context, host.start, words))
         self._ready = [pool.submit(int) for pool in self._pools]  # all begin to load now
-        self._body: tuple[pb.Blob, bytes] = (pb.Blob(), b"")
-        self._sent = [""] * count
+        self._bodies: dict[str, bytes] = {}
+        self._sent: list[deque[str]] = [deque(maxlen=host.BODIES) for _ in self._pools]
         self._queues: list[deque[pb.Parcel]] = [deque() for _ in self._pools]
         self._running: dict[str, Future[Reply]] = {}
         self._open: dict[str, pb.Parcel] = {}
@@ -89,16 +89,22 @@ class PooledGrid(OneRunGrid):
         return set(self._names)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Hold instructions, in the order of the plants' names; their tensors are all the same."""
-        held = list(messages)
-        if held:
-            body = to_bytes(tensors_of(held[0].content))
-            self._body = blob_of(body), body
+        """Hold instructions, in the order of the plants' names; tensors that are shared are written once."""
+        held, written = list(messages), dict[tuple[int, ...], pb.Blob]()
+        self._bodies = {one.body.sha256: self._bodies[one.body.sha256] for one in self._open.values()}
         for each in sorted(held, key=lambda each: self._names[each.metadata.dst_node_id]):
-            parcel = to_parcel(each, self._body[0])
+            parcel = to_parcel(each, self._body(each.content, written))
             self._open[parcel.message_id] = parcel
             self._queues[self._of[parcel.destination]].append(parcel)
         return [each.metadata.message_id for each in held]
+
+    def _body(self, content: RecordDict, written: dict[tuple[int, ...], pb.Blob]) -> pb.Blob:
+        key = tuple(id(record) for record in content.array_records.values())
+        if key not in written:
+            body = to_bytes(tensors_of(content))
+            written[key] = blob_of(body)
+            self._bodies[written[key].sha256] = body
+        return written[key]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that are there."""
@@ -137,9 +143,10 @@ class PooledGrid(OneRunGrid):
             busy = sum(self._of[self._open[key].destination] == one for key in self._running)
             while queue and busy <= AHEAD:
                 parcel = queue.popleft()
-                digest, body = self._body[0].sha256, None
-                if self._sent[one] != digest:
-                    self._sent[one], body = digest, self._body[1]
+                digest, body = parcel.body.sha256, None
+                if digest not in self._sent[one]:
+                    self._sent[one].append(digest)
+                    body = self._bodies[digest]
                 call = self._pools[one].submit(host.answer, parcel.SerializeToString(), body)
                 self._running[parcel.message_id] = call
                 busy += 1
