@@ -13,6 +13,7 @@ residual, or one round in which the plant says ``model_lost`` and is sent the ne
 """
 
 import logging
+import math
 import re
 import shutil
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from flwr.app import Message
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from interplant.client.directory import PlantDirectory
 from interplant.core import blobs
@@ -170,7 +171,7 @@ def lighter(plant: PlantDirectory, terms: Terms | None, reply: Message) -> Messa
 def settle(plant: PlantDirectory, run: str, number: int) -> None:
     """Forget a run whose last round is on the coordinator's disk."""
     folder = plant.compression / Path(run).name
-    if any(number >= _rounds(file) for file in folder.glob("*.safetensors")):
+    if any(number >= _rounds(file) for file in folder.glob("[!.]*.safetensors")):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -184,14 +185,17 @@ def _moved(held: Tensors, sent: Tensors, terms: Terms) -> Tensors:
 
 
 def _residual(plant: PlantDirectory, terms: Terms, update: Tensors) -> Tensors:
-    """What was left after the last round before this one; of another model, nothing."""
-    zeros = {name: np.zeros_like(array) for name, array in update.items()}
-    numbers = [number for number in _residuals(plant, terms.run) if number < terms.round]
-    found = _read(_residuals(plant, terms.run)[max(numbers)]) if numbers else None
-    fits = found is not None and found.keys() == set(Layout.of(update).coded)
-    if found is None or not fits or any(found[name].shape != update[name].shape for name in found):
-        return zeros | {name: update[name] for name in Layout.of(update).rest}
-    return zeros | {name: update[name] for name in Layout.of(update).rest} | found
+    """What was left after the last round before this one; zeros if that was another model's or is not there.
+
+    Arrays that are not coded leave nothing: they stand as they are, as `moved` wants them.
+    """
+    files, layout = _residuals(plant, terms.run), Layout.of(update)
+    before = [number for number in files if number < terms.round]
+    found = (_read(files[max(before)]) if before else None) or {}
+    shapes = {name: array.shape for name, array in found.items()}
+    if shapes != {name: update[name].shape for name in layout.coded}:
+        found = {name: np.zeros_like(update[name]) for name in layout.coded}
+    return found | {name: update[name] for name in layout.rest}
 
 
 def _keep_residual(plant: PlantDirectory, terms: Terms, left: Tensors) -> None:
@@ -229,6 +233,10 @@ def _read(file: Path) -> Tensors | None:
         return None
 
 
-def _rounds(file: Path) -> int:
-    with safe_open(file, framework="numpy") as opened:
-        return int(opened.metadata()["rounds"])
+def _rounds(file: Path) -> float:
+    """How many rounds a file's run has; a damaged one does not say."""
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return int(opened.metadata()["rounds"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return math.inf

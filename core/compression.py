@@ -41,6 +41,9 @@ COMPRESSION, PACKED = "compression", "packed"
 BLOCK = 4096
 """Values that share a scale, at most; an array never shares one with another."""
 
+_LARGEST = np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(0))
+"""The largest scale: 127 times it is still finite."""
+
 Flat = np.ndarray[Any, Any]
 
 
@@ -208,7 +211,7 @@ def _int8_bytes(flat: Flat, layout: Layout, _: float) -> bytes:
     begins, lengths = layout.blocks
     if not len(begins):
         return b""
-    scales: Flat = np.maximum.reduceat(np.abs(flat), begins) / np.float32(127)
+    scales: Flat = np.minimum(np.maximum.reduceat(np.abs(flat), begins) / np.float32(127), _LARGEST)
     divisors = np.repeat(np.where(scales > 0, scales, np.float32(1)), lengths)
     codes: Flat = np.clip(np.rint(flat / divisors), -127, 127).astype(np.int8)
     return scales.tobytes() + codes.tobytes()
