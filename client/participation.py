@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """One round's work: start from these weights, for this task; and the plant's last receipt, as JSON."""
+    """One round's work: start from these weights, for this task; and the plant's last receipt, as JSON.
+
+    Weights may be packed; see `interplant.client.compression`.
+    """
 
     run: str
     round: int
@@ -39,7 +42,7 @@ def take_part(plant: PlantDirectory, trainer: Trainer, message: Message) -> Mess
         message: The coordinator's request. Nothing in it can loosen the plant's policy.
 
     Returns:
-        The reply. All that it holds has passed the gateway.
+        The reply. All that it holds has passed the gateway; an update may be packed after that.
     """
     try:
         policy.check_not_paused(plant)
