@@ -148,6 +148,17 @@ def test_a_plant_that_has_lost_its_model_gets_the_next_one_whole(start):
     assert run.records()[3]["participants"] == sorted(NAMES), "nobody rests for it"
 
 
+def test_a_round_that_is_tried_again_sends_it_whole_at_once(start):
+    plants, run = Plants(), start(number=2, quorum=3, compression=BOTH)
+    grid = plants.on(Ringing)
+    carry_out(grid, run, lambda record: plants.held.pop("south") if record["round"] == 1 else None)
+    assert [record["settled"] for record in run.records()] == [True, False, True]
+    assert run.records()[1]["dropped"]["south"]["code"] == "model_lost"
+    assert [kind for kind in plants.kinds if kind[:2] == (2, "south")] == [
+        (2, "south", "int8"), (2, "south", "none")
+    ]  # fmt: skip
+
+
 def test_a_round_that_is_tried_again_gives_the_same_model(start):
     plants, once = Plants(), []
 
@@ -292,6 +303,11 @@ def test_bytes_that_are_no_update_are_refused(packed, wire):
 
 def test_npy_bytes_beyond_what_the_model_needs_are_not_read():
     assert "found more" in bad(reply(np.zeros(1 << 16, np.uint8), wire=as_npy), "bad_shape")
+
+
+def test_more_bytes_than_the_model_needs_are_not_looked_at():
+    most = largest("int8", UPDATE, BOTH.keep)
+    assert bad(reply(np.zeros(most + 1, np.uint8))).startswith(f"expected at most {most} bytes")
 
 
 def test_another_array_beside_the_bytes_is_refused():
