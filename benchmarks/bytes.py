@@ -188,7 +188,8 @@ def main() -> None:
     words.add_argument("--short", action="store_true", help="smoke: two rounds, one seed")
     given = words.parse_args()
     count, seeds = (2, 1) if given.short else (given.rounds, given.seeds)
-    changes = [f"rounds={count}", f"training.steps={given.steps}", "privacy.mechanism=none", *given.changes]
+    changes = [f"rounds={count}", f"training.steps={given.steps}", "training.learning_rate=0.002"]
+    changes += ["privacy.mechanism=none", *given.changes]
     task = config.load(builtin("turbofan"), Task, changes)
     source = Source("cmapss" if given.data else "simulated", given.data, 24, 0)
     bench = Bench.of(source, task)

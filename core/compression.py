@@ -92,7 +92,7 @@ class Codec:
         size: Bytes of the row, from its layout and the share that is kept.
         write: From values to bytes.
         read: From bytes, exactly ``size``, to values; raises `InterplantError`.
-        strategy: zlib's: where values do not repeat, looking for repeats only costs time.
+        strategy: zlib's. Values do not repeat, so nothing looks for repeats but for runs of zero bits.
     """
 
     size: Callable[[Layout, float], int]
@@ -262,6 +262,6 @@ CODECS = {
         lambda raw, *_: _bf16_values(raw),
     ),
     "int8": Codec(_int8_size, _int8_bytes, _int8_values),
-    "top_k": Codec(_top_k_size, _top_k_bytes, _top_k_values, zlib.Z_DEFAULT_STRATEGY),
+    "top_k": Codec(_top_k_size, _top_k_bytes, _top_k_values, zlib.Z_RLE),
 }
 """The codecs by the words that configurations and messages use for them."""
