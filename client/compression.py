@@ -170,9 +170,10 @@ def lighter(plant: PlantDirectory, terms: Terms | None, reply: Message) -> Messa
 
 def settle(plant: PlantDirectory, run: str, number: int) -> None:
     """Forget a run whose last round is on the coordinator's disk."""
-    folder = plant.compression / Path(run).name
-    if any(number >= _rounds(file) for file in folder.glob("[!.]*.safetensors")):
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder in plant.compression.glob("*"):
+        files = folder.glob("[!.]*.safetensors")
+        if folder.name == run and any(number >= _rounds(file) for file in files):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _moved(held: Tensors, sent: Tensors, terms: Terms) -> Tensors:
