@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flwr.clientapp import ClientApp
 
-from interplant.client import connection, deployment, joining
+from interplant.client import compression, connection, deployment, joining
 from interplant.client.app import make_app
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import let_out_words
@@ -138,6 +138,7 @@ class Agent:
             self._jobs.put(lambda: self._do(notice.work))
         elif kind == "settled":
             self._outbox.settle(notice.settled.run, notice.settled.round)
+            compression.settle(self._plant, notice.settled.run, notice.settled.round)
         elif kind == "release":
             self._jobs.put(lambda: self._receive(notice.release))
 

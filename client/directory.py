@@ -97,6 +97,11 @@ class PlantDirectory:
         return self.path / "outbox"
 
     @property
+    def compression(self) -> Path:
+        """By run: the model held, and what packing left of updates; see `interplant.client.compression`."""
+        return self.path / "compression"
+
+    @property
     def releases(self) -> Path:
         """One folder a release."""
         return self.path / "releases"

@@ -5,11 +5,16 @@ this round, or ``privacy: none`` by the plant's own policy) and a receipt. The r
 is, the keyed digest of its snapshot (Trust 6), and mechanism, unit, epsilon and delta, which follow from
 the plan's public numbers alone, not from data. Beside them stand only metrics that the task declares, the
 plant's policy names, and the same entry has paid for. No other counts or losses, no times.
+
+Where the coordinator offers compression, two words say how the update is packed and which model the plant
+holds: the name of a codec, by settings alone, and the digest of what the coordinator itself has sent.
+`interplant.client.compression` packs what was let out here; that adds nothing to it.
 """
 
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,13 +23,16 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from interplant.client.directory import PlantDirectory
+from interplant.core.compression import COMPRESSION, NONE
 from interplant.core.errors import Refusal
 from interplant.core.files import disk_errors
 from interplant.core.flower import arrays
 from interplant.core.receipt import Receipt
-from interplant.core.schema import Task
+from interplant.core.schema import CODECS, Task
 from interplant.core.wire import UPDATE, Tensors
 from interplant.privacy.plan import statistics_of
+
+_DIGEST = re.compile(r"([0-9a-f]{64})?")
 
 
 @dataclass(frozen=True)
@@ -37,9 +45,22 @@ class Trained:
 
 
 def let_out(
-    plant: PlantDirectory, task: Task, weights: Tensors, trained: Trained, request: Message
+    plant: PlantDirectory,
+    task: Task,
+    weights: Tensors,
+    trained: Trained,
+    request: Message,
+    words: Mapping[str, str] | None = None,
 ) -> Message:
     """Check a result, log it to ``audit.jsonl``, and return the reply that may leave.
+
+    Args:
+        plant: The plant's directory.
+        task: What was trained.
+        weights: The global model: names, shapes and types that an update may have.
+        trained: The result.
+        request: What is answered.
+        words: About compression, if it was offered.
 
     Raises:
         Refusal: The result is not what a reply may hold; nothing leaves.
@@ -47,6 +68,7 @@ def let_out(
     _check_update(trained.update, weights)
     _check_receipt(trained.receipt, task)
     _check_metrics(trained.metrics, task, plant)
+    _check_words(words or {})
     content = RecordDict(
         {
             UPDATE: arrays(trained.update),
@@ -62,6 +84,9 @@ def let_out(
     if trained.metrics:
         content["metrics"] = MetricRecord(dict(trained.metrics))
         entry["metrics"] = trained.metrics
+    if words:
+        content[COMPRESSION] = ConfigRecord(dict(words))
+        entry[COMPRESSION] = dict(words)
     _log(plant, entry)
     return Message(content, reply_to=request)
 
@@ -103,6 +128,15 @@ def _check_metrics(metrics: Mapping[str, float], task: Task, plant: PlantDirecto
             raise Refusal("gateway", f"metric {name}: not in both the private task and policy.metrics")
         if not (isinstance(value, float) and math.isfinite(value)):
             raise Refusal("gateway", f"metric {name}: not a finite number")
+
+
+def _check_words(words: Mapping[str, str]) -> None:
+    if words and (
+        words.keys() != {"update", "holds"}
+        or words["update"] not in (NONE, *CODECS)
+        or not _DIGEST.fullmatch(words["holds"])
+    ):
+        raise Refusal("gateway", f"compression: {dict(words)} is no codec and digest")
 
 
 def _log(plant: PlantDirectory, entry: Mapping[str, object]) -> None:

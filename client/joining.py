@@ -35,6 +35,8 @@ COMMENTS: Final = {
     "federation": "The federation it has joined.",
     "connection": "The one outbound connection. When the coordinator is away, tries are ever further apart.",
     "connection.coordinator": "host:port of the coordinator.",
+    "connection.compression": """How arrays may travel in fewer bytes if the coordinator offers it:
+        bf16, int8, top_k; an empty list: as they are. It changes nothing about privacy.""",
     "data": "Where this plant's data lies. None of it leaves.",
     "data.repository": "Git and DVC repository, counted from this folder.",
     "data.machine": "The column that names a reading's machine; a private task must take it for that.",

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from flwr.app import Message
 
-from interplant.client import gateway, policy, receipts
+from interplant.client import compression, gateway, policy, receipts
+from interplant.client.compression import Terms
 from interplant.client.directory import PlantDirectory
 from interplant.client.trainer import Trainer
 from interplant.core import config
@@ -20,7 +21,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """One round's work: start from these weights, for this task; and the plant's last receipt, as JSON."""
+    """One round's work: start from these weights, for this task; and the plant's last receipt, as JSON.
+
+    Weights may be packed; see `interplant.client.compression`.
+    """
 
     run: str
     round: int
@@ -38,7 +42,7 @@ def take_part(plant: PlantDirectory, trainer: Trainer, message: Message) -> Mess
         message: The coordinator's request. Nothing in it can loosen the plant's policy.
 
     Returns:
-        The reply. All that it holds has passed the gateway.
+        The reply. All that it holds has passed the gateway; an update may be packed after that.
     """
     try:
         policy.check_not_paused(plant)
@@ -46,8 +50,12 @@ def take_part(plant: PlantDirectory, trainer: Trainer, message: Message) -> Mess
         policy.admit(plant.load(), request.task)
         policy.hold_to_terms(plant, request.task)
         receipts.hear(plant, request.receipt)
-        trained = trainer.train(request.run, request.round, request.task, request.weights)
-        return gateway.let_out(plant, request.task, request.weights, trained, message)
+        terms = Terms.of(message, plant)
+        weights = compression.whole(plant, terms, request.weights)
+        trained = trainer.train(request.run, request.round, request.task, weights)
+        words = terms.reply if terms else {}
+        reply = gateway.let_out(plant, request.task, weights, trained, message, words)
+        return compression.lighter(plant, terms, reply)
     except Refusal as refusal:
         log.warning("round refused: %s", refusal)
         return refuse(message, refusal)

@@ -28,6 +28,7 @@ REFUSALS: Final[dict[str, str]] = {
     "no_snapshot": "the plant has no snapshot of its data yet",
     "contract": "the plant's data does not fit the task's contract",
     "undeclared_size": "the plant has not declared the public size of its data (data.declared_windows)",
+    "model_lost": "the plant has lost the model that this round's differs from; it gets the next one whole",
     "trainer_died": "the plant's trainer process ended while it worked",
     "ledger": "the plant's privacy ledger is damaged or cannot be written",
     "ledger_behind": "the plant's privacy ledger is older than what the plant has signed",

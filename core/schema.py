@@ -25,6 +25,9 @@ CLIPPINGS = ("norm", "normalised")
 ORDERS = ("arrival", "plants")
 """In which order updates are folded: as they come, or by the plants' names."""
 
+CODECS = ("bf16", "int8", "top_k")
+"""How arrays can travel in fewer bytes; see `interplant.core.compression`."""
+
 METRICS = ("loss", "units")
 """What may leave a plant beside the update: the incoming model's mean loss, the number of privacy units."""
 
@@ -338,11 +341,12 @@ class TrainerSettings:
 
 @dataclass
 class Connection:
-    """How the plant reaches its coordinator."""
+    """How the plant reaches its coordinator; ``compression`` lists the codecs in which arrays may travel."""
 
     coordinator: str = MISSING
     backoff_seconds: float = 0.5
     backoff_max_seconds: float = 60.0
+    compression: list[str] = field(default_factory=lambda: list(CODECS))
 
 
 @dataclass
@@ -416,6 +420,8 @@ class Plant:
             "connection.backoff_max_seconds",
             "expected no less than connection.backoff_seconds",
         )
+        for codec in self.connection.compression:
+            _one_of(codec, CODECS, "connection.compression")
 
 
 # --- federation.yaml -------------------------------------------------------------------------------
@@ -428,6 +434,24 @@ class Certificates:
     plant_hours: float = 720.0
     server_hours: float = 2160.0
     join_hours: float = 24.0
+
+
+@dataclass
+class Compression:
+    """How arrays may travel in fewer bytes; a plant takes part in it or not, as it likes.
+
+    ``update`` is how plants pack their updates, ``model`` how the coordinator packs the difference between
+    this round's model and the last one; ``keep`` is the share of the values that ``top_k`` sends.
+    """
+
+    update: str = "none"
+    model: str = "none"
+    keep: float = 0.01
+
+    @property
+    def offered(self) -> bool:
+        """Whether anything is offered to plants."""
+        return (self.update, self.model) != ("none", "none")
 
 
 @dataclass
@@ -449,6 +473,7 @@ class Rounds:
     retry_seconds: float = 5.0
     max_update_norm: float = 1e4
     order: str = "arrival"
+    compression: Compression = field(default_factory=Compression)
 
 
 @dataclass
@@ -486,6 +511,9 @@ class Federation:
             _need(value > 0, f"rounds.{key}", f"expected more than 0, found {value}")
         _need(rounds.retries >= 0, "rounds.retries", f"expected 0 or more, found {rounds.retries}")
         _one_of(rounds.order, ORDERS, "rounds.order")
+        for key in ("update", "model"):
+            _one_of(getattr(rounds.compression, key), ("none", *CODECS), f"rounds.compression.{key}")
+        _between(rounds.compression.keep, 1e-6, 0.5, "rounds.compression.keep")
         _need(
             rounds.plants == 0 or rounds.plants >= rounds.quorum,
             "rounds.plants",

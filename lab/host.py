@@ -20,6 +20,9 @@ from interplant.core.wire import by_record, from_bytes, from_parcel, tensors_of,
 from interplant.data.simulator import simulate
 from interplant.lab.virtual import Kept, VirtualTrainer, virtual_plant
 
+BODIES = 2
+"""Bodies that a process keeps: a round's model whole, and as a difference."""
+
 Reply = tuple[bytes, bytes]
 """A message, and its tensors."""
 
@@ -64,22 +67,23 @@ class Host:
             make = partial(simulate, number, recipe.machines, recipe.seed)
             plant = virtual_plant(recipe.folder, names[node], recipe.settings, make)
             self._apps[node] = make_app(plant, recipe.trainer(plant, kept))
-        self._weights: dict[str, ArrayRecord] = {}
+        self._bodies: dict[str, dict[str, ArrayRecord]] = {}
 
     def answer(self, parcel: bytes, body: bytes | None) -> Reply:
         """Have the plant that a message is for answer it.
 
         Args:
             parcel: The message.
-            body: Its tensors; None if they are those of the message before.
+            body: Its tensors; None if they are among the last `BODIES` that came.
 
         Returns:
             The reply, and its tensors.
         """
         asked = pb.Parcel.FromString(parcel)
         if body is not None:
-            self._weights = by_record(from_bytes(body))
-        request = from_parcel(asked, {}, self._weights)
+            kept = list(self._bodies.items())[1 - BODIES :]
+            self._bodies = dict(kept) | {asked.body.sha256: by_record(from_bytes(body))}
+        request = from_parcel(asked, {}, self._bodies[asked.body.sha256])
         reply = self._apps[asked.destination](request, context(asked.destination, asked.run_id, {}, {}))
         update = to_bytes(tensors_of(reply.content)) if reply.has_content() else b""
         return to_parcel(reply, None).SerializeToString(), update

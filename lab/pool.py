@@ -3,12 +3,12 @@
 import multiprocessing
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError
@@ -38,25 +38,26 @@ class _Worker:
         queue: Messages that wait.
         sent: Ids of those that it has, and their bytes.
         held: Replies of its that were not read.
-        body: Digest of the tensors that it has.
+        bodies: Digests of the tensors that it has, the oldest first.
     """
 
     pipe: "Connection[object, Reply | Exception]"
     queue: deque[pb.Parcel] = field(default_factory=deque)
     sent: deque[tuple[str, int]] = field(default_factory=deque)
     held: set[str] = field(default_factory=set)
-    body: str = ""
+    bodies: deque[str] = field(default_factory=lambda: deque(maxlen=host.BODIES))
 
-    def feed(self, blob: pb.Blob, body: bytes) -> None:
-        """Send what waits, as far as there is room; the tensors once for all messages that have them."""
+    def feed(self, bodies: Mapping[str, bytes]) -> None:
+        """Send what waits, as far as there is room; tensors, by digest, once for all that have them."""
         while self.queue and len(self.sent) + len(self.held) <= AHEAD:
-            request = self.queue[0].SerializeToString()
-            news = self.body != blob.sha256
+            request, digest = self.queue[0].SerializeToString(), self.queue[0].body.sha256
+            news = digest not in self.bodies
             if self.sent and (news or sum(size for _, size in self.sent) + len(request) > AHEAD_BYTES):
                 return  # it may be writing: two that write wait for each other for ever
-            self.pipe.send((request, body if news else None))
+            self.pipe.send((request, bodies[digest] if news else None))
             self.sent.append((self.queue.popleft().message_id, len(request)))
-            self.body = blob.sha256
+            if news:
+                self.bodies.append(digest)
 
     def receive(self) -> Reply | None:
         """Return what it has to say: a reply, or that it is ready.
@@ -104,7 +105,7 @@ class PooledGrid(OneRunGrid):
         for pipe in theirs:
             pipe.close()
         self._workers = [_Worker(pipe) for pipe, _ in pipes]
-        self._body: tuple[pb.Blob, bytes] = (pb.Blob(), b"")
+        self._bodies: dict[str, bytes] = {}
         self._ready: dict[str, Reply] = {}
 
     @property
@@ -142,15 +143,22 @@ class PooledGrid(OneRunGrid):
         return set(self._names)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Hold instructions, in the order of the plants' names; their tensors are all the same."""
-        held = list(messages)
-        if held:
-            body = to_bytes(tensors_of(held[0].content))
-            self._body = blob_of(body), body
+        """Hold instructions, in the order of the plants' names; tensors that are shared are written once."""
+        held, written = list(messages), dict[tuple[int, ...], pb.Blob]()
+        waiting = {parcel.body.sha256 for worker in self._workers for parcel in worker.queue}
+        self._bodies = {digest: body for digest, body in self._bodies.items() if digest in waiting}
         for each in sorted(held, key=lambda each: self._names[each.metadata.dst_node_id]):
-            parcel = to_parcel(each, self._body[0])
+            parcel = to_parcel(each, self._body(each.content, written))
             self._workers[self._of[parcel.destination]].queue.append(parcel)
         return [each.metadata.message_id for each in held]
+
+    def _body(self, content: RecordDict, written: dict[tuple[int, ...], pb.Blob]) -> pb.Blob:
+        key = tuple(id(record) for record in content.array_records.values())
+        if key not in written:
+            body = to_bytes(tensors_of(content))
+            written[key] = blob_of(body)
+            self._bodies[written[key].sha256] = body
+        return written[key]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that are there."""
@@ -192,7 +200,7 @@ class PooledGrid(OneRunGrid):
     def _collect(self, seconds: float) -> bool:
         """Take in what the processes have to say; False if it is nothing for ``seconds``."""
         for worker in self._workers:
-            worker.feed(*self._body)
+            worker.feed(self._bodies)
         busy = {worker.pipe: worker for worker in self._workers if worker.sent}
         heard = wait_for(list(busy), seconds)
         for pipe in heard:

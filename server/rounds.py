@@ -15,12 +15,14 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import ServerApp
 
 from interplant.core import config, models
+from interplant.core.compression import COMPRESSION
 from interplant.core.errors import InterplantError
-from interplant.core.flower import Grid, arrays
+from interplant.core.flower import Grid
 from interplant.core.schema import Rounds, Task
 from interplant.core.wire import Tensors, from_bytes
 from interplant.privacy.plan import statistics_of
 from interplant.server import replies
+from interplant.server.compression import Broadcast
 from interplant.server.merging import Merging
 from interplant.server.run_folder import Checkpoint, RunFolder
 from interplant.server.selection import AWAY, RESTING, SPARE, Failures, choose
@@ -51,6 +53,7 @@ class Work:
         failures: Of each plant, so far.
         tell: Hears of every attempt at a round, after it is on disk.
         stopped: Tells whether a person has stopped the run.
+        holders: Digest of the model that each plant says it holds; a plant that fails is taken off.
     """
 
     grid: Grid
@@ -62,14 +65,19 @@ class Work:
     failures: Failures
     tell: Callable[[dict[str, Any]], None]
     stopped: Callable[[], bool]
+    holders: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class Outcome:
-    """What came of one attempt at a round: the next weights and state, and who took part."""
+    """What came of one attempt at a round: the next weights and state, and who took part.
+
+    ``sent`` is what the plants trained from.
+    """
 
     weights: Tensors
     state: Tensors
+    sent: Broadcast
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
     dropped: dict[str, tuple[str, str]] = field(default_factory=dict)
     metrics: list[dict[str, float]] = field(default_factory=list)
@@ -107,6 +115,7 @@ def carry_out(
     strategy, failures = build(task.strategy), Failures.of(run.records())
     work = Work(grid, run, run.order().run, task, run.rounds(), strategy, failures, tell, stopped)
     state = run.restore() or _first(work)
+    work.holders.update(state.holders)
     replies.finish(grid, [], state.round)  # a killed round loop may not have come to it
     while state.round < task.rounds:
         state = _next_state(work, state)
@@ -169,16 +178,15 @@ def one_round(
         What came of it, and the ids of its messages.
     """
     merging = Merging(work.strategy, state.weights, state.state, work.run.path)
-    outcome = Outcome(state.weights, state.state)
+    outcome = Outcome(state.weights, state.state, Broadcast.of(work.rules.compression, state))
     names = replies.names(work.grid)
     known = names or {node: f"node-{node}" for node in work.grid.get_node_ids()}
     asked = set(choose(list(known.values()), number, work.rules, work.failures, work.name))
     for name in set(known.values()) - asked:
         if work.failures.resting(name, number):
             outcome.dropped[name] = RESTING, work.failures.why(name)
-    nodes = dict(
-        _push(work, number, state, receipts, {n: name for n, name in known.items() if name in asked})
-    )
+    addressed = {node: name for node, name in known.items() if name in asked}
+    nodes = dict(_push(work, number, outcome.sent, receipts, addressed))
     ids = list(nodes)
     waiting = replies.Waiting(
         work.grid, nodes, names, work.rules, lambda: len(outcome.receipts), work.stopped
@@ -189,8 +197,9 @@ def one_round(
         try:
             if not names:
                 _check_signer(reply, receipts)
-            _take(work, reply, name if names else "", number, merging, outcome)
+            work.holders[name] = _take(work, reply, name if names else "", number, merging, outcome)
         except BadUpdateError as error:
+            work.holders.pop(name, None)
             outcome.dropped[name] = (error.code, str(error))
             log.warning("round %d: %s dropped: %s", number, name, error)
         del reply
@@ -205,7 +214,7 @@ def one_round(
     return outcome, ids
 
 
-def _take(work: Work, reply: Message, name: str, number: int, merging: Merging, outcome: Outcome) -> None:
+def _take(work: Work, reply: Message, name: str, number: int, merging: Merging, outcome: Outcome) -> str:
     """Check a reply and fold its update.
 
     Args:
@@ -215,10 +224,13 @@ def _take(work: Work, reply: Message, name: str, number: int, merging: Merging, 
         number: The round.
         merging: Gets the update.
         outcome: Gets the receipt and the metrics.
+
+    Returns:
+        Digest of the model that the plant says it holds.
     """
-    task = work.task
+    task, rules = work.task, work.rules
     declared = {one.name for one in statistics_of(task, task.metrics)}
-    update = checked(reply, merging.weights, work.rules.max_update_norm, declared)
+    update = checked(reply, merging.weights, rules.max_update_norm, declared, rules.compression)
     plant = update.receipt["plant"]
     if name and plant != name:
         raise BadUpdateError("bad_receipt", "the receipt names another plant")
@@ -232,6 +244,7 @@ def _take(work: Work, reply: Message, name: str, number: int, merging: Merging, 
     merging.fold(update.arrays)
     outcome.receipts[plant] = update.receipt
     outcome.metrics.append(update.metrics)
+    return update.holds
 
 
 def _check_signer(reply: Message, receipts: Mapping[str, str]) -> None:
@@ -249,11 +262,13 @@ def _check_signer(reply: Message, receipts: Mapping[str, str]) -> None:
 
 
 def _push(
-    work: Work, number: int, state: Checkpoint, receipts: Mapping[str, str], asked: Mapping[int, str]
+    work: Work, number: int, sent: Broadcast, receipts: Mapping[str, str], asked: Mapping[int, str]
 ) -> Iterator[tuple[str, int]]:
-    """Send the round's work to these plants, with their own last receipts; the arrays are the same object."""
-    grid, held = work.grid, arrays(state.weights)
-    text, nodes = config.to_json(work.task), sorted(asked)
+    """Send the round's work to these plants, with their own last receipts.
+
+    Arrays are the same object for all, or for those that get a difference and for the others.
+    """
+    grid, text, nodes = work.grid, config.to_json(work.task), sorted(asked)
 
     def content(node: int) -> RecordDict:
         words: dict[str, Any] = {
@@ -263,7 +278,11 @@ def _push(
             "rounds": work.task.rounds,
             "receipt": receipts.get(asked[node], ""),
         }
-        return RecordDict({WEIGHTS: held, TASK: ConfigRecord(words)})
+        arrays, about = sent.to(work.holders.get(asked[node], ""))
+        content = RecordDict({WEIGHTS: arrays, TASK: ConfigRecord(words)})
+        if about:
+            content[COMPRESSION] = ConfigRecord(about)
+        return content
 
     messages = [grid.create_message(content(node), "train", node, str(number)) for node in nodes]
     return zip(grid.push_messages(messages), nodes, strict=True)
@@ -296,7 +315,12 @@ def _reasons(outcome: Outcome) -> str:
 def _after(work: Work, number: int, state: Checkpoint, outcome: Outcome) -> Checkpoint:
     """The checkpoint after a round. After the last one nothing but the model is needed."""
     plants = _receipts(state.plants, outcome.receipts)
-    return Checkpoint(number, outcome.weights, plants, outcome.state if number < work.task.rounds else {})
+    if number == work.task.rounds:
+        return Checkpoint(number, outcome.weights, plants)
+    if not outcome.sent.digest:
+        return Checkpoint(number, outcome.weights, plants, outcome.state)
+    holders = {name: digest for name, digest in work.holders.items() if digest == outcome.sent.digest}
+    return Checkpoint(number, outcome.weights, plants, outcome.state, outcome.sent.weights, holders)
 
 
 def first_weights(run: RunFolder, task: Task) -> Tensors:

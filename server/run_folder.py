@@ -16,11 +16,14 @@ from safetensors import SafetensorError, safe_open
 from interplant.core import blobs, certificates, config
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, takes_turns, write_atomic
-from interplant.core.schema import Rounds, Task
+from interplant.core.schema import Compression, Rounds, Task
 from interplant.core.wire import Tensors
 
 _STATE = "strategy's state: "
 """Before the names of the strategy's arrays in a checkpoint; no parameter of a model is called so."""
+
+_HELD = "plants hold: "
+"""The same before those of the model that plants hold."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,16 @@ class Checkpoint:
         weights: The global model.
         plants: Per plant its latest receipt and the number of rounds it took part in.
         state: The strategy's; empty if it keeps none, and after the last round.
+        held: The model that plants trained from, where the next one is sent as a difference from it.
+        holders: Digest of the model that each plant says it holds.
     """
 
     round: int
     weights: Tensors
     plants: dict[str, dict[str, Any]] = field(default_factory=dict)
     state: Tensors = field(default_factory=dict)
+    held: Tensors = field(default_factory=dict)
+    holders: dict[str, str] = field(default_factory=dict)
 
 
 class RunFolder:
@@ -97,12 +104,16 @@ class RunFolder:
 
     def rounds(self) -> Rounds:
         """Read the order's rules for rounds."""
-        return Rounds(**self.order().rounds)
+        words = self.order().rounds
+        return Rounds(**words | {"compression": Compression(**words.get("compression", {}))})
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint durably; the old one stays until the new one is whole."""
         notes = {"round": str(checkpoint.round), "plants": json.dumps(checkpoint.plants)}
+        if checkpoint.holders:
+            notes["holders"] = json.dumps(checkpoint.holders)
         arrays = checkpoint.weights | {_STATE + name: array for name, array in checkpoint.state.items()}
+        arrays |= {_HELD + name: array for name, array in checkpoint.held.items()}
         blobs.replace(self.weights, arrays, notes)
 
     def restore(self) -> Checkpoint | None:
@@ -117,9 +128,9 @@ class RunFolder:
             with safe_open(self.weights, framework="numpy") as file:
                 notes = file.metadata()
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            state = {name: arrays.pop(name) for name in [*arrays] if name.startswith(_STATE)}
-            state = {name.removeprefix(_STATE): array for name, array in state.items()}
-            return Checkpoint(int(notes["round"]), arrays, json.loads(notes["plants"]), state)
+            state, held = _take_out(arrays, _STATE), _take_out(arrays, _HELD)
+            plants, holders = json.loads(notes["plants"]), json.loads(notes.get("holders", "{}"))
+            return Checkpoint(int(notes["round"]), arrays, plants, state, held, holders)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InterplantError(
                 f"{self.weights}: the checkpoint cannot be read ({error}); restore it from a backup, or "
@@ -172,6 +183,11 @@ class RunFolder:
         path = self.path / "rounds.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return [record for line in lines if (record := _record(line)) is not None]
+
+
+def _take_out(arrays: Tensors, head: str) -> Tensors:
+    """Remove the arrays whose names begin with ``head``; return them without it."""
+    return {name.removeprefix(head): arrays.pop(name) for name in list(arrays) if name.startswith(head)}
 
 
 def _record(line: str) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ LONGEST = 15
 RESTING, SPARE, AWAY = "resting", "spare", "away"
 """Not asked after failures; not waited for; not connected."""
 
-NO_FAILURE = (RESTING, SPARE, AWAY, "paused")
+NO_FAILURE = (RESTING, SPARE, AWAY, "paused", "model_lost")
 
 
 @dataclass

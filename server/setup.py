@@ -33,6 +33,11 @@ COMMENTS: Final = {
     "rounds.deadline_seconds": "A plant that has not answered by then is left out of the round.",
     "rounds.retries": "How often a round without quorum is tried again before the run stops and waits.",
     "rounds.max_update_norm": "An update with a larger L2 norm is dropped.",
+    "rounds.compression": """How arrays may travel in fewer bytes between plants that take part in it:
+        none, bf16, int8 or top_k.""",
+    "rounds.compression.update": "The plants' updates; what rounding leaves is added to a plant's next one.",
+    "rounds.compression.model": "The model, as a difference from the last round's.",
+    "rounds.compression.keep": "Share of the values that top_k sends.",
     "rounds.order": """arrival: each update is folded as it comes. plants: in the order of the plants'
         names, so that the same updates give the same bits; a round then waits for the slowest in turn.""",
 }

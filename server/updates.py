@@ -1,7 +1,8 @@
 """Check a reply before it touches the merge: a bad one is dropped, named and logged."""
 
 import math
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 from flwr.app import ArrayRecord, Message
 
 from interplant.core import receipt, wire
+from interplant.core.compression import COMPRESSION, NONE, PACKED, largest, unpack
 from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.flower import HeldArray, refusal
+from interplant.core.schema import Compression
 from interplant.core.wire import Tensors
 
 UPDATE, RECEIPT, METRICS, WEIGHTS, TASK = wire.UPDATE, "receipt", "metrics", wire.WEIGHTS, "task"
@@ -18,6 +21,8 @@ UPDATE, RECEIPT, METRICS, WEIGHTS, TASK = wire.UPDATE, "receipt", "metrics", wir
 
 _NPY_HEAD = 1024
 """More bytes than the head of an npy file takes."""
+
+_DIGEST = re.compile(r"([0-9a-f]{64})?")
 
 
 class BadUpdateError(InterplantError):
@@ -30,26 +35,39 @@ class BadUpdateError(InterplantError):
 
 @dataclass(frozen=True)
 class Update:
-    """A checked update: arrays named as the model's parameters, the plant's receipt, and its metrics."""
+    """A checked update: arrays named as the model's parameters, the plant's receipt, and its metrics.
+
+    ``holds`` is the digest of the model that the plant says it holds, empty if it says nothing of it.
+    """
 
     arrays: Tensors
     receipt: dict[str, Any]
     metrics: dict[str, float] = field(default_factory=dict)
+    holds: str = ""
 
 
-def checked(reply: Message, weights: Tensors, max_norm: float, metrics: Collection[str] = ()) -> Update:
-    """Return the update in a reply.
+def checked(
+    reply: Message,
+    weights: Tensors,
+    max_norm: float,
+    metrics: Collection[str] = (),
+    offer: Compression | None = None,
+) -> Update:
+    """Return the update in a reply; one that is packed is unpacked first, then all checks are the same.
 
     Args:
         reply: A plant's answer.
         weights: The global model: the names, shapes and dtypes that an update must have.
         max_norm: Largest allowed L2 norm over all arrays.
         metrics: Names that the task lets stand beside an update; a plant may leave any out.
+        offer: How plants may pack their updates.
 
     Raises:
         BadUpdateError: A refusal, a wrong name, shape or dtype, a value that is not finite, a norm
-            over the bound, a receipt that is not one, a metric that the task does not name.
+            over the bound, a receipt that is not one, a metric that the task does not name, a packed update
+            that was not asked for or cannot be unpacked.
     """
+    offer = offer or Compression()
     if reply.has_error():
         code = refusal(reply)
         raise BadUpdateError(code, REFUSALS[code])
@@ -58,18 +76,55 @@ def checked(reply: Message, weights: Tensors, max_norm: float, metrics: Collecti
         raise BadUpdateError(
             "bad_names", f"expected arrays named {UPDATE!r} only, found {sorted(records)[:3]}"
         )
-    arrays = _same_shape(_opened(records[UPDATE], weights), weights)
+    codec, holds = _told(reply, offer)
+    if codec == NONE:
+        sizes = {name: array.nbytes for name, array in weights.items()}
+        arrays = _same_shape(_opened(records[UPDATE], sizes), weights)
+    else:
+        arrays = _unpacked(records[UPDATE], weights, offer)
     _bounded(arrays, max_norm)
-    return Update(arrays, _receipt(reply), _metrics(reply, metrics))
+    return Update(arrays, _receipt(reply, offer), _metrics(reply, metrics), holds)
 
 
-def _opened(record: ArrayRecord, weights: Tensors) -> Tensors:
-    """The arrays of a record. On Flower's own wire they are npy files, whose heads may promise anything."""
+def _told(reply: Message, offer: Compression) -> tuple[str, str]:
+    """How a plant says that it has packed its update, and the digest of the model that it says it holds."""
+    words = dict(reply.content.config_records.get(COMPRESSION, {})) if offer.offered else {}
+    codec, holds = words.get("update", NONE), words.get("holds", "")
+    if words and words.keys() != {"update", "holds"}:
+        raise BadUpdateError("bad_packed", "expected the words 'update' and 'holds', found others")
+    if codec not in (NONE, offer.update):
+        raise BadUpdateError("bad_packed", f"expected an update as {NONE} or {offer.update}, found another")
+    if not isinstance(holds, str) or not _DIGEST.fullmatch(holds):
+        raise BadUpdateError("bad_packed", "expected a digest of the model that the plant holds, or nothing")
+    return str(codec), holds
+
+
+def _unpacked(record: ArrayRecord, weights: Tensors, offer: Compression) -> Tensors:
+    """Unpack an update; its names, shapes and types are the model's."""
+    most = largest(offer.update, weights, offer.keep)
+    if set(record) != {PACKED}:
+        raise BadUpdateError("bad_packed", f"expected one array {PACKED!r}, found others")
+    packed = _opened(record, {PACKED: most})[PACKED]
+    if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8 or packed.nbytes > most:
+        raise BadUpdateError("bad_packed", f"expected at most {most} bytes, found more or something else")
+    try:
+        return unpack(offer.update, packed.tobytes(), weights, offer.keep)
+    except InterplantError as error:
+        raise BadUpdateError("bad_packed", str(error)) from None
+
+
+def _opened(record: ArrayRecord, sizes: Mapping[str, int]) -> Tensors:
+    """The arrays of a record. On Flower's own wire they are npy files, whose heads may promise anything.
+
+    Args:
+        record: Of a reply.
+        sizes: Bytes of each array, or the most that it may have.
+    """
     for name, array in record.items():
         if isinstance(array, HeldArray):
             continue  # read already
-        if name in weights and len(array.data) > weights[name].nbytes + _NPY_HEAD:
-            raise BadUpdateError("bad_shape", f"{name}: expected {weights[name].nbytes} bytes, found more")
+        if name in sizes and len(array.data) > sizes[name] + _NPY_HEAD:
+            raise BadUpdateError("bad_shape", f"{name}: expected {sizes[name]} bytes, found more")
     try:
         return {name: array.numpy() for name, array in record.items()}
     except Exception as error:  # noqa: BLE001 - bytes of a stranger: numpy's reader fails in many ways
@@ -107,9 +162,9 @@ def _bounded(arrays: Tensors, max_norm: float) -> None:
         )
 
 
-def _receipt(reply: Message) -> dict[str, Any]:
+def _receipt(reply: Message, offer: Compression) -> dict[str, Any]:
     records = reply.content.config_records
-    if set(records) != {RECEIPT}:
+    if set(records) - ({COMPRESSION} if offer.offered else set()) != {RECEIPT}:
         raise BadUpdateError("bad_receipt", f"expected a receipt, found {sorted(records)[:3]}")
     try:
         found = receipt.parse(dict(records[RECEIPT]))

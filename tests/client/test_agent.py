@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord
 
 from interplant.client import agent as module
 from interplant.client import connection, deployment, policy
@@ -24,7 +25,8 @@ from interplant.client.gateway import Trained
 from interplant.client.outbox import Outbox
 from interplant.core import blobs, certificates, processes, signing, wire
 from interplant.core import federation_pb2 as pb
-from interplant.core.wire import UPDATE, in_record, of_record
+from interplant.core.compression import unpack
+from interplant.core.wire import UPDATE, Tensors, in_record, of_record
 
 from .conftest import START, TASK, FakeTrainer, audited, edit, request
 from .coordinator import Refusing, Scripted, until
@@ -206,6 +208,40 @@ def test_the_same_work_rung_twice_trains_once(
     rest(running)
     assert fake.trained == [("run-1", 1)]
     assert coordinator.offers[0].body == coordinator.offers[1].body
+
+
+def test_a_packed_reply_is_kept_and_sent_again_as_it_is(
+    start: Callable[[], Running], coordinator: Scripted, joined: PlantDirectory, fake: FakeTrainer
+) -> None:
+    """What packing left of it is added to the next update, once, however often the reply is sent."""
+    model = {"w": np.zeros(50, np.float32)}
+    offer = {"update": "top_k", "model": "none", "keep": 0.1, "codec": "none", "base": "", "digest": ""}
+
+    def work(number: int) -> str:
+        content, message_id = request(TASK, model, number).content, f"run-1.{number}.7"
+        content["compression"] = ConfigRecord(offer)
+        coordinator.send(work=coordinator.work(content, message_id))
+        return message_id
+
+    def update(message_id: str) -> Tensors:
+        return unpack("top_k", coordinator.reply(message_id)["packed"].tobytes(), model, 0.1)
+
+    first = start()
+    until(lambda: coordinator.connections)
+    message_id = work(1)
+    until(lambda: message_id in coordinator.bodies)
+    first.stop()
+    second = start()
+    until(lambda: len(coordinator.offers) == 2)
+    work(1)
+    until(lambda: len(coordinator.offers) == 3)
+    rest(second)
+    assert fake.trained == [("run-1", 1)]
+    assert len({offer.body.sha256 for offer in coordinator.offers}) == 1
+    np.testing.assert_array_equal(update(message_id)["w"], [1.0] * 5 + [0.0] * 45)
+    last = work(2)
+    until(lambda: last in coordinator.bodies)
+    np.testing.assert_array_equal(update(last)["w"], [0.0] * 5 + [3.0] * 5 + [0.0] * 40)
 
 
 def test_a_refusal_is_told_logged_and_not_kept(

@@ -168,6 +168,8 @@ def test_impossible_settings_of_a_task(tmp_path: Path, added: str, key: str) -> 
         ("data: {repository: old/../data}", "data.repository"),
         ("trainer: {threads: 0}", "trainer.threads"),
         ("trainer: {nice: 20}", "trainer.nice"),
+        ("  compression: [int8, gzip]", "connection.compression"),
+        ("  compression: [none]", "connection.compression"),
     ],
 )
 def test_impossible_settings_of_a_plant(tmp_path: Path, added: str, key: str) -> None:
@@ -187,6 +189,10 @@ def test_an_address_that_cannot_be_dialled(tmp_path: Path, address: str) -> None
         ("quorum: 2", "quorum: 0", "rounds.quorum"),
         ("quorum: 2", "retries: -1", "rounds.retries"),
         ("quorum: 2", "deadline_seconds: 0", "rounds.deadline_seconds"),
+        ("quorum: 2", "compression: {update: gzip}", "rounds.compression.update"),
+        ("quorum: 2", "compression: {model: int4}", "rounds.compression.model"),
+        ("quorum: 2", "compression: {keep: 0}", "rounds.compression.keep"),
+        ("quorum: 2", "compression: {keep: 0.6}", "rounds.compression.keep"),
         ("rounds:\n  quorum: 2", "certificates:\n  join_hours: 0", "certificates.join_hours"),
     ],
 )

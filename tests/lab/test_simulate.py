@@ -13,8 +13,8 @@ import pytest
 from interplant.client.gateway import Trained
 from interplant.client.participation import Trainer
 from interplant.core import config, models
-from interplant.core.errors import InterplantError, UsageError
-from interplant.core.schema import Rounds, Task
+from interplant.core.errors import InterplantError, Refusal, UsageError
+from interplant.core.schema import Compression, Rounds, Task
 from interplant.core.wire import Tensors
 from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
@@ -64,6 +64,30 @@ def test_private_plants_charge_their_ledgers_and_stop_at_their_budgets(
     assert entries == {6}, "a charge and a commit for each round, in each plant's own ledger"
     with pytest.raises(InterplantError, match="budget does not cover this round"):
         simulate_fleet(Fleet(3, machines=2, epsilon=made.epsilon / 2, processes=1), task)
+
+
+class Pausing(VirtualTrainer):
+    """The first plant takes no part in the second round, and is sent the third model whole."""
+
+    def train(self, run: str, number: int, task: Task, start: Tensors) -> Trained:
+        if number == 2 and self._plant.load().name == "plant-1":
+            raise Refusal("no_snapshot")
+        return super().train(run, number, task, start)
+
+
+def test_models_whole_and_as_differences_go_out_in_one_round() -> None:
+    """Whole ones and differences in turn, over one process and three, come to the same bits."""
+    task, light = replace(turbofan(*OPEN), rounds=4), Compression("int8", "int8")
+    rules = Rounds(order="plants", retries=0, compression=light)
+    one, three = (
+        simulate_fleet(Fleet(5, machines=2, processes=count), task, rules, trainer=Pausing)
+        for count in (1, 3)
+    )
+    assert [len(record["participants"]) for record in one[0].rounds] == [5, 4, 5, 5]
+    for name, array in one[1].weights.items():
+        np.testing.assert_array_equal(array, three[1].weights[name])
+    plain = weights(Fleet(5, machines=2, processes=1), task, trainer=Pausing)
+    assert any((array != plain[name]).any() for name, array in one[1].weights.items())
 
 
 def test_what_came_of_it(tmp_path: Path) -> None:

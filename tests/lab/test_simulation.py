@@ -11,10 +11,11 @@ import pytest
 
 from interplant.client import policy
 from interplant.client.directory import PlantDirectory
-from interplant.core import certificates, config
+from interplant.core import certificates, config, models
 from interplant.core.errors import InterplantError
 from interplant.core.schema import (
     Column,
+    Compression,
     Connection,
     Contract,
     Plant,
@@ -212,6 +213,26 @@ def test_the_grid_is_flowers(plants: list[PlantDirectory]) -> None:
     assert grid.wait([], 1.0) is None
     assert list(grid.pull_messages(["unknown"])) == []
     grid.finish(["unknown"], None)
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int8", "top_k"])
+def test_plants_that_take_no_compression_are_among_the_others(
+    make: Callable[..., list[PlantDirectory]], tmp_path: Path, codec: str
+) -> None:
+    """The model comes near the plain run's, and the plant's record says what left it."""
+    task = replace(TASK, rounds=4)
+    rules = replace(RULES, compression=Compression(codec, codec, keep=0.5))
+    plain = simulate_run(make("plain"), tmp_path / "plain", task, RULES).weights
+    plants = make("light")
+    edit(plants[0], lambda plant: setattr(plant.connection, "compression", []))
+    state = simulate_run(plants, tmp_path / "light", task, rules)
+    assert {one["rounds"] for one in state.plants.values()} == {4}
+    first = models.parameters(models.build(task))
+    way = np.sqrt(sum(float(((plain[name] - first[name]) ** 2).sum()) for name in plain))
+    off = np.sqrt(sum(float(((plain[name] - state.weights[name]) ** 2).sum()) for name in plain))
+    assert 0 < off < way * (0.7 if codec == "top_k" else 0.1)
+    words = [json.loads(one.audit.read_text().splitlines()[-1])["compression"]["update"] for one in plants]
+    assert words == ["none", codec, codec]
 
 
 def test_noise_from_the_tasks_seed_repeats_a_whole_run(

@@ -59,7 +59,7 @@ def test_one_good_round_and_all_is_forgotten() -> None:
     assert not failures.resting("south", 17)
 
 
-@pytest.mark.parametrize("code", ["away", "spare", "resting", "paused"])
+@pytest.mark.parametrize("code", ["away", "spare", "resting", "paused", "model_lost"])
 def test_what_is_no_failure_brings_no_rest(code: str) -> None:
     failures = Failures()
     for number in range(1, 9):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interplant.core.schema import Plant, Rounds, Task
+from interplant.core.schema import Compression, Plant, Rounds, Task
 from interplant.data.simulator import simulate
 from interplant.data.snapshots import Repository
 from interplant.lab.federation import LocalFederation, local_federation
@@ -50,10 +50,21 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
         yield made
 
 
-@pytest.mark.parametrize("name", ["none", "dp-sgd-test"])
-def test_a_simulation_gives_the_bits_of_a_real_federation(federation: LocalFederation, name: str) -> None:
-    """Without privacy, and with its noise drawn from the task's seed."""
-    rules = Rounds(quorum=4, order="plants", deadline_seconds=120.0)
+@pytest.mark.parametrize(
+    ("name", "compression"),
+    [
+        ("none", Compression()),
+        ("dp-sgd-test", Compression()),
+        ("none", Compression("int8", "int8")),
+        ("dp-sgd-test", Compression("top_k", "bf16", 0.1)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.update,
+)
+def test_a_simulation_gives_the_bits_of_a_real_federation(
+    federation: LocalFederation, name: str, compression: Compression
+) -> None:
+    """Without privacy, and with its noise drawn from the task's seed; plain and compressed."""
+    rules = Rounds(quorum=4, order="plants", deadline_seconds=120.0, compression=compression)
     run = federation.until_over(federation.start_run(mechanism(name), False, rounds=rules).id)
     assert run.state == "finished", run.reason
     real = RunFolder(federation.coordinator.runs / run.id).restore()

@@ -27,9 +27,10 @@ from interplant.client.joining import read_join_file
 from interplant.core import certificates, config, models
 from interplant.core import federation_pb2 as pb
 from interplant.core import receipt as core_receipt
+from interplant.core.compression import digest_of, largest, moved, unpack
 from interplant.core.files import write_atomic
-from interplant.core.schema import Federation, Plant, Rounds
-from interplant.core.wire import PROTOCOL
+from interplant.core.schema import Compression, Federation, Plant, Rounds
+from interplant.core.wire import PROTOCOL, from_bytes
 from interplant.data.frames import Dataset
 from interplant.data.simulator import simulate
 from interplant.data.snapshots import Repository, keyed_digest
@@ -53,6 +54,8 @@ LARGE = replace(TASK, rounds=1, model=replace(TASK.model, args=TASK.model.args |
 """Its update is too large for a message: it goes in pieces."""
 
 ONCE = Rounds(quorum=1, deadline_seconds=60.0, retries=0)
+LIGHT = replace(ONCE, compression=Compression("int8", "int8"))
+"""Two rounds of `TASK` with these: updates and the second model travel packed."""
 
 MESSAGES: dict[str, Any] = {
     "Enrol": pb.CertificateRequest,
@@ -209,6 +212,8 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Heard]:
             federation.until(lambda: bool(federation.registry.deployments(release.id)), 60, "a verdict")
             run = federation.until_over(federation.start_run(LARGE, False, rounds=ONCE).id, watch=look)
             assert (run.state, run.round) == ("finished", 1), run.reason
+            run = federation.until_over(federation.start_run(TASK, False, rounds=LIGHT).id, watch=look)
+            assert (run.state, run.round) == ("finished", 2), run.reason
             refuse(federation, look)
             renew(federation, plant)
             yield Heard(federation, relay.calls, remotes, release.id)
@@ -336,14 +341,20 @@ def test_a_receipt_holds_its_seven_words(heard: Heard) -> None:
     ledger, repository = Ledger(plant.ledger), plant.load().data.repository
     snapshot = Repository(plant.path / repository).open()
     offers = [parcel for parcel in heard.messages("Offer") if not parcel.error]
-    assert len({parcel.reply_to for parcel in offers}) == len(offers) == 3
+    assert len({parcel.reply_to for parcel in offers}) == len(offers) == 5
     for number, parcel in enumerate(offers, start=1):
         assert fields(parcel) - {"inline"} == {"reply_to", "records", "body"}
         assert fields(parcel.body) == {"sha256", "size"}
         records = json.loads(parcel.records)
         receipt = records["config"].pop("receipt")
         (metrics,) = records.pop("metrics").values()
+        words = records["config"].pop("compression", None)
         assert records == {"config": {}}
+        assert (words is None) == (number < 4)
+        if words:
+            assert words.keys() == {"update", "holds"}
+            assert words["update"] == "int8"
+            assert re.fullmatch("[0-9a-f]{64}", words["holds"])
         assert list(metrics) == ["loss"], "units is asked for, but not let out by the policy"
         assert math.isfinite(metrics["loss"])
         epsilon = receipt.pop("epsilon")
@@ -364,12 +375,41 @@ def test_a_receipt_holds_its_seven_words(heard: Heard) -> None:
         }
 
 
+def plain_and_light(heard: Heard) -> tuple[list[Any], list[Any]]:
+    """Offers with an update within them: as it is, and packed."""
+    offers = [parcel for parcel in heard.messages("Offer") if parcel.inline]
+    light = [parcel for parcel in offers if "compression" in json.loads(parcel.records)["config"]]
+    return [parcel for parcel in offers if parcel not in light], light
+
+
+def test_a_packed_update_is_a_stream_of_the_models_values_and_nothing_else(heard: Heard) -> None:
+    """Inflated it is as long as the model says to the byte; and what the model held is told by its digest."""
+    shapes = models.parameters(models.build(TASK))
+    _, light = plain_and_light(heard)
+    assert len(light) == 2
+    for parcel in light:
+        (length,) = struct.unpack("<Q", parcel.inline[:8])
+        header = json.loads(parcel.inline[8 : 8 + length])
+        assert list(header) == ["update/packed"]
+        assert header["update/packed"].keys() == {"dtype", "shape", "data_offsets"}
+        packed = from_bytes(parcel.inline)["update/packed"]
+        assert len(parcel.inline) == 8 + length + packed.nbytes
+        assert (
+            packed.nbytes < largest("int8", shapes, 0.01) < sum(array.nbytes for array in shapes.values()) / 3
+        )
+        update = unpack("int8", packed.tobytes(), shapes, 0.01)
+        assert digest_of(moved(shapes, update)) != digest_of(shapes)
+    holds = [json.loads(parcel.records)["config"]["compression"]["holds"] for parcel in light]
+    assert holds[0] == digest_of(shapes), "what the coordinator itself had sent"
+    assert holds[1] != holds[0]
+
+
 def test_an_update_is_the_models_parameters_to_the_last_byte(heard: Heard) -> None:
     uploads = [call.messages for call in heard.calls if call.method == "Upload"]
     for first, *rest in uploads:
         assert fields(first) <= {"message_id", "offset", "data"}
         assert all(fields(piece) == {"data"} for piece in rest)
-    small = [(TASK, parcel.inline) for parcel in heard.messages("Offer") if parcel.inline]
+    small = [(TASK, parcel.inline) for parcel in plain_and_light(heard)[0]]
     large = [(LARGE, b"".join(piece.data for piece in pieces)) for pieces in uploads]
     assert (len(small), len(large)) == (2, 1)
     for task, body in small + large:
@@ -447,11 +487,13 @@ def test_nothing_of_the_plants_own_is_at_the_coordinator(heard: Heard) -> None:
 def test_what_left_stands_in_the_plants_audit_log(heard: Heard) -> None:
     lines = [json.loads(line) for line in heard.plant.audit.read_text().splitlines()]
     told = [(line["what"], line.get("code", "")) for line in lines]
-    assert told.count(("update", "")) == 3
+    assert told.count(("update", "")) == 5
     assert [code for what, code in told if what == "refusal"] == ["policy_task", "contract", "internal"]
     assert ("deployment", "") in told
     updates = [line for line in lines if line["what"] == "update"]
     offers = {parcel.reply_to: parcel for parcel in heard.messages("Offer") if not parcel.error}
     for line in updates:
-        assert json.loads(offers[line["message"]].records)["config"]["receipt"] == line["receipt"]
+        said = json.loads(offers[line["message"]].records)["config"]
+        assert said["receipt"] == line["receipt"]
+        assert said.get("compression") == line.get("compression")
     assert config.to_json(TASK) not in heard.plant.audit.read_text()
