@@ -27,8 +27,12 @@ from .conftest import START, TASK, dataset, edit
 
 
 @pytest.fixture
-def asking(ready: PlantDirectory) -> PlantDirectory:
-    """A plant that bills the answer, with too little noise to hide it from a test."""
+def asking(ready: PlantDirectory, monkeypatch: pytest.MonkeyPatch) -> PlantDirectory:
+    """A plant that bills the answer, with too little noise to hide it from a test, the same each time.
+
+    Fresh noise would refuse good data by chance once in forty times.
+    """
+    monkeypatch.setattr(quality, "Stream", lambda: Stream(b"a"))
 
     def change(plant: Any) -> None:
         plant.policy.privacy.data_refusals, plant.policy.privacy.refusal_noise = "billed", 0.05
@@ -222,12 +226,8 @@ def test_another_repository_is_another_account_and_another_question(asking: Plan
 
 
 @pytest.mark.parametrize("column", ["machine", "cycle", "health"])
-def test_one_cell_that_is_no_number_decides_nothing(
-    asking: PlantDirectory, column: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_cell_that_is_no_number_decides_nothing(asking: PlantDirectory, column: str) -> None:
     """It makes the whole column text, or decimal numbers: an exact refusal for that would tell of it."""
-    # One answer in forty would be a refusal of good data by chance.
-    monkeypatch.setattr(quality, "Stream", lambda: Stream(b"a"))
     edit(asking, lambda plant: setattr(plant.policy.privacy, "refusal_noise", 8.0))
     made = dataset()
     made.train[column] = made.train[column].astype(object)
