@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
@@ -22,7 +22,8 @@ from interplant.lab.flower_engine import run_on_flower
 _LIMIT = 600.0
 _WEIGHTS, _TIMES = "weights.safetensors", "times"
 
-server_app, client_app = ServerApp(), ClientApp()
+server_app = ServerApp()
+client_app = ClientApp()
 
 
 @client_app.train()
@@ -42,8 +43,9 @@ def serve(grid: Grid, context: Context) -> None:
             file.write(f"{time.monotonic()}\n")
 
     weights = from_bytes((folder / _WEIGHTS).read_bytes())
+    start = ArrayRecord({name: Array(array) for name, array in weights.items()})
     strategy = FedAvg(fraction_evaluate=0.0, min_available_nodes=int(str(words["plants"])))
-    strategy.start(grid, ArrayRecord(dict(weights)), num_rounds=int(str(words["rounds"])), evaluate_fn=note)
+    strategy.start(grid, start, num_rounds=int(str(words["rounds"])), evaluate_fn=note)
 
 
 def row(weights: Tensors, plants: int, rounds: int) -> dict[str, Any]:

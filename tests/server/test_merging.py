@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from interplant.core.errors import InterplantError, UsageError
 from interplant.server.rounds import carry_out
 from interplant.server.run_folder import Checkpoint, RunFolder
-from interplant.strategies import registry
+from interplant.strategies import registry, spill
 from interplant.strategies.fedavg import FedAvg
 
 from .fakes import NAMES, WEIGHTS, Ringing, changed, close, closed_form, honest, refusing, same, step_of
@@ -153,7 +153,8 @@ def test_fedavg_is_moved_by_the_same_plant(start):
 
 
 @pytest.mark.parametrize("named", ROBUST)
-def test_a_round_that_is_given_up_leaves_nothing_on_disk(start, named):
+def test_a_round_that_is_given_up_leaves_nothing_on_disk(start, named, monkeypatch):
+    monkeypatch.setattr(spill, "MEMORY", 0)
     seen = []
 
     def killing(request, name):
