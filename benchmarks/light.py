@@ -1,8 +1,9 @@
 """Light plants: many real agents in one process, which do all that a plant does but train.
 
 Each has its own enrolment, certificate, connection, policy, outbox, ledger, keys and audit log, and runs the
-installed ClientApp; its trainer answers at once with an update of zeros and a signed receipt, through the
-gateway. What is left out is the data repository and the trainer's process. `start` runs this module.
+installed ClientApp; its trainer answers at once with an update of zeros (but for one element) and a signed
+receipt, through the gateway. What is left out is the data repository and the trainer's process. `start`
+runs this module.
 """
 
 import subprocess
@@ -29,7 +30,7 @@ from interplant.server.authority import Authority
 
 
 class Still:
-    """Trains nothing: the update is zero.
+    """Trains nothing.
 
     Args:
         plant: The plant's directory.
@@ -40,13 +41,16 @@ class Still:
         self._ledger: Ledger | None = None
 
     def train(self, run: str, number: int, task: Task, weights: Tensors) -> Trained:
-        """Return an update of zeros with a signed receipt."""
+        """Return an update that moves one weight, with a signed receipt."""
         self._ledger = self._ledger or Ledger(self._plant.ledger)
         plant = self._plant.load()
         account = Account.of(self._plant, plant, task, self._ledger)
         snapshot = self._plant.repository().open()
         receipt = account.seal(self._plant, plant, snapshot, task.privacy.mechanism, run, number)
-        return Trained({name: np.zeros_like(array) for name, array in weights.items()}, receipt)
+        update = {name: np.zeros_like(array) for name, array in weights.items()}
+        # Or else the weights would stay the same, and nobody would need to fetch them.
+        next(iter(update.values())).reshape(-1)[0] = 1e-6
+        return Trained(update, receipt)
 
     def try_release(self, release: str) -> None:
         """Do nothing: runs of benchmarks end without a release."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import light
-from meters import Memory, Meter, Peak, memory
+from meters import Meter, Peak, memory
 
 from interplant.core import config, models
 from interplant.core.schema import Plant, Task
@@ -80,40 +80,39 @@ class Watch:
     Args:
         federation: Whose run it is.
         rounds: How many rounds count.
-        used: Processor seconds and bytes, once they are over.
+        used: Once they are over, a round's processor seconds of all and of the coordinator, and bytes.
     """
 
     federation: LocalFederation
     rounds: int
-    used: tuple[float, int, int] = (0.0, 0, 0)
-    _meter: Meter | None = None
+    used: tuple[float, float, int, int] = (0.0, 0.0, 0, 0)
+    _meters: tuple[Meter, ...] = ()
     _from: int = 0
     coordinator: Peak = field(init=False)
     together: Peak = field(init=False)
 
     def __post_init__(self) -> None:
-        own = [self.federation.children["coordinator"].pid]
-        self.coordinator = Peak(lambda: memory(own))
-        self.together = Peak(self._all)
+        self.coordinator = Peak(lambda: memory(self._own()))
+        self.together = Peak(lambda: memory(self._all()))
 
     def look(self, run: Run) -> None:
         """Called again and again."""
-        if self._meter is None and run.round >= WARM:
+        if not self._meters and run.round >= WARM:
             port = int(self.federation.coordinator.load().listen.rpartition(":")[2])
-            self._meter, self._from = Meter(self._pids(), port), run.round
-        elif self._meter and not self.used[0] and run.round >= WARM + self.rounds:
-            cpu, came, went = self._meter.read()
+            self._meters, self._from = (Meter(self._all(), port), Meter(self._own())), run.round
+        elif self._meters and not self.used[0] and run.round >= WARM + self.rounds:
+            (cpu, came, went), (own, _, _) = (meter.read() for meter in self._meters)
             rounds = run.round - self._from
-            self.used = cpu / rounds, came // rounds, went // rounds
+            self.used = cpu / rounds, own / rounds, came // rounds, went // rounds
         elif self.used[0]:
             self.coordinator.look()
             self.together.look()
 
-    def _pids(self) -> list[int]:
+    def _all(self) -> list[int]:
         return [child.pid for child in self.federation.children.values()]
 
-    def _all(self) -> Memory:
-        return memory(self._pids())
+    def _own(self) -> list[int]:
+        return [self.federation.children["coordinator"].pid]
 
 
 @contextmanager
@@ -144,7 +143,7 @@ def row(federation: LocalFederation, case: Case, name: str, mechanism: str = "no
     counted = slice(WARM, WARM + case.rounds)
     seconds, trained = _seconds(federation, run.id, case.names)
     beyond = [whole - own for whole, own in zip(seconds, trained, strict=True)][counted]
-    cpu, came, went = watch.used
+    cpu, own, came, went = watch.used
     return {
         "case": name,
         "plants": case.plants,
@@ -154,6 +153,7 @@ def row(federation: LocalFederation, case: Case, name: str, mechanism: str = "no
         "overhead_per_round_s": round(statistics.median(beyond), 4),
         "overhead_worst_s": round(max(beyond), 4),
         "cpu_s": round(cpu, 3),
+        "coordinator_cpu_s": round(own, 4),
         "peak_pss_mb": round(watch.together.pss),
         "coordinator_pss_mb": round(watch.coordinator.pss),
         "coordinator_anonymous_mb": round(watch.coordinator.anonymous),

@@ -2,7 +2,8 @@
 
 Overhead of a round is its wall time at the coordinator minus the slowest plant's own training time in
 it, as that plant measured it. Seconds depend on the machine; the median over the rounds is reported.
-``cpu_s`` is the processor time of all processes in a round, training too; ``bytes_up`` and ``bytes_down``
+``cpu_s`` is the processor time of all processes in a round, training too, ``coordinator_cpu_s`` the
+coordinator's; ``bytes_up`` and ``bytes_down``
 are a plant's in a round. Memory is PSS; ``coordinator_anonymous_mb`` leaves out mapped files.
 
     python benchmarks/rounds.py --json                                           # 4 plants
@@ -15,6 +16,7 @@ are a plant's in a round. Memory is PSS; ``coordinator_anonymous_mb`` leaves out
 """
 
 import argparse
+import itertools
 import json
 import platform
 import tempfile
@@ -68,8 +70,8 @@ def main() -> None:
     """Print the results."""
     given = _given()
     results: list[Row] = []
-    for plants in given.plants:
-        case = replace(given.case, plants=plants)
+    for plants, hidden in itertools.product(given.plants, given.hidden):
+        case = replace(given.case, plants=plants, hidden=hidden)
         found = list(rows(case, given.private))
         if given.bare:
             found[0] = beside_wire(found[0])
@@ -86,7 +88,7 @@ def _given() -> argparse.Namespace:
     words.add_argument("--rounds", type=int, default=20)
     words.add_argument("--steps", type=int, default=5)
     words.add_argument("--batch", type=int, default=0, help="windows in a step; 0: the task's own")
-    words.add_argument("--hidden", type=int, default=0, help="units of the model's linear layer; 0: its own")
+    words.add_argument("--hidden", type=_numbers, default=[0], help="units of the linear layer; 0: its own")
     words.add_argument("--light", action="store_true", help="plants that do all but train, in one process")
     words.add_argument("--bare", action="store_true", help="compare with a bare stream of the same bytes")
     words.add_argument("--private", action="store_true", help="add the same with the task's own privacy")
@@ -95,7 +97,7 @@ def _given() -> argparse.Namespace:
     given = words.parse_args()
     if given.light and given.private:
         words.error("--light: such plants spend no privacy; leave --private out")
-    given.case = Case(0, given.rounds, given.steps, given.batch, given.hidden, given.light)
+    given.case = Case(0, given.rounds, given.steps, given.batch, light=given.light)
     return given
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "arrays",
     "context",
     "empty_run",
+    "let_go",
     "message",
     "refusal",
     "refuse",
@@ -119,6 +120,17 @@ def arrays(tensors: "Mapping[str, np.ndarray[Any, Any]]") -> ArrayRecord:
     for name, array in tensors.items():
         record[name] = HeldArray(array)
     return record
+
+
+def let_go(message: Message) -> None:
+    """Empty a message that is done with.
+
+    What Flower's `RecordDict` hands out refers back to it: its arrays would stay until Python's collector
+    comes by, several models after they were read.
+    """
+    if message.has_content():
+        for record in message.content.array_records.values():
+            record.clear()
 
 
 def context(node_id: int, run_id: int, node: dict[str, Any], run: dict[str, Any]) -> Context:

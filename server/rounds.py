@@ -16,7 +16,7 @@ from flwr.serverapp import ServerApp
 
 from interplant.core import config, models
 from interplant.core.errors import InterplantError
-from interplant.core.flower import Grid, arrays
+from interplant.core.flower import Grid, arrays, let_go
 from interplant.core.schema import Rounds, Task
 from interplant.core.wire import Tensors, from_bytes
 from interplant.privacy.plan import statistics_of
@@ -193,6 +193,7 @@ def one_round(
         except BadUpdateError as error:
             outcome.dropped[name] = (error.code, str(error))
             log.warning("round %d: %s dropped: %s", number, name, error)
+        let_go(reply)
         del reply
     away = replies.away(work.grid, nodes.values())
     for node in nodes.values():
