@@ -55,7 +55,8 @@ def by_size(axes: Any, several: list[Row]) -> None:
 def finish(axes: Any, ticks: list[float]) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xticks(ticks, [f"{tick:g}" if tick >= 10 else f"{tick:.2g}" for tick in ticks])
+    axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+    axes.yaxis.set_major_formatter(lambda seconds, _: f"{seconds:g}")
     axes.minorticks_off()
     axes.set_ylabel("seconds of a round beyond training")
     axes.grid(axis="y", color="#eeeeee")

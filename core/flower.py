@@ -9,7 +9,7 @@ from its metadata), ``flwr.supercore.run.Run`` (an annotation and an empty value
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -99,7 +99,7 @@ class HeldArray(Array):
 
     def __init__(self, array: "np.ndarray[Any, Any]") -> None:
         self._held = array
-        self.dtype, self.shape, self.stype = str(array.dtype), array.shape, "numpy.ndarray"
+        self.dtype, self.shape, self.stype = _name(array.dtype), array.shape, "numpy.ndarray"
 
     @cached_property
     def data(self) -> bytes:  # type: ignore[override] # the same bytes, later
@@ -109,6 +109,12 @@ class HeldArray(Array):
     def numpy(self) -> "np.ndarray[Any, Any]":
         """Return the array."""
         return self._held
+
+
+@cache
+def _name(dtype: "np.dtype[Any]") -> str:
+    """A dtype as Flower writes it; numpy takes longer to find the word than all else of an array takes."""
+    return str(dtype)
 
 
 HeldArray.__qualname__ = "Array"  # on Flower's own wire it is one
