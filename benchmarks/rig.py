@@ -5,7 +5,9 @@ which takes time of its own.
 """
 
 import json
+import signal
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,7 +119,8 @@ class Watch:
 
 @contextmanager
 def started(case: Case) -> Iterator[LocalFederation]:
-    """Run a federation whose plants are connected; all of it is gone at the end."""
+    """Run a federation whose plants are connected; all of it is gone at the end, also after a polite kill."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     with tempfile.TemporaryDirectory() as scratch, local_federation(Path(scratch)) as federation:
         federation.create("bench")
         federation.start_coordinator()
