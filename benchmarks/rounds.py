@@ -2,153 +2,107 @@
 
 Overhead of a round is its wall time at the coordinator minus the slowest plant's own training time in
 it, as that plant measured it. Seconds depend on the machine; the median over the rounds is reported.
-``cpu_s`` is the processor time of all processes in a round, training too. ``--bare`` adds what the same
-bytes take over a bare gRPC stream, in the same run; see `bare`.
+``cpu_s`` is the processor time of all processes in a round, training too, ``coordinator_cpu_s`` the
+coordinator's; ``bytes_up`` and ``bytes_down``
+are a plant's in a round. Memory is PSS; ``coordinator_anonymous_mb`` leaves out mapped files.
 
-    python benchmarks/rounds.py --json [--plants 4] [--rounds 20]
-    python benchmarks/rounds.py --json --hidden 48000 --batch 8 --steps 1 --bare    # 50 MB a plant
+    python benchmarks/rounds.py --json                                           # 4 plants
+    python benchmarks/rounds.py --json --plants 10
+    python benchmarks/rounds.py --json --light --plants 64                       # see `light`
+    python benchmarks/rounds.py --json --hidden 48000 --batch 8 --steps 1 --bare # 50 MB a plant, see `bare`
+    python benchmarks/rounds.py --json --private                                 # without and with privacy
+    python benchmarks/rounds.py --json --flower                                  # stock Flower, see `stock`
+    python benchmarks/rounds.py --json --light --plants 4,64 --hidden 48000 --rounds 3    # memory
 """
 
 import argparse
+import itertools
 import json
 import platform
-import statistics
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import bare
-import psutil
+import rig
+import stock
+from rig import Case
 
-from interplant.core import config, models
-from interplant.core.schema import Plant, Task
-from interplant.data.simulator import simulate
-from interplant.data.snapshots import Repository
-from interplant.data.tasks import builtin
-from interplant.lab.federation import LocalFederation, local_federation
-from interplant.server.records import Run
-from interplant.server.run_folder import RunFolder
+from interplant.core import models
 
-_WARM = 2
-"""The first rounds load the data and warm the machine up: they do not count."""
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Case:
-    """What is measured; ``hidden`` sets the size of the model's linear layer, 0 leaves it."""
-
-    plants: int
-    rounds: int
-    steps: int
-    batch: int = 0
-    hidden: int = 0
-
-    @property
-    def task(self) -> Task:
-        """The task, without privacy."""
-        words = [f"rounds={self.rounds + _WARM}", f"training.steps={self.steps}", "privacy.mechanism=none"]
-        words += [f"training.batch={self.batch}"] if self.batch else []
-        words += [f"model.args={{hidden: {self.hidden}}}"] if self.hidden else []
-        return config.load(builtin("turbofan"), Task, words)
+def rows(case: Case, private: bool) -> Iterator[Row]:
+    """Measure one federation: without privacy, and then the same processes with it."""
+    with rig.started(case) as federation:
+        open_ = rig.row(federation, case, "grpc, light" if case.light else "grpc")
+        yield open_
+        if private:
+            row = rig.row(federation, case, "grpc, private", "dp-sgd")
+            added = {
+                name: round((row[key] - open_[key]) / case.plants, 4)
+                for name, key in (("added_a_plant_s", "overhead_per_round_s"), ("added_all_s", "seconds"))
+            }
+            yield row | added
 
 
-@dataclass
-class Clock:
-    """Processor seconds of a federation's processes, from the first round that counts."""
-
-    federation: LocalFederation
-    begun: tuple[int, float] = (0, 0.0)
-
-    def look(self, run: Run) -> None:
-        """Begin when the warm rounds are over."""
-        if not self.begun[0] and run.round >= _WARM:
-            self.begun = (run.round, self._spent())
-
-    def per_round(self, rounds: int) -> float:
-        """Processor seconds of one round, when ``rounds`` of them are over."""
-        return (self._spent() - self.begun[1]) / max(1, rounds - self.begun[0])
-
-    def _spent(self) -> float:
-        spent = 0.0
-        for child in self.federation.children.values():
-            parent = psutil.Process(child.pid)
-            for process in [parent, *parent.children(recursive=True)]:
-                times = process.cpu_times()
-                spent += times.user + times.system
-        return spent
-
-
-def offer_everything(plant: Plant) -> None:
-    """Let a benchmark's plant take part without privacy: its data is simulated."""
-    plant.policy.tasks = ["turbofan"]
-    plant.policy.privacy.allow_none = True
-
-
-def overheads(federation: LocalFederation, run: str, plants: list[str]) -> list[float]:
-    """Seconds of each round beyond its slowest plant's training."""
-    records = RunFolder(federation.coordinator.runs / run).records()
-    trained: dict[int, float] = {}
-    for name in plants:
-        for line in federation.plant(name).rounds.read_text().splitlines():
-            entry = json.loads(line)
-            if entry["run"] == run:
-                number = entry["round"]
-                trained[number] = max(trained.get(number, 0.0), entry["seconds"])
-    return [record["seconds"] - trained[record["round"]] for record in records if record["settled"]]
-
-
-def measure(case: Case) -> dict[str, Any]:
-    """Run a federation and return one row of results."""
-    names = [f"plant-{number + 1}" for number in range(case.plants)]
-    task = case.task
-    with tempfile.TemporaryDirectory() as scratch, local_federation(Path(scratch)) as federation:
-        federation.create("bench")
-        federation.start_coordinator()
-        for number, name in enumerate(names):
-            plant = federation.join(name, offer_everything)
-            Repository(plant.data).snapshot(simulate(number, 6, seed=0))
-            federation.start_plant(name)
-        federation.until_online(names)
-        run, clock = federation.start_run(task, release=False), Clock(federation)
-        federation.until_over(run.id, 600, clock.look)
-        processor = clock.per_round(task.rounds)
-        seconds = overheads(federation, run.id, names)[_WARM:]
-        memory = federation.memory_mb()
-    return {
-        "case": "grpc",
-        "plants": case.plants,
-        "parameters": sum(value.size for value in models.parameters(models.build(task)).values()),
-        "rounds": len(seconds),
-        "overhead_per_round_s": round(statistics.median(seconds), 4),
-        "overhead_worst_s": round(max(seconds), 4),
-        "cpu_s": round(processor, 3),
-        "peak_pss_mb": round(memory),
-    }
-
-
-def compared(row: dict[str, Any]) -> dict[str, Any]:
+def beside_wire(row: Row) -> Row:
     """Add what the same bytes take over a bare stream to a row."""
     with tempfile.TemporaryDirectory() as scratch:
         floor = bare.seconds(row["plants"], 4 * row["parameters"], Path(scratch))
-    times = row["overhead_per_round_s"] / floor
-    return row | {"bare_stream_s": round(floor, 4), "times_bare": round(times, 2)}
+    return row | {
+        "bare_stream_s": round(floor, 4),
+        "ratio_to_wire": round(row["overhead_per_round_s"] / floor, 2),
+    }
+
+
+def beside_flower(row: Row, case: Case, rounds: int) -> Iterator[Row]:
+    """Add how many times as long a round takes on Flower's own engine, and what was measured there."""
+    theirs = stock.row(models.parameters(models.build(case.task())), case.plants, rounds)
+    yield row | {"ratio_to_flower": round(theirs["overhead_per_round_s"] / row["overhead_per_round_s"], 1)}
+    yield theirs
 
 
 def main() -> None:
     """Print the results."""
+    given = _given()
+    results: list[Row] = []
+    for plants, hidden in itertools.product(given.plants, given.hidden):
+        case = replace(given.case, plants=plants, hidden=hidden)
+        found = list(rows(case, given.private))
+        if given.bare:
+            found[0] = beside_wire(found[0])
+        if given.flower:
+            found[:1] = beside_flower(found[0], case, given.flower_rounds)
+        results += found
+    print(json.dumps({"machine": platform.platform(), "results": results}, indent=2))
+
+
+def _given() -> argparse.Namespace:
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--json", action="store_true", help="print JSON (the only form)")
-    words.add_argument("--plants", type=int, default=4)
+    words.add_argument("--plants", type=_numbers, default=[4], help="how many; several are measured in turn")
     words.add_argument("--rounds", type=int, default=20)
     words.add_argument("--steps", type=int, default=5)
     words.add_argument("--batch", type=int, default=0, help="windows in a step; 0: the task's own")
-    words.add_argument("--hidden", type=int, default=0, help="units of the model's linear layer; 0: its own")
+    words.add_argument("--hidden", type=_numbers, default=[0], help="units of the linear layer; 0: its own")
+    words.add_argument("--light", action="store_true", help="plants that do all but train, in one process")
     words.add_argument("--bare", action="store_true", help="compare with a bare stream of the same bytes")
+    words.add_argument("--private", action="store_true", help="add the same with the task's own privacy")
+    words.add_argument("--flower", action="store_true", help="compare with Flower's own engine")
+    words.add_argument("--flower-rounds", type=int, default=5, help="how many there: each takes seconds")
     given = words.parse_args()
-    row = measure(Case(given.plants, given.rounds, given.steps, given.batch, given.hidden))
-    results = [compared(row) if given.bare else row]
-    print(json.dumps({"machine": platform.platform(), "results": results}, indent=2))
+    if given.light and given.private:
+        words.error("--light: such plants spend no privacy; leave --private out")
+    given.case = Case(0, given.rounds, given.steps, given.batch, light=given.light)
+    return given
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import let_out_words
 from interplant.client.link import AwayError, Link, TurnedAwayError
 from interplant.client.outbox import Outbox
-from interplant.client.trainer import WarmTrainer
+from interplant.client.trainer import KeptTrainer, WarmTrainer
 from interplant.core import blobs, certificates, flower, logs, processes
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError, Refusal, UsageError
@@ -45,18 +45,25 @@ class Agent:
 
     Args:
         plant: The plant's directory.
+        trainer: By default a process of its own.
+        stopping: Ends it.
     """
 
-    def __init__(self, plant: PlantDirectory) -> None:
+    def __init__(
+        self,
+        plant: PlantDirectory,
+        trainer: KeptTrainer | None = None,
+        stopping: threading.Event | None = None,
+    ) -> None:
         self._plant = plant
         self._settings = plant.load()
         self._outbox = Outbox(plant.outbox)
-        self._trainer = WarmTrainer(plant)
+        self._trainer = trainer or WarmTrainer(plant)
         self._app: ClientApp = make_app(plant, self._trainer)
         self._jobs: queue.Queue[Callable[[], None]] = queue.Queue()
         self._under_way: set[str] = set()
         self._link: Link | None = None
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
         self._renew_again_at = 0.0
         self._welcomed = math.inf
         self._away_because = ""
@@ -64,7 +71,6 @@ class Agent:
 
     def run(self) -> int:
         """Stay connected until a polite end; return the exit code."""
-        processes.on_stop_signals(self._stopping)
         deployment.discard_leftovers(self._plant)
         worker = threading.Thread(target=self._work, daemon=True)
         worker.start()
@@ -293,8 +299,10 @@ def main(words: list[str]) -> int:
     """Run the agent of the plant in the directory ``words[0]``."""
     processes.follow_parent()
     logs.setup()
+    stopping = threading.Event()
+    processes.on_stop_signals(stopping)
     try:
-        return Agent(PlantDirectory(Path(words[0]))).run()
+        return Agent(PlantDirectory(Path(words[0])), stopping=stopping).run()
     except UsageError as error:
         processes.last_words(str(error))
         return error.exit_code

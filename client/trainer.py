@@ -35,6 +35,22 @@ class Trainer(Protocol):
         """Train one round; see `interplant.client.round_training.train_round`."""
 
 
+class KeptTrainer(Trainer, Protocol):
+    """What an agent keeps between rounds; see `WarmTrainer`."""
+
+    def try_release(self, release: str) -> None:
+        """Try a release; the verdict is then on the plant's disk."""
+
+    def warm_up(self) -> None:
+        """Be ready when work comes."""
+
+    def release_if_idle(self, seconds: float) -> None:
+        """Give memory back if nothing was asked for ``seconds``."""
+
+    def close(self) -> None:
+        """End, also in the middle of a job."""
+
+
 class InlineTrainer:
     """Train in this process: the simulate and flower engines.
 

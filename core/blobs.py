@@ -150,6 +150,32 @@ def file_of(tensors: Tensors, record: str = "") -> Path | None:
     return view.path if same and view.is_plain else None
 
 
+def open_under(tensors: Mapping[str, np.ndarray[Any, Any]]) -> tuple[int, dict[str, int]] | None:
+    """Open the one file that arrays are views of; who reads it there needs no copy of them.
+
+    Args:
+        tensors: Arrays by name.
+
+    Returns:
+        Its descriptor, and the byte at which each array begins, in C order. None if an array is no such
+        view, can be written to (it may differ from the file), or the file is gone or is another now.
+    """
+    views = {id(view): view for array in tensors.values() if (view := _view_of(array)) is not None}
+    unlike = [array for array in tensors.values() if array.flags.writeable or not array.flags.c_contiguous]
+    if len(views) != 1 or unlike or None in map(_view_of, tensors.values()):
+        return None
+    (view,) = views.values()
+    try:
+        file = os.open(view.path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    if view.inode != _inode(file):
+        os.close(file)
+        return None
+    first = np.frombuffer(view, np.uint8).ctypes.data
+    return file, {name: array.ctypes.data - first for name, array in tensors.items()}
+
+
 class _View(mmap.mmap):
     """A mapped file that knows where its arrays lie."""
 
@@ -189,10 +215,10 @@ def _head(tensors: Tensors) -> bytes:
     return text + b" " * (-len(text) % 8)
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another of its name that has taken its place."""
+def _inode(file: Path | int) -> tuple[int, int] | None:
+    """What tells a file, by path or descriptor, from another of its name that has taken its place."""
     try:
-        found = path.stat()
+        found = os.stat(file)
     except FileNotFoundError:
         return None
     return (found.st_dev, found.st_ino)

@@ -9,7 +9,7 @@ from its metadata), ``flwr.supercore.run.Run`` (an annotation and an empty value
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = [
     "arrays",
     "context",
     "empty_run",
+    "let_go",
     "message",
     "refusal",
     "refuse",
@@ -86,10 +87,6 @@ def message(envelope: Envelope, content: RecordDict | None, error: Error | None 
     return Message(content=content, metadata=metadata)  # type: ignore[call-overload,no-any-return]
 
 
-_name = lru_cache(maxsize=64)(str)
-"""A dtype's name, which numpy makes anew each time."""
-
-
 class HeldArray(Array):
     """An array of a message as it is; npy bytes are made of it only for who asks for them.
 
@@ -114,6 +111,12 @@ class HeldArray(Array):
         return self._held
 
 
+@cache
+def _name(dtype: "np.dtype[Any]") -> str:
+    """A dtype as Flower writes it; numpy takes longer to find the word than all else of an array takes."""
+    return str(dtype)
+
+
 HeldArray.__qualname__ = "Array"  # on Flower's own wire it is one
 
 
@@ -123,6 +126,17 @@ def arrays(tensors: "Mapping[str, np.ndarray[Any, Any]]") -> ArrayRecord:
     for name, array in tensors.items():
         record[name] = HeldArray(array)
     return record
+
+
+def let_go(message: Message) -> None:
+    """Empty a message that is done with.
+
+    What Flower's `RecordDict` hands out refers back to it: its arrays would stay until Python's collector
+    comes by, several models after they were read.
+    """
+    if message.has_content():
+        for record in message.content.array_records.values():
+            record.clear()
 
 
 def context(node_id: int, run_id: int, node: dict[str, Any], run: dict[str, Any]) -> Context:

@@ -120,6 +120,7 @@ class Service:
     name: str
     command: Sequence[str]
     log_file: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
     give_up: tuple[int, ...] = (2, HOPELESS)
     child: "subprocess.Popen[bytes] | None" = None
     deaths: list[float] = field(default_factory=list)
@@ -133,7 +134,9 @@ class Service:
         if self._words is None:
             # In memory: a full disk must not keep a child from saying so.
             self._words = os.fdopen(os.memfd_create("last-words"), "w+b")
-        self.child = start(self.command, self.log_file, stdin=subprocess.DEVNULL, stdout=self._words)
+        self.child = start(
+            self.command, self.log_file, self.environment, stdin=subprocess.DEVNULL, stdout=self._words
+        )
 
     def end(self) -> None:
         """Stop the child, and read its `reason`."""

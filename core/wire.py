@@ -146,13 +146,15 @@ def from_parcel(
         ) from None
 
 
-def pieces(path: Path, offset: int, message_id: str = "") -> Iterator[pb.Piece]:
-    """Read a blob from ``offset`` in pieces of `PIECE` bytes; the first piece comes even if empty."""
+def pieces(
+    path: Path, offset: int, message_id: str = "", size: Callable[[], int] = lambda: PIECE
+) -> Iterator[pb.Piece]:
+    """Read a blob from ``offset`` in pieces of ``size`` bytes; the first piece comes even if empty."""
     with path.open("rb") as file:
         file.seek(offset)
-        data = file.read(PIECE)
+        data = file.read(size())
         yield pb.Piece(message_id=message_id, offset=offset, data=data)
-        while data := file.read(PIECE):
+        while data := file.read(size()):
             yield pb.Piece(data=data)
 
 

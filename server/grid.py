@@ -166,7 +166,7 @@ class GrpcGrid(OneRunGrid):
             return {}
         if parcel.inline:
             return from_bytes(parcel.inline)
-        return blobs.load(self._spool.reply(parcel.reply_to), writable=True)
+        return blobs.load(self._spool.reply(parcel.reply_to))
 
     def _patiently(self, call: Callable[[], Answer]) -> Answer:
         """Call; if the gRPC process is being restarted, wait for it and push what was open again."""

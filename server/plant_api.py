@@ -37,6 +37,12 @@ _CODES = frozenset({"", *REFUSALS, *RELEASE_REFUSALS})
 _PATIENCE = 60.0
 """Seconds that a plant whose turn it is may take for one piece; a turn is not held for ever."""
 
+_UNDER_WAY = 4 * PIECE
+"""Bytes of pieces that are on their way to plants at a time; with many plants each piece is smaller."""
+
+_SMALLEST = 64 << 10
+"""Bytes of a piece at least."""
+
 MAX_CLOCK_SKEW = 300.0
 """Seconds that a plant's clock may differ; certificates and histories need the two to agree."""
 
@@ -65,6 +71,7 @@ class PlantApi(CoordinatorServicer):
         self._exchange, self._registry, self._authority = exchange, registry, authority
         self._federation, self._releases = federation, releases
         self._turns = asyncio.Semaphore(upload_turns)
+        self._fetching = 0
         self._one_each: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """By plant: one that uploads many times at once waits for itself, not the others for it."""
 
@@ -124,8 +131,16 @@ class PlantApi(CoordinatorServicer):
             path = self._release_file(request.sha256) or path
         if not path.is_file():
             await context.abort(grpc.StatusCode.NOT_FOUND, "this blob is no longer here")
-        for piece in pieces(path, request.offset):
-            yield piece
+        self._fetching += 1
+        try:
+            for piece in pieces(path, request.offset, size=self._piece):
+                yield piece
+        finally:
+            self._fetching -= 1
+
+    def _piece(self) -> int:
+        """Bytes of the next piece to a plant: a few copies of it stay in memory until it has gone out."""
+        return max(_SMALLEST, min(PIECE, _UNDER_WAY // max(1, self._fetching)))
 
     async def Offer(self, request: pb.Parcel, context: Context) -> pb.Answer:  # noqa: N802
         """Say whether a reply is wanted, and from which byte."""

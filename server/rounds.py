@@ -17,7 +17,7 @@ from flwr.serverapp import ServerApp
 from interplant.core import config, models
 from interplant.core.compression import COMPRESSION
 from interplant.core.errors import InterplantError
-from interplant.core.flower import Grid
+from interplant.core.flower import Grid, let_go
 from interplant.core.schema import Rounds, Task
 from interplant.core.wire import Tensors, from_bytes
 from interplant.privacy.plan import statistics_of
@@ -202,6 +202,7 @@ def one_round(
             work.holders.pop(name, None)
             outcome.dropped[name] = (error.code, str(error))
             log.warning("round %d: %s dropped: %s", number, name, error)
+        let_go(reply)
         del reply
     away = replies.away(work.grid, nodes.values())
     for node in nodes.values():

@@ -4,12 +4,14 @@ The folder alone is enough to go on after a kill. A coordinator's registry repea
 people who ask; the simulate and flower engines have no registry.
 """
 
+from __future__ import annotations  # a command that starts a run does not load Flower
+
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -17,7 +19,9 @@ from interplant.core import blobs, certificates, config
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, takes_turns, write_atomic
 from interplant.core.schema import Compression, Rounds, Task
-from interplant.core.wire import Tensors
+
+if TYPE_CHECKING:
+    from interplant.core.wire import Tensors
 
 _STATE = "strategy's state: "
 """Before the names of the strategy's arrays in a checkpoint; no parameter of a model is called so."""

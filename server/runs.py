@@ -1,5 +1,7 @@
 """Start, stop and resume runs: what the commands do, over the registry and the bell."""
 
+from __future__ import annotations  # a command that starts a run does not load Flower
+
 import hashlib
 import secrets
 import shutil
@@ -7,18 +9,20 @@ from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from interplant.core import config, models
+from interplant.core import blobs, config, models
 from interplant.core.errors import InterplantError, UsageError
-from interplant.core.files import write_atomic
 from interplant.core.schema import Rounds, Task
-from interplant.core.wire import Tensors, from_bytes, to_bytes
 from interplant.server.control import ring
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.records import Run
 from interplant.server.registry import Registry
 from interplant.server.run_folder import Order, RunFolder
 from interplant.strategies import registry as strategies
+
+if TYPE_CHECKING:
+    from interplant.core.wire import Tensors
 
 _FIRST = "first.safetensors"
 """The weights that a run starts from, in its folder."""
@@ -57,7 +61,7 @@ def start_run(
     order = make_order(run_id, task, rules, "grpc", release, str(folder / _FIRST))
     try:
         RunFolder(folder).create(order)
-        write_atomic(folder / _FIRST, to_bytes(first))
+        blobs.replace(folder / _FIRST, first, {})
         with closing(Registry.open(directory.path)) as registry:
             run = registry.create_run(task.name, config.dump(task), task.rounds, settings, run_id)
     except BaseException:
@@ -82,7 +86,7 @@ def first_weights(task: Task, release: Path | None = None) -> Tensors:
     model = models.build(task)
     if release is not None:
         try:
-            models.set_parameters(model, from_bytes(release.read_bytes()), frozen=True)
+            models.set_parameters(model, blobs.load(release), frozen=True)
         except InterplantError as error:
             raise InterplantError(f"release {release.parent.name}: {error}; start from another") from None
     return models.parameters(model)

@@ -28,12 +28,19 @@ from interplant.server.spool import Spool
 
 log = logging.getLogger(__name__)
 
+_WINDOW = 512 << 10
+"""Bytes that a plant may send ahead of what is read: its speed is at most as many in a round trip."""
+
 _OPTIONS = [
     ("grpc.so_reuseport", 0),  # a second coordinator on this port is an error, not a lottery
     ("grpc.http2.min_ping_interval_without_data_ms", 5000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", 30000),
     ("grpc.keepalive_timeout_ms", 15000),
+    # What a plant can send before it is its turn lies in this process. Left to itself, gRPC opens the
+    # window to some 20 MB a plant on a fast network.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", _WINDOW),
 ]
 
 

@@ -62,6 +62,11 @@ def test_light_commands_load_nothing_heavy_and_start_within_a_second(words: list
     assert seconds < 1.0 or loaded_by(words, place)[1] < 1.0
 
 
+def test_starting_a_run_loads_torch_for_its_first_weights_and_nothing_else_heavy(place: Path) -> None:
+    modules, _ = loaded_by(["run", "start", "turbofan"], place)
+    assert modules & HEAVY == {"torch"}
+
+
 def raising(error: BaseException) -> int:
     raise error
 

@@ -37,8 +37,8 @@ RELEASE = {"card.md": b"a card", "weights.safetensors": b"weights"}
 class Running:
     """An agent in a thread of its own."""
 
-    def __init__(self, plant: PlantDirectory) -> None:
-        self.agent = Agent(plant)
+    def __init__(self, plant: PlantDirectory, trainer: FakeTrainer) -> None:
+        self.agent = Agent(plant, trainer)
         self.codes: list[int] = []
         self.thread = threading.Thread(target=lambda: self.codes.append(self.agent.run()))
         self.thread.start()
@@ -57,15 +57,13 @@ def start(
     joined: PlantDirectory, fake: FakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[], Running]]:
     """Start an agent; the one before has ended."""
-    monkeypatch.setattr(module, "WarmTrainer", lambda _: fake)
-    monkeypatch.setattr(module.processes, "on_stop_signals", lambda _: None)
     monkeypatch.setattr(module, "_TICK", 0.02)
     started: list[Running] = []
 
     def begin() -> Running:
         for one in started:
             one.stop()
-        started.append(Running(joined))
+        started.append(Running(joined, fake))
         return started[-1]
 
     yield begin
@@ -355,9 +353,8 @@ def pauses(start: Callable[[], Running], count: int, monkeypatch: pytest.MonkeyP
     waits = Waits()
     really = Agent.__init__
 
-    def watched(self: Agent, plant: PlantDirectory) -> None:
-        really(self, plant)
-        self._stopping = waits
+    def watched(self: Agent, plant: PlantDirectory, trainer: FakeTrainer) -> None:
+        really(self, plant, trainer, waits)
 
     monkeypatch.setattr(Agent, "__init__", watched)
     start()
@@ -469,6 +466,7 @@ def test_a_directory_that_is_none_is_words_that_are_wrong(
 ) -> None:
     monkeypatch.setattr(module.processes, "follow_parent", lambda: None)
     monkeypatch.setattr(module.logs, "setup", lambda: None)
+    monkeypatch.setattr(module.processes, "on_stop_signals", lambda _: None)
     assert module.main([str(tmp_path)]) == 2
     assert capsys.readouterr().out.count("\n") == 1
 

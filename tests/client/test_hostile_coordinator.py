@@ -14,7 +14,6 @@ import grpc
 import numpy as np
 import pytest
 
-from interplant.client import agent as agent_module
 from interplant.client import deployment, policy
 from interplant.client.agent import Agent
 from interplant.client.deployment import Champion, Verdict
@@ -144,12 +143,9 @@ def test_a_blob_that_no_disk_should_take_is_not_asked_for(
 
 
 @pytest.fixture
-def agent(
-    bare: PlantDirectory, liar: Liar, fake: FakeTrainer, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Agent]:
+def agent(bare: PlantDirectory, liar: Liar, fake: FakeTrainer) -> Iterator[Agent]:
     """An agent with a link, whose work is called by hand."""
-    monkeypatch.setattr(agent_module, "WarmTrainer", lambda plant: fake)
-    made = Agent(bare)
+    made = Agent(bare, fake)
     made._link = Link(bare)
     yield made
     made._link.close()

@@ -231,6 +231,48 @@ def test_a_file_that_was_replaced_or_removed_is_not_the_arrays(path):
     assert blobs.file_of(found) is None
 
 
+def lying(found):
+    """What the file behind arrays holds where they are said to begin."""
+    file, starts = blobs.open_under(found)
+    try:
+        return {name: os.pread(file, found[name].nbytes, start) for name, start in starts.items()}
+    finally:
+        os.close(file)
+
+
+def test_arrays_are_found_in_their_file_and_stay_there_when_it_is_removed(path):
+    found = stored(path)
+    assert lying(found) == {name: array.tobytes() for name, array in found.items()}
+    some = {"w": found["update/w"][1:]}
+    assert lying(some) == {"w": some["w"].tobytes()}
+    file, starts = blobs.open_under(some)
+    path.unlink()
+    assert os.pread(file, some["w"].nbytes, starts["w"]) == some["w"].tobytes()
+    os.close(file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found | {"update/w": found["update/w"].copy()},
+        lambda found: found | {"update/w": found["update/w"].T},
+        lambda found: found | {"more": np.ones(1)},
+        lambda found: {},
+    ],
+)
+def test_arrays_that_lie_elsewhere_too_are_not_read_in_a_file(path, change):
+    assert blobs.open_under(change(stored(path))) is None
+
+
+def test_arrays_that_may_differ_from_their_file_are_not_read_there(path):
+    assert blobs.open_under(stored(path, writable=True)) is None
+    found = stored(path)
+    blobs.save(path, {name: array + 1 for name, array in TENSORS.items()})
+    assert blobs.open_under(found) is None
+    path.unlink()
+    assert blobs.open_under(found) is None
+
+
 # --- keeping -------------------------------------------------------------------------------------------
 
 

@@ -1,10 +1,12 @@
 """The one adapter to what Flower does not make public."""
 
+import gc
 import time
+import weakref
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from hypothesis import given
@@ -89,6 +91,24 @@ def test_a_record_of_held_arrays_survives_flowers_own_wire():
     for name, array in tensors.items():
         np.testing.assert_array_equal(found[name].numpy(), array)
         assert type(found[name]) is Array
+
+
+def test_a_message_that_is_let_go_holds_no_array_until_the_collector_comes():
+    array = np.zeros(3)
+    content = RecordDict({"update": flower.arrays({"w": array}), "receipt": ConfigRecord({"a": 1})})
+    made, left = flower.message(ENVELOPE, content), weakref.ref(array)
+    assert made.content.array_records["update"]["w"].numpy() is array
+    gc.disable()
+    try:
+        flower.let_go(made)
+        del made, content, array
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+def test_a_refusal_can_be_let_go_too():
+    flower.let_go(flower.message(ENVELOPE, None, Error(0, "internal")))
 
 
 def test_the_run_of_a_grid_has_its_number():

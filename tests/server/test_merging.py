@@ -2,6 +2,7 @@
 
 import gc
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,25 @@ import pytest
 from safetensors.numpy import load_file
 
 from interplant.core.errors import InterplantError, UsageError
+from interplant.core.flower import HeldArray
 from interplant.server.rounds import carry_out
 from interplant.server.run_folder import Checkpoint, RunFolder
-from interplant.strategies import registry
+from interplant.strategies import registry, spill
 from interplant.strategies.fedavg import FedAvg
 
-from .fakes import NAMES, WEIGHTS, Ringing, changed, close, closed_form, honest, refusing, same, step_of
+from .fakes import (
+    NAMES,
+    WEIGHTS,
+    Polled,
+    Ringing,
+    changed,
+    close,
+    closed_form,
+    honest,
+    refusing,
+    same,
+    step_of,
+)
 from .test_order import Shuffled
 
 STATEFUL = ["fedavgm", "fedadagrad", "fedadam", "fedyogi"]
@@ -152,8 +166,32 @@ def test_fedavg_is_moved_by_the_same_plant(start):
     assert np.abs(state.weights["layer.weight"] - WEIGHTS["layer.weight"]).min() > 100
 
 
+def test_a_merged_update_is_gone_when_the_next_one_comes(start):
+    """Without the collector, which comes by when it likes: a large update is a mapped file."""
+    held, most = [], []
+
+    def act(request, name):
+        most.append(sum(one() is not None for one in held))
+        reply = honest(request, name)
+        record = reply.content.array_records["update"]
+        for key in [*record]:
+            record[key] = HeldArray(record[key].numpy())
+            held.append(weakref.ref(record[key]))
+        return reply
+
+    gc.disable()
+    try:
+        carry_out(Polled(dict.fromkeys(NAMES, act)), start(number=2))
+    finally:
+        gc.enable()
+    assert len(most) == 2 * len(NAMES)
+    assert len(held) == len(most) * len(WEIGHTS)
+    assert max(most) == 0
+
+
 @pytest.mark.parametrize("named", ROBUST)
-def test_a_round_that_is_given_up_leaves_nothing_on_disk(start, named):
+def test_a_round_that_is_given_up_leaves_nothing_on_disk(start, named, monkeypatch):
+    monkeypatch.setattr(spill, "MEMORY", 0)
     seen = []
 
     def killing(request, name):
