@@ -365,7 +365,7 @@ def test_the_more_plants_fetch_the_smaller_are_the_pieces(serving, monkeypatch):
     assert len(next(first).data) == PIECE
     assert len(next(second).data) == PIECE // 2
     first.cancel()
-    assert [len(piece.data) for piece in second][-1] == PIECE
+    assert PIECE in [len(piece.data) for piece in second]
 
 
 def test_uploads_take_turns(change, serve, answer):
