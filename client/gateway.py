@@ -17,7 +17,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
@@ -72,14 +72,14 @@ def let_out(
     content = RecordDict(
         {
             UPDATE: arrays(trained.update),
-            "receipt": ConfigRecord(asdict(trained.receipt)),
+            "receipt": ConfigRecord(trained.receipt.as_dict()),
         }
     )
     entry: dict[str, object] = {
         "what": "update",
         "message": request.metadata.message_id,
         "arrays": {name: list(array.shape) for name, array in trained.update.items()},
-        "receipt": asdict(trained.receipt),
+        "receipt": trained.receipt.as_dict(),
     }
     if trained.metrics:
         content["metrics"] = MetricRecord(dict(trained.metrics))

@@ -140,13 +140,19 @@ def verify(receipt: Receipt) -> None:
         InterplantError: The signature is wrong, or the key cannot be read.
     """
     try:
-        key = load_der_public_key(base64.b64decode(receipt.signer, validate=True))
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise ValueError("not an elliptic-curve key")
+        key = _key_of(receipt.signer)
         signature = base64.b64decode(receipt.signature, validate=True)
         key.verify(signature, _signed_text(receipt), ec.ECDSA(hashes.SHA256()))
     except (InvalidSignature, ValueError, TypeError):
         raise InterplantError("receipt.signature: it is not this key's over this receipt") from None
+
+
+@lru_cache(maxsize=1024)
+def _key_of(signer: str) -> ec.EllipticCurvePublicKey:
+    key = load_der_public_key(base64.b64decode(signer, validate=True))
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ValueError("not an elliptic-curve key")
+    return key
 
 
 def to_json(receipt: Receipt) -> str:

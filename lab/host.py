@@ -89,17 +89,20 @@ class Host:
         return to_parcel(reply, None).SerializeToString(), update
 
 
-def serve(pipes: list[Connection], recipe: Recipe, shares: list[Share]) -> None:
+def serve(pipes: list[Connection], ends: list[Connection], recipe: Recipe, shares: list[Share]) -> None:
     """Serve one host in this process and the others in copies of it: what takes seconds is loaded once.
 
     Args:
         pipes: One for each host: from it the requests, to it None when it is ready, or why it could not be
             made, then the replies, in the order of the requests. A host ends when the other end is closed.
+        ends: The other ends, which are not ours: while they are open here, nobody would hear them close.
         recipe: See `Host`.
         shares: Plants and names of each host.
     """
     processes.follow_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it is told, and ends it
+    for end in ends:
+        end.close()
     recipe.trainer.load(recipe.threads)
     copies = multiprocessing.get_context("fork")  # there are no threads yet
     for one in range(1, len(pipes)):

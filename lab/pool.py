@@ -1,6 +1,8 @@
 """The simulate engine over many virtual plants: a grid over a few processes, without a network."""
 
 import multiprocessing
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -24,6 +26,8 @@ AHEAD = 2
 
 AHEAD_BYTES = 32 << 10
 """Bytes of such messages, less than a pipe takes: who writes more must be sure that the other side reads."""
+
+_FORK, _SPAWN = multiprocessing.get_context("fork"), multiprocessing.get_context("spawn")
 
 _JOIN = 10.0
 """Seconds that the processes have to end by themselves."""
@@ -97,14 +101,16 @@ class PooledGrid(OneRunGrid):
         for one in range(count):
             own = {node: number for node, number in numbers.items() if self._of[node] == one}
             shares.append((own, {node: self._names[node] for node in own}))
-        context = multiprocessing.get_context("spawn")
+        # A copy has loaded what this process has; where there are threads, or torch, it could hang.
+        safe = threading.active_count() == 1 and "torch" not in sys.modules
+        context = _FORK if safe else _SPAWN
         pipes = [context.Pipe() for _ in shares]
-        theirs = [other for _, other in pipes]
-        self._process = context.Process(target=host.serve, args=(theirs, recipe, shares))
+        ours, theirs = [own for own, _ in pipes], [other for _, other in pipes]
+        self._process = context.Process(target=host.serve, args=(theirs, ours, recipe, shares))
         self._process.start()
         for pipe in theirs:
             pipe.close()
-        self._workers = [_Worker(pipe) for pipe, _ in pipes]
+        self._workers = [_Worker(pipe) for pipe in ours]
         self._bodies: dict[str, bytes] = {}
         self._ready: dict[str, Reply] = {}
 
