@@ -248,8 +248,8 @@ class OnAFullDisk(Ledger):
     full = True
 
     @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        with super()._connected() as connection:
+    def _connected(self, writes: bool = True) -> Iterator[sqlite3.Connection]:
+        with super()._connected(writes) as connection:
             if self.full:
                 connection.execute("PRAGMA max_page_count = 1")
             yield connection

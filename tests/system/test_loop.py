@@ -160,7 +160,7 @@ def test_a_plant_that_was_alone_offers_its_kept_reply_again(federation: LocalFed
 
 
 def test_a_dead_trainer_is_told_at_once_and_asked_again(federation: LocalFederation) -> None:
-    words = ["rounds=1", "training.steps=2500", "privacy.mechanism=none"]
+    words = ["rounds=1", "training.steps=1200", "privacy.mechanism=none"]
     run = federation.start_run(turbofan(*words), release=False)
     until_training(federation)
     time.sleep(1)  # the job has reached the trainer's process
