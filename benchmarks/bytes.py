@@ -31,9 +31,8 @@ from interplant.core.schema import Compression, Connection, Plant, Rounds, Task
 from interplant.core.wire import Tensors, blob_of, pieces, tensors_of, to_bytes, to_parcel
 from interplant.data.frames import Dataset
 from interplant.data.tasks import builtin
-from interplant.data.windows import sizes
 from interplant.lab.baselines import PlantWindows, capped_rmse
-from interplant.lab.prepared import Prepared, Source, datasets, offer
+from interplant.lab.prepared import Source, datasets, offer_readings
 from interplant.lab.simulation import SimulatedGrid
 from interplant.lab.virtual import scratch, virtual_plant
 from interplant.server import rounds
@@ -116,10 +115,8 @@ def grid(bench: Bench, task: Task, run_id: int) -> Iterator[CountingGrid]:
     with scratch() as place:
         plants = []
         for name, dataset in bench.readings.items():
-            size = sizes(dataset.train, task)
-            prepared = Prepared(name, place, "", 0, 0, size.windows, size.units, size.unit_windows, True)
             plant = Plant(name=name, federation="bench", connection=Connection("127.0.0.1:1"))
-            offer(prepared, task, 1000.0)(plant)
+            offer_readings(dataset, task, 1000.0)(plant)
             plants.append(virtual_plant(place, name, plant, lambda dataset=dataset: dataset))
         yield CountingGrid(plants, run_id)
 

@@ -11,10 +11,9 @@ import sys
 import threading
 from pathlib import Path
 
-import numpy as np
+from still import still
 
 from interplant.client import joining, link
-from interplant.client.account import Account
 from interplant.client.agent import Agent
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import Trained
@@ -43,14 +42,10 @@ class Still:
     def train(self, run: str, number: int, task: Task, weights: Tensors) -> Trained:
         """Return an update that moves one weight, with a signed receipt."""
         self._ledger = self._ledger or Ledger(self._plant.ledger)
-        plant = self._plant.load()
-        account = Account.of(self._plant, plant, task, self._ledger)
-        snapshot = self._plant.repository().open()
-        receipt = account.seal(self._plant, plant, snapshot, task.privacy.mechanism, run, number)
-        update = {name: np.zeros_like(array) for name, array in weights.items()}
+        trained = still(self._plant, self._ledger, run, number, task, weights)
         # Or else the weights would stay the same, and nobody would need to fetch them.
-        next(iter(update.values())).reshape(-1)[0] = 1e-6
-        return Trained(update, receipt)
+        next(iter(trained.update.values())).reshape(-1)[0] = 1e-6
+        return trained
 
     def try_release(self, release: str) -> None:
         """Do nothing: runs of benchmarks end without a release."""

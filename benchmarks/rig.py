@@ -9,7 +9,7 @@ import signal
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +19,13 @@ import light
 from meters import Meter, Peak, memory
 
 from interplant.core import config, models
-from interplant.core.schema import Plant, Task
+from interplant.core.schema import Task
 from interplant.data.frames import Dataset
 from interplant.data.simulator import simulate
 from interplant.data.snapshots import Repository
 from interplant.data.tasks import builtin
-from interplant.data.windows import sizes
 from interplant.lab.federation import LocalFederation, local_federation
-from interplant.lab.prepared import Prepared, offer
+from interplant.lab.prepared import offer_readings
 from interplant.server.records import Run
 from interplant.server.run_folder import RunFolder
 
@@ -127,7 +126,7 @@ def started(case: Case) -> Iterator[LocalFederation]:
         if case.light:
             light.join(federation, case.names)
             for name in case.names:
-                federation.edit(name, _offer(name, simulate(0, 1, 0), case.task()))
+                federation.edit(name, offer_readings(simulate(0, 1, 0), case.task(), _EPSILON))
             light.start(federation, case.names)
         else:
             for number, name in enumerate(case.names):
@@ -179,13 +178,6 @@ def _seconds(federation: LocalFederation, run: str, plants: list[str]) -> tuple[
 
 
 def _start_plant(federation: LocalFederation, name: str, readings: Dataset, task: Task) -> None:
-    plant = federation.join(name, _offer(name, readings, task))
+    plant = federation.join(name, offer_readings(readings, task, _EPSILON))
     Repository(plant.data).snapshot(readings)
     federation.start_plant(name)
-
-
-def _offer(name: str, readings: Dataset, task: Task) -> Callable[[Plant], None]:
-    """What a plant with these readings declares and allows."""
-    size = sizes(readings.train, task)
-    made = Prepared(name, Path(), "", 0, 0, size.windows, size.units, size.unit_windows, simulated=True)
-    return offer(made, task, _EPSILON)

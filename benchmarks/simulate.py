@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from still import still
 
-from interplant.client.account import Account
 from interplant.client.gateway import Trained
 from interplant.core import config
 from interplant.core.schema import Task
@@ -72,12 +72,9 @@ class Still(VirtualTrainer):
 
     def train(self, run: str, number: int, task: Task, weights: Tensors) -> Trained:
         """Return an update of zeros with a signed receipt."""
-        plant, bench = self._plant.load(), self._kept.bench(self._plant.path)
+        bench = self._kept.bench(self._plant.path)
         bench.ledger = bench.ledger or Ledger(self._plant.ledger)
-        account = Account.of(self._plant, plant, task, bench.ledger)
-        snapshot = self._plant.repository().open()
-        receipt = account.seal(self._plant, plant, snapshot, task.privacy.mechanism, run, number)
-        return Trained({name: np.zeros_like(array) for name, array in weights.items()}, receipt)
+        return still(self._plant, bench.ledger, run, number, task, weights)
 
 
 def task(rounds: int) -> Task:
@@ -85,7 +82,7 @@ def task(rounds: int) -> Task:
     return config.load(builtin("turbofan"), Task, words)
 
 
-def still(plants: int, rounds: int) -> Simulated:
+def stand_still(plants: int, rounds: int) -> Simulated:
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "start.safetensors"
         start.write_bytes(
@@ -142,10 +139,10 @@ def main() -> None:
     words.add_argument("--once", help=argparse.SUPPRESS)
     given = words.parse_args()
     if given.once:
-        still(*map(int, given.once.split(",")))
+        stand_still(*map(int, given.once.split(",")))
         return
     plants, rounds = (8, 2) if given.short else (given.plants, given.rounds)
-    made = still(plants, rounds)
+    made = stand_still(plants, rounds)
     about = {"plants": plants, "processes": made.processes, "parameters": made.parameters}
     rest = [record["seconds"] for record in made.rounds[1:]]
     results = [

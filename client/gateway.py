@@ -14,7 +14,6 @@ holds: the name of a codec, by settings alone, and the digest of what the coordi
 import json
 import math
 import os
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from interplant.client.directory import PlantDirectory
-from interplant.core.compression import COMPRESSION, NONE
+from interplant.core.compression import COMPRESSION, HOLDS, NONE
 from interplant.core.errors import Refusal
 from interplant.core.files import disk_errors
 from interplant.core.flower import arrays
@@ -31,8 +30,6 @@ from interplant.core.receipt import Receipt
 from interplant.core.schema import CODECS, Task
 from interplant.core.wire import UPDATE, Tensors
 from interplant.privacy.plan import statistics_of
-
-_DIGEST = re.compile(r"([0-9a-f]{64})?")
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ def _check_words(words: Mapping[str, str]) -> None:
     if words and (
         words.keys() != {"update", "holds"}
         or words["update"] not in (NONE, *CODECS)
-        or not _DIGEST.fullmatch(words["holds"])
+        or not HOLDS.fullmatch(words["holds"])
     ):
         raise Refusal("gateway", f"compression: {dict(words)} is no codec and digest")
 

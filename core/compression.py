@@ -20,6 +20,7 @@ from __future__ import annotations  # a command that names codecs does not load 
 
 import hashlib
 import math
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ NONE = "none"
 
 COMPRESSION, PACKED = "compression", "packed"
 """The record of words about compression in a message, and the one array of bytes in place of the model's."""
+
+HOLDS = re.compile(r"([0-9a-f]{64})?")
+"""What a plant may say that it holds: the digest of a model, or nothing."""
 
 BLOCK = 4096
 """Values that share a scale, at most; an array never shares one with another."""

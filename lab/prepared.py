@@ -189,6 +189,15 @@ def offer(prepared: Prepared, task: Task, epsilon: float) -> Callable[[Plant], N
     return change
 
 
+def offer_readings(readings: "Dataset", task: Task, epsilon: float) -> Callable[[Plant], None]:
+    """Do what `offer` does, for a plant whose readings lie in no repository; they count as simulated."""
+    from interplant.data.windows import sizes
+
+    size = sizes(readings.train, task)
+    sized = Prepared("", Path(), "", 0, 0, size.windows, size.units, size.unit_windows, simulated=True)
+    return offer(sized, task, epsilon)
+
+
 def _recipe(source: Source, task: Task) -> str:
     """Name everything that the prepared data depends on."""
     parts = [

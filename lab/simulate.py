@@ -19,11 +19,11 @@ from interplant.core.schema import Connection, Plant, Rounds, Task
 from interplant.core.wire import Tensors
 from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
-from interplant.data.windows import last_windows, sizes
+from interplant.data.windows import last_windows
 from interplant.lab.baselines import capped_rmse
 from interplant.lab.host import Recipe
 from interplant.lab.pool import PooledGrid
-from interplant.lab.prepared import Prepared, offer
+from interplant.lab.prepared import offer_readings
 from interplant.lab.virtual import VirtualTrainer, scratch
 from interplant.server import rounds
 from interplant.server.run_folder import Checkpoint, RunFolder
@@ -158,9 +158,7 @@ def simulate_fleet(
             start_from=str(start_from or ""),
         )
         run.create(order)
-        recipe = Recipe(
-            place, fleet_settings(fleet, task, place), fleet.machines, fleet.seed, trainer=trainer
-        )
+        recipe = Recipe(place, fleet_settings(fleet, task), fleet.machines, fleet.seed, trainer=trainer)
         grid = PooledGrid(order.run, order.run_id, recipe, fleet.names, count)
         stack.callback(grid.close)
         first = rounds.first_weights(run, task)  # loads torch while the processes start
@@ -172,12 +170,10 @@ def simulate_fleet(
         return _result(fleet, task, run, state, rmse, seconds, grid.processes), state
 
 
-def fleet_settings(fleet: Fleet, task: Task, place: Path) -> Plant:
+def fleet_settings(fleet: Fleet, task: Task) -> Plant:
     """Settings of every plant: sizes as the first one's, declared public like those of a real plant."""
-    size = sizes(simulate(0, fleet.machines, fleet.seed).train, task)
-    prepared = Prepared("virtual", place, "", 0, 0, size.windows, size.units, size.unit_windows, True)
     plant = Plant(name="virtual", federation="simulated", connection=Connection("127.0.0.1:1"))
-    offer(prepared, task, fleet.epsilon)(plant)
+    offer_readings(simulate(0, fleet.machines, fleet.seed), task, fleet.epsilon)(plant)
     return plant
 
 

@@ -1,7 +1,6 @@
 """Check a reply before it touches the merge: a bad one is dropped, named and logged."""
 
 import math
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message
 
 from interplant.core import receipt, wire
-from interplant.core.compression import COMPRESSION, NONE, PACKED, largest, unpack
+from interplant.core.compression import COMPRESSION, HOLDS, NONE, PACKED, largest, unpack
 from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.flower import HeldArray, refusal
 from interplant.core.schema import Compression
@@ -21,8 +20,6 @@ UPDATE, RECEIPT, METRICS, WEIGHTS, TASK = wire.UPDATE, "receipt", "metrics", wir
 
 _NPY_HEAD = 1024
 """More bytes than the head of an npy file takes."""
-
-_DIGEST = re.compile(r"([0-9a-f]{64})?")
 
 
 class BadUpdateError(InterplantError):
@@ -94,7 +91,7 @@ def _told(reply: Message, offer: Compression) -> tuple[str, str]:
         raise BadUpdateError("bad_packed", "expected the words 'update' and 'holds', found others")
     if codec not in (NONE, offer.update):
         raise BadUpdateError("bad_packed", f"expected an update as {NONE} or {offer.update}, found another")
-    if not isinstance(holds, str) or not _DIGEST.fullmatch(holds):
+    if not isinstance(holds, str) or not HOLDS.fullmatch(holds):
         raise BadUpdateError("bad_packed", "expected a digest of the model that the plant holds, or nothing")
     return str(codec), holds
 

@@ -200,7 +200,7 @@ def virtual_windows(size: int) -> Any:
 def test_a_virtual_plants_ledger_is_a_real_one(tmp_path: Path) -> None:
     fleet = Fleet(1, machines=2, epsilon=50.0)
     task = turbofan(*PRIVATE)
-    plant = virtual.virtual_plant(tmp_path, "plant-1", fleet_settings(fleet, task, tmp_path), data)
+    plant = virtual.virtual_plant(tmp_path, "plant-1", fleet_settings(fleet, task), data)
     trainer: Trainer = VirtualTrainer(plant, Kept())
     start = models.parameters(models.build(task))
     first, second = (trainer.train("run-1", number, task, start) for number in (1, 2))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,9 +25,9 @@ def mechanism(name: str) -> Task:
     return replace(TASK, privacy=replace(TASK.privacy, mechanism=name))
 
 
-def as_virtual(folder: Path) -> Callable[[Plant], None]:
+def as_virtual() -> Callable[[Plant], None]:
     """The settings that virtual plants have."""
-    settings = fleet_settings(FLEET, TASK, folder)
+    settings = fleet_settings(FLEET, TASK)
 
     def change(plant: Plant) -> None:
         plant.data, plant.policy = settings.data, settings.policy
@@ -43,7 +42,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
         made.create("real")
         made.start_coordinator()
         for number, name in enumerate(FLEET.names):
-            plant = made.join(name, as_virtual(root))
+            plant = made.join(name, as_virtual())
             Repository(plant.data).snapshot(simulate(number, FLEET.machines, FLEET.seed))
             made.start_plant(name)
         made.until_online(FLEET.names)
