@@ -19,7 +19,8 @@ from interplant.client.directory import PlantDirectory
 from interplant.core import certificates, commented, signing
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import write_atomic
-from interplant.core.schema import Connection, Impossible, Plant
+from interplant.core.possible import Impossible
+from interplant.core.schema import Connection, Plant
 from interplant.core.staging import new_folder
 
 FORMAT: Final = 1

@@ -15,8 +15,9 @@ from interplant.client.account import Account
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import let_out_measured
 from interplant.client.policy import check_columns
+from interplant.core.contract import Contract
 from interplant.core.errors import UsageError
-from interplant.core.schema import PRIVATE, Contract, Plant, Task
+from interplant.core.schema import PRIVATE, Plant, Task
 from interplant.data.shares import Bins, count_units
 from interplant.data.snapshots import Snapshot
 from interplant.data.windows import rounded

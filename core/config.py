@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from interplant.core.errors import UsageError
-from interplant.core.schema import Impossible, Task
+from interplant.core.possible import Impossible
+from interplant.core.schema import Task
 
 
 class Checked(Protocol):

@@ -10,6 +10,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from interplant.core.contract import Contract
+from interplant.core.possible import address, between, count, is_name, need, one_of
+
 PRIVATE = "dp-sgd"
 MECHANISMS = (PRIVATE, "dp-sgd-test", "none")
 """How a task trains; only the first is private."""
@@ -32,57 +35,7 @@ METRICS = ("loss", "units")
 """What may leave a plant beside the update: the incoming model's mean loss, the number of privacy units."""
 
 
-class Impossible(ValueError):
-    """A value that has the right type and cannot be.
-
-    Args:
-        key: Dotted key in the file.
-        expected: What would be possible, and what was found.
-    """
-
-    def __init__(self, key: str, expected: str) -> None:
-        self.key = key
-        super().__init__(expected)
-
-
-def _need(condition: bool, key: str, expected: str) -> None:
-    if not condition:
-        raise Impossible(key, expected)
-
-
 # --- task.yaml -------------------------------------------------------------------------------------
-
-
-@dataclass
-class Column:
-    """One input column: its unit and the public range that also normalises it."""
-
-    unit: str = MISSING
-    low: float = MISSING
-    high: float = MISSING
-
-
-@dataclass
-class Condition:
-    """An operating condition: where its settings lie, and the public range of each sensor in it."""
-
-    name: str = MISSING
-    centre: dict[str, float] = field(default_factory=dict)
-    # Pairs [low, high]; `Task.check` looks at them, since OmegaConf takes no 200 for a nested float.
-    ranges: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Contract:
-    """What a valid reading is. Ranges are declared public; nothing here is computed from data."""
-
-    version: int = 1
-    machine: str = "machine"
-    time: str = "cycle"
-    label: str = "rul"
-    settings: dict[str, Column] = field(default_factory=dict)
-    sensors: dict[str, Column] = field(default_factory=dict)
-    conditions: list[Condition] = field(default_factory=list)
 
 
 @dataclass
@@ -98,6 +51,18 @@ class Window:
 
     length: int = 30
     stride: int = 1
+
+
+@dataclass
+class Split:
+    """Which of a store's readings are held out for the gate, never trained on; never single readings.
+
+    ``by``: ``unit`` holds out whole machines, chosen by their names alone, so that a machine stays where it
+    is as others come; ``time`` holds out the end of each machine's record. ``holdout`` is the share.
+    """
+
+    by: str = "unit"
+    holdout: float = 0.2
 
 
 @dataclass
@@ -177,6 +142,7 @@ class Task:
     seed: int = 0
     contract: Contract = field(default_factory=Contract)
     window: Window = field(default_factory=Window)
+    split: Split = field(default_factory=Split)
     target: Target = field(default_factory=Target)
     model: Model = field(default_factory=Model)
     training: Training = field(default_factory=Training)
@@ -191,84 +157,53 @@ class Task:
 
     def check(self) -> None:
         """Raise `Impossible` for the first value that cannot be."""
-        _need(
-            _is_name(self.name),
+        need(
+            is_name(self.name),
             "name",
             f"expected letters, digits and hyphens, found {self.name!r}",
         )
-        _need(self.rounds >= 1, "rounds", f"expected 1 or more, found {self.rounds}")
-        self._check_contract()
-        _count(self.window.length, 100_000, "window.length")
-        _need(
+        need(self.rounds >= 1, "rounds", f"expected 1 or more, found {self.rounds}")
+        self.contract.check("contract.")
+        count(self.window.length, 100_000, "window.length")
+        need(
             self.window.stride >= 1,
             "window.stride",
             f"expected 1 or more, found {self.window.stride}",
         )
-        _need(self.target.cap > 0, "target.cap", f"expected more than 0, found {self.target.cap}")
+        one_of(self.split.by, ("unit", "time"), "split.by")
+        between(self.split.holdout, 0.01, 0.9, "split.holdout")
+        need(self.target.cap > 0, "target.cap", f"expected more than 0, found {self.target.cap}")
         training, privacy = self.training, self.privacy
-        _count(training.steps, 100_000, "training.steps")
-        _need(training.batch >= 1, "training.batch", f"expected 1 or more, found {training.batch}")
-        _need(
+        count(training.steps, 100_000, "training.steps")
+        need(training.batch >= 1, "training.batch", f"expected 1 or more, found {training.batch}")
+        need(
             training.learning_rate > 0,
             "training.learning_rate",
             f"expected more than 0, found {training.learning_rate}",
         )
-        _one_of(training.optimizer, ("adam", "sgd"), "training.optimizer")
-        _one_of(training.loss, ("mse", "huber"), "training.loss")
-        _one_of(privacy.mechanism, MECHANISMS, "privacy.mechanism")
-        _one_of(privacy.engine, ("auto", "onepass", "opacus"), "privacy.engine")
-        _one_of(privacy.unit, UNITS, "privacy.unit")
-        _one_of(privacy.clipping, CLIPPINGS, "privacy.clipping")
-        _count(privacy.windows_per_unit, 10_000, "privacy.windows_per_unit")
-        _need(
+        one_of(training.optimizer, ("adam", "sgd"), "training.optimizer")
+        one_of(training.loss, ("mse", "huber"), "training.loss")
+        one_of(privacy.mechanism, MECHANISMS, "privacy.mechanism")
+        one_of(privacy.engine, ("auto", "onepass", "opacus"), "privacy.engine")
+        one_of(privacy.unit, UNITS, "privacy.unit")
+        one_of(privacy.clipping, CLIPPINGS, "privacy.clipping")
+        count(privacy.windows_per_unit, 10_000, "privacy.windows_per_unit")
+        need(
             privacy.unit != "row" or self.window.stride >= self.window.length,
             "privacy.unit",
             f"expected windows that share no row (window.stride of {self.window.length} or more), found "
             f"stride {self.window.stride}: a row would count in many windows; count by window or by unit",
         )
         # Far outside, single precision and the accountants have no digits left.
-        _between(privacy.clip, 1e-6, 1e6, "privacy.clip")
-        _between(privacy.noise, 0.01, 1000.0, "privacy.noise")
-        _need(
+        between(privacy.clip, 1e-6, 1e6, "privacy.clip")
+        between(privacy.noise, 0.01, 1000.0, "privacy.noise")
+        need(
             0 < privacy.delta < 1,
             "privacy.delta",
             f"expected a probability between 0 and 1, found {privacy.delta}",
         )
         for name, metric in self.metrics.items():
             _check_metric(name, metric)
-
-    def _check_contract(self) -> None:
-        contract = self.contract
-        _need(bool(contract.sensors), "contract.sensors", "expected at least one sensor, found none")
-        for group in ("settings", "sensors"):
-            for name, column in getattr(contract, group).items():
-                _need(
-                    column.low < column.high,
-                    f"contract.{group}.{name}",
-                    f"expected low < high, found {column.low} and {column.high}",
-                )
-        inputs = set(contract.settings) | set(contract.sensors)
-        for reserved in (contract.machine, contract.time, contract.label):
-            _need(
-                reserved not in inputs,
-                "contract.sensors",
-                f"expected inputs only, found {reserved!r}, which is the machine, time or label",
-            )
-        for index, condition in enumerate(contract.conditions):
-            key = f"contract.conditions.{index}"
-            _need(
-                set(condition.centre) == set(contract.settings),
-                f"{key}.centre",
-                f"expected one value for each of {sorted(contract.settings)}, "
-                f"found {sorted(condition.centre)}",
-            )
-            for name, ends in condition.ranges.items():
-                _need(name in contract.sensors, f"{key}.ranges", f"{name!r} is not a sensor")
-                _need(
-                    _is_range(ends),
-                    f"{key}.ranges.{name}",
-                    f"expected [low, high] with low < high, found {ends!r}",
-                )
 
 
 # --- plant.yaml ------------------------------------------------------------------------------------
@@ -312,6 +247,28 @@ class Policy:
     release: ReleasePolicy = field(default_factory=ReleasePolicy)
 
 
+SOURCES = ("folder", "sql", "opcua", "mqtt")
+"""Where readings come from; see `interplant.data.sources`."""
+
+
+@dataclass
+class Source:
+    """One source of readings, and how its words become the contract's.
+
+    ``columns`` maps the source's names (columns, nodes, JSON keys) to the contract's; what is not named
+    keeps its name. ``units`` gives, by the contract's column, the unit in which the source gives it, where
+    that is another than the contract's. ``machine`` names the machine where the source has no column for it.
+    ``args`` are the source's own; `interplant.data.sources` and its modules say which.
+    """
+
+    name: str = MISSING
+    kind: str = MISSING
+    machine: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    args: dict[str, Any] = field(default_factory=dict)
+
+
 @dataclass
 class PlantData:
     """Where the plant's data lies, and its size as the plant declares it: public, rounded, 0 if not told.
@@ -319,9 +276,15 @@ class PlantData:
     ``machine`` and ``time`` name the columns that tell machines and times: a task cannot take others for
     them, or what it calls a machine would be no machine. ``declared_units`` is the number of machines,
     ``declared_unit_windows`` the most windows that one of them has.
+
+    ``store`` is the folder into which ``sources`` bring readings, ``contract`` the file of the contract that
+    they are held to at the door; where it is empty, ``interplant data ingest`` is told a task.
     """
 
     repository: str = "data"
+    store: str = "store"
+    contract: str = ""
+    sources: list[Source] = field(default_factory=list)
     machine: str = "machine"
     time: str = "cycle"
     declared_windows: int = 0
@@ -362,66 +325,77 @@ class Plant:
 
     def check(self) -> None:
         """Raise `Impossible` for the first value that cannot be."""
-        _need(
-            _is_name(self.name),
+        need(
+            is_name(self.name),
             "name",
             f"expected letters, digits and hyphens, found {self.name!r}",
         )
-        _address(self.connection.coordinator, "connection.coordinator")
+        address(self.connection.coordinator, "connection.coordinator")
         privacy, release = self.policy.privacy, self.policy.release
-        _need(
+        need(
             privacy.epsilon > 0,
             "policy.privacy.epsilon",
             f"expected more than 0, found {privacy.epsilon}",
         )
-        _need(
+        need(
             0 < privacy.delta < 1,
             "policy.privacy.delta",
             f"expected a probability between 0 and 1, found {privacy.delta}",
         )
-        _one_of(release.approval, ("person", "auto"), "policy.release.approval")
-        _one_of(release.report, ("nothing", "verdict"), "policy.release.report")
-        _need(
+        one_of(release.approval, ("person", "auto"), "policy.release.approval")
+        one_of(release.report, ("nothing", "verdict"), "policy.release.report")
+        need(
             release.margin >= 0,
             "policy.release.margin",
             f"expected 0 or more, found {release.margin}",
         )
         # Another spelling of the same folder would have a budget of its own.
-        _need(
+        need(
             os.path.normpath(self.data.repository) == self.data.repository,
             "data.repository",
             f"expected {os.path.normpath(self.data.repository)!r}, found {self.data.repository!r}",
         )
         for key in ("declared_windows", "declared_units", "declared_unit_windows"):
             size = getattr(self.data, key)
-            _need(size >= 0, f"data.{key}", f"expected 0 (not declared) or more, found {size}")
+            need(size >= 0, f"data.{key}", f"expected 0 (not declared) or more, found {size}")
+        for place, source in enumerate(self.data.sources):
+            key = f"data.sources.{place}"
+            need(
+                is_name(source.name),
+                f"{key}.name",
+                f"expected letters, digits and hyphens, found {source.name!r}",
+            )
+            one_of(source.kind, SOURCES, f"{key}.kind")
+        names = [source.name for source in self.data.sources]
+        twice = {name for name in names if names.count(name) > 1}
+        need(not twice, "data.sources", f"expected a name once, found {sorted(twice)} twice")
         for unit in privacy.units:
-            _one_of(unit, UNITS, "policy.privacy.units")
-        _one_of(privacy.data_refusals, DATA_REFUSALS, "policy.privacy.data_refusals")
-        _need(
+            one_of(unit, UNITS, "policy.privacy.units")
+        one_of(privacy.data_refusals, DATA_REFUSALS, "policy.privacy.data_refusals")
+        need(
             0 < privacy.refusal_noise < float("inf"),
             "policy.privacy.refusal_noise",
             f"expected a number more than 0, found {privacy.refusal_noise}",
         )
         for name in self.policy.metrics:
-            _one_of(name, METRICS, "policy.metrics")
+            one_of(name, METRICS, "policy.metrics")
         for name, cap in privacy.tasks.items():
-            _need(cap > 0, f"policy.privacy.tasks.{name}", f"expected more than 0, found {cap}")
-        _need(self.trainer.threads >= 1, "trainer.threads", "expected 1 or more")
-        _need(0 <= self.trainer.nice <= 19, "trainer.nice", "expected 0 to 19")
-        _need(self.trainer.idle_seconds > 0, "trainer.idle_seconds", "expected more than 0")
-        _need(
+            need(cap > 0, f"policy.privacy.tasks.{name}", f"expected more than 0, found {cap}")
+        need(self.trainer.threads >= 1, "trainer.threads", "expected 1 or more")
+        need(0 <= self.trainer.nice <= 19, "trainer.nice", "expected 0 to 19")
+        need(self.trainer.idle_seconds > 0, "trainer.idle_seconds", "expected more than 0")
+        need(
             self.connection.backoff_seconds > 0,
             "connection.backoff_seconds",
             "expected more than 0",
         )
-        _need(
+        need(
             self.connection.backoff_max_seconds >= self.connection.backoff_seconds,
             "connection.backoff_max_seconds",
             "expected no less than connection.backoff_seconds",
         )
         for codec in self.connection.compression:
-            _one_of(codec, CODECS, "connection.compression")
+            one_of(codec, CODECS, "connection.compression")
 
 
 # --- federation.yaml -------------------------------------------------------------------------------
@@ -493,69 +467,40 @@ class Federation:
 
     def check(self) -> None:
         """Raise `Impossible` for the first value that cannot be."""
-        _need(
-            _is_name(self.name),
+        need(
+            is_name(self.name),
             "name",
             f"expected letters, digits and hyphens, found {self.name!r}",
         )
-        _address(self.listen, "listen")
-        _address(self.address, "address")
-        _need(self.upload_turns >= 1, "upload_turns", f"expected 1 or more, found {self.upload_turns}")
+        address(self.listen, "listen")
+        address(self.address, "address")
+        need(self.upload_turns >= 1, "upload_turns", f"expected 1 or more, found {self.upload_turns}")
         for key in ("plant_hours", "server_hours", "join_hours"):
             value = getattr(self.certificates, key)
-            _need(value > 0, f"certificates.{key}", f"expected more than 0, found {value}")
+            need(value > 0, f"certificates.{key}", f"expected more than 0, found {value}")
         rounds = self.rounds
-        _need(rounds.quorum >= 1, "rounds.quorum", f"expected 1 or more, found {rounds.quorum}")
+        need(rounds.quorum >= 1, "rounds.quorum", f"expected 1 or more, found {rounds.quorum}")
         for key in ("deadline_seconds", "retry_seconds", "max_update_norm"):
             value = getattr(rounds, key)
-            _need(value > 0, f"rounds.{key}", f"expected more than 0, found {value}")
-        _need(rounds.retries >= 0, "rounds.retries", f"expected 0 or more, found {rounds.retries}")
-        _one_of(rounds.order, ORDERS, "rounds.order")
+            need(value > 0, f"rounds.{key}", f"expected more than 0, found {value}")
+        need(rounds.retries >= 0, "rounds.retries", f"expected 0 or more, found {rounds.retries}")
+        one_of(rounds.order, ORDERS, "rounds.order")
         for key in ("update", "model"):
-            _one_of(getattr(rounds.compression, key), ("none", *CODECS), f"rounds.compression.{key}")
-        _between(rounds.compression.keep, 1e-6, 0.5, "rounds.compression.keep")
-        _need(
+            one_of(getattr(rounds.compression, key), ("none", *CODECS), f"rounds.compression.{key}")
+        between(rounds.compression.keep, 1e-6, 0.5, "rounds.compression.keep")
+        need(
             rounds.plants == 0 or rounds.plants >= rounds.quorum,
             "rounds.plants",
             f"expected 0 (all) or no less than rounds.quorum ({rounds.quorum}), found {rounds.plants}",
         )
-        _between(rounds.spare, 0.0, 10.0, "rounds.spare")
+        between(rounds.spare, 0.0, 10.0, "rounds.spare")
 
 
 def _check_metric(name: str, metric: Metric) -> None:
     key = f"metrics.{name}"
-    _one_of(name, METRICS, key)
-    _one_of(metric.mechanism, ("noised", "none"), f"{key}.mechanism")
-    _between(metric.bound, 1e-6, 1e6, f"{key}.bound")
-    _between(metric.noise, 0.01, 1000.0, f"{key}.noise")
+    one_of(name, METRICS, key)
+    one_of(metric.mechanism, ("noised", "none"), f"{key}.mechanism")
+    between(metric.bound, 1e-6, 1e6, f"{key}.bound")
+    between(metric.noise, 0.01, 1000.0, f"{key}.noise")
     if name == "units":
-        _need(metric.bound == 1, f"{key}.bound", f"expected 1, as a unit counts once, found {metric.bound}")
-
-
-def _is_range(ends: Any) -> bool:
-    if not isinstance(ends, list) or [type(end) for end in ends if type(end) not in (int, float)]:
-        return False
-    return len(ends) == 2 and bool(ends[0] < ends[1])
-
-
-def _is_name(text: str) -> bool:
-    return 0 < len(text) <= 63 and text.isascii() and text.replace("-", "a").isalnum()
-
-
-def _one_of(value: str, allowed: tuple[str, ...], key: str) -> None:
-    _need(value in allowed, key, f"expected one of {', '.join(allowed)}, found {value!r}")
-
-
-def _count(value: int, most: int, key: str) -> None:
-    _need(value >= 1, key, f"expected 1 or more, found {value}")
-    _need(value <= most, key, f"expected at most {most}, found {value}")
-
-
-def _between(value: float, low: float, high: float, key: str) -> None:
-    _need(low <= value <= high, key, f"expected {low:g} to {high:g}, found {value}")
-
-
-def _address(text: str, key: str) -> None:
-    host, _, port = text.rpartition(":")
-    good = bool(host) and port.isdigit() and 0 < int(port) < 65536
-    _need(good, key, f"expected host:port, found {text!r}")
+        need(metric.bound == 1, f"{key}.bound", f"expected 1, as a unit counts once, found {metric.bound}")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from interplant.core.contract import Contract
 from interplant.core.errors import Refusal
-from interplant.core.schema import Contract
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from interplant.core.contract import Contract
 from interplant.core.errors import UsageError
-from interplant.core.schema import Contract
 from interplant.data import cmapss, contract
 from interplant.data.contract import Violation
 from interplant.data.frames import Dataset

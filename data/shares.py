@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from interplant.core.schema import Contract, Task
+from interplant.core.contract import Contract
+from interplant.core.schema import Task
 from interplant.data.contract import TOLERANCE, bad_readings, condition_of, usable
 from interplant.data.windows import arranged
 

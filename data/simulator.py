@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interplant.core import config
+from interplant.core.contract import Contract
 from interplant.core.errors import UsageError
-from interplant.core.schema import Contract, Task
+from interplant.core.schema import Task
 from interplant.data.frames import Dataset
 from interplant.data.tasks import builtin
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from interplant.core.schema import Contract, Task, Window
+from interplant.core.contract import Contract
+from interplant.core.schema import Task, Window
 from interplant.data.contract import TOLERANCE, Floats, columns, limits, require, usable
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import Any, Final
 from interplant.core import config
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import write_atomic
-from interplant.core.schema import Impossible, Rounds, Task
+from interplant.core.possible import Impossible
+from interplant.core.schema import Rounds, Task
 from interplant.core.wire import from_bytes
 from interplant.data import tables
 from interplant.data.frames import Dataset

@@ -6,7 +6,8 @@ from typing import Final
 from interplant.core import certificates, commented, signing
 from interplant.core.errors import UsageError
 from interplant.core.files import write_atomic
-from interplant.core.schema import Federation, Impossible
+from interplant.core.possible import Impossible
+from interplant.core.schema import Federation
 from interplant.core.staging import new_folder
 from interplant.server.authority import write_server_certificate
 from interplant.server.directory import CoordinatorDirectory

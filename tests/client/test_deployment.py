@@ -18,10 +18,11 @@ from interplant.client import deployment
 from interplant.client.deployment import Champion, Verdict
 from interplant.client.directory import PlantDirectory
 from interplant.core import config, export, models, release, signing
+from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import write_atomic
 from interplant.core.release import FILES, Lineage, Participant, ReleaseRefused
-from interplant.core.schema import Column, Connection, Contract, Model, Plant, Target, Task, Window
+from interplant.core.schema import Connection, Model, Plant, Target, Task, Window
 from interplant.data.frames import Dataset
 from interplant.data.snapshots import Repository
 from interplant.server.packaging import PackageOrder, package

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from interplant.client import gate
+from interplant.core.contract import Column, Contract
 from interplant.core.release import ReleaseRefused
-from interplant.core.schema import Column, Contract, Target, Task
+from interplant.core.schema import Target, Task
 from interplant.data.windows import Windows
 
 TASK = Task(name="wear", contract=Contract(sensors={"s": Column("bar", 0.0, 1.0)}), target=Target(50.0))

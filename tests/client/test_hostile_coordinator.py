@@ -24,9 +24,10 @@ from interplant.client.participation import take_part
 from interplant.core import certificates, config, wire
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
+from interplant.core.contract import Column, Condition
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.flower import refusal
-from interplant.core.schema import Column, Condition, Plant, Task, Window
+from interplant.core.schema import Plant, Task, Window
 from interplant.privacy.ledger import Ledger
 
 from .conftest import OPEN, START, TASK, FakeTrainer, edit, request

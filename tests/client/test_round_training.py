@@ -16,18 +16,9 @@ from interplant.client.gateway import Trained
 from interplant.client.round_training import Bench, train_round
 from interplant.core import certificates
 from interplant.core import receipt as core_receipt
+from interplant.core.contract import Column
 from interplant.core.errors import InterplantError, Refusal
-from interplant.core.schema import (
-    Column,
-    Model,
-    PlantData,
-    Privacy,
-    Strategy,
-    Target,
-    Task,
-    Training,
-    Window,
-)
+from interplant.core.schema import Model, PlantData, Privacy, Strategy, Target, Task, Training, Window
 from interplant.data import snapshots
 from interplant.data.snapshots import Repository, keyed_digest
 from interplant.privacy.checks import check_model

@@ -117,7 +117,7 @@ def test_a_wrong_type_is_named_with_its_line(tmp_path: Path, old: str, new: str,
         ("[200, 300]", "[cold, 300]", 12, "contract.conditions.0.ranges.heat", "found ['cold', 300]"),
         ("[200, 300]", "wide", 12, "contract.conditions.0.ranges.heat", "found 'wide'"),
         ("[200, 300]", "[200]", 12, "contract.conditions.0.ranges.heat", "low < high"),
-        ("    flow:", "    rul:", 6, "contract.sensors", "'rul', which is the machine, time or label"),
+        ("    flow:", "    rul:", 6, "contract.sensors", "'rul', which is the machine, time, cycle or label"),
     ],
 )
 def test_an_impossible_value_is_named_with_its_line(

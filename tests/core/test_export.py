@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from interplant.core import export, models
+from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError
-from interplant.core.schema import Column, Contract, Model, Task, Window
+from interplant.core.schema import Model, Task, Window
 
 CHANNELS, LENGTH = 3, 12
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from interplant.core import models
+from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError, UsageError
-from interplant.core.schema import Column, Contract, Model, Task, Window
+from interplant.core.schema import Model, Task, Window
 
 
 class Mine(nn.Module):

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from interplant.core import config, release, signing
+from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.release import Lineage, Participant, ReleaseRefused
-from interplant.core.schema import Column, Contract, Task
+from interplant.core.schema import Task
 
 KEY = signing.make_key()
 TASK = Task(name="wear", contract=Contract(sensors={"s1": Column("bar", 0.0, 4.0)}))

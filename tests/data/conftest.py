@@ -3,7 +3,8 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from interplant.core.schema import Column, Condition, Contract, Target, Task, Window
+from interplant.core.contract import Column, Condition, Contract
+from interplant.core.schema import Target, Task, Window
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from interplant.core.contract import Contract
 from interplant.core.errors import Refusal
-from interplant.core.schema import Contract
 from interplant.data.contract import Violation, check, condition_of, limits, require, usable
 
 Make = Callable[..., pd.DataFrame]

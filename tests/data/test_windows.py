@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from interplant.core.contract import Column, Contract
 from interplant.core.errors import Refusal
-from interplant.core.schema import Column, Contract, Target, Task, Window
+from interplant.core.schema import Target, Task, Window
 from interplant.data.windows import BOUND, last_windows, normalise, training_windows
 
 Make = Callable[..., pd.DataFrame]

@@ -12,12 +12,11 @@ import pytest
 from interplant.client import policy
 from interplant.client.directory import PlantDirectory
 from interplant.core import certificates, config, models
+from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError
 from interplant.core.schema import (
-    Column,
     Compression,
     Connection,
-    Contract,
     Plant,
     Privacy,
     Rounds,

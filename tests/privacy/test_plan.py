@@ -7,8 +7,10 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 
+from interplant.core.contract import Column, Contract
 from interplant.core.errors import Refusal, UsageError
-from interplant.core.schema import Column, Contract, Impossible, Metric, PlantData, Privacy, Task
+from interplant.core.possible import Impossible
+from interplant.core.schema import Metric, PlantData, Privacy, Task
 from interplant.privacy.plan import Event, Measurement, Plan, Statistic, statistics_of
 from interplant.privacy.stream import Stream
 

@@ -7,8 +7,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, RecordDict
 from safetensors.numpy import save_file
 
 from interplant.core import flower
+from interplant.core.contract import Column, Contract
 from interplant.core.flower import Envelope, Grid, message
-from interplant.core.schema import Column, Contract, Privacy, Rounds, Strategy, Task
+from interplant.core.schema import Privacy, Rounds, Strategy, Task
 from interplant.server.run_folder import RunFolder
 from interplant.server.runs import make_order
 

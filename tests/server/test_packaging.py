@@ -12,9 +12,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from interplant.core import export, models, signing
+from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.release import FILES, Lineage, Participant, read_release, task_digest
-from interplant.core.schema import Column, Contract, Model, Task, Window
+from interplant.core.schema import Model, Task, Window
 from interplant.server import packaging
 from interplant.server.packaging import PackageOrder
 

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError
 from interplant.core.files import sha256_file
 from interplant.core.release import check_id, task_digest
-from interplant.core.schema import Column, Contract, Rounds, Task
+from interplant.core.schema import Rounds, Task
 from interplant.server import releases
 from interplant.server.registry import Registry
 from interplant.server.releases import offer_of, release_run

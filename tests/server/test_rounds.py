@@ -11,9 +11,10 @@ import pytest
 from flwr.app import MetricRecord
 
 from interplant.core import certificates, config, flower
+from interplant.core.contract import Column, Contract
 from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.receipt import Receipt, from_json, signed
-from interplant.core.schema import Column, Contract, Model, Rounds, Task
+from interplant.core.schema import Model, Rounds, Task
 from interplant.server import rounds
 from interplant.server.replies import RingingGrid, StoppedError
 from interplant.server.rounds import QuorumError, carry_out

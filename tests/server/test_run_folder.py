@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from interplant.core import config
+from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError
-from interplant.core.schema import Column, Contract, Rounds, Task
+from interplant.core.schema import Rounds, Task
 from interplant.server.run_folder import Checkpoint, Order, RunFolder
 from interplant.server.runs import make_order
 

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 
 from interplant.core import federation_pb2 as pb
 from interplant.core import wire
-from interplant.core.schema import Column, Contract, Model, Rounds, Task
+from interplant.core.contract import Column, Contract
+from interplant.core.schema import Model, Rounds, Task
 from interplant.server import replies, runner, runs
 from interplant.server.run_folder import RunFolder
 from interplant.server.runner import Runner

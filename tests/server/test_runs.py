@@ -5,8 +5,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from interplant.core import config, models
+from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError, UsageError
-from interplant.core.schema import Column, Contract, Model, Rounds, Strategy, Task
+from interplant.core.schema import Model, Rounds, Strategy, Task
 from interplant.server import runs
 from interplant.server.registry import Registry
 from interplant.server.run_folder import RunFolder

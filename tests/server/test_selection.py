@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from interplant.core.schema import Federation, Impossible, Rounds
+from interplant.core.possible import Impossible
+from interplant.core.schema import Federation, Rounds
 from interplant.server.rounds import carry_out
 from interplant.server.selection import LONGEST, Failures, choose
 
