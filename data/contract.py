@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 TOLERANCE: Final = 1.0
 """Widths of the declared range by which a reading may pass either end."""
 
-STRAY_SHARE: Final = 0.01
-"""Share of rows that may lie out of range before the whole table is refused: one wild reading is
-clipped, a sensor in the wrong unit is not."""
-
 Floats = NDArray[np.float64]
 
 

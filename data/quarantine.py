@@ -1,0 +1,108 @@
+"""Readings that broke the contract: kept as they came, each with its reason, until they are released.
+
+One Parquet file a batch, all columns as text, behind the reasons that `interplant.data.door.mark` wrote.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interplant.core.files import disk_errors, write_atomic
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """A store's quarantine.
+
+    Args:
+        path: Its folder; made where there is none.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def put(self, marked: "pa.Table") -> None:
+        """Keep rows; when this returns they are on disk."""
+        if len(marked):
+            # In the order in which they came: names sort by time.
+            write_atomic(self.path / f"{_next(self.path):012d}-{uuid.uuid4().hex[:8]}.parquet", _content(marked))
+
+    def tables(self) -> Iterator[tuple[Path, "pa.Table"]]:
+        """Yield each batch, the oldest first."""
+        import pyarrow.parquet as pq
+
+        for path in sorted(self.path.glob("*.parquet")):
+            yield path, pq.ParquetFile(path).read()
+
+    def rows(self) -> int:
+        """Return how many readings are here."""
+        import pyarrow.parquet as pq
+
+        return sum(pq.read_metadata(path).num_rows for path in self.path.glob("*.parquet"))
+
+    def summary(self) -> list[tuple[str, str, str, int, str]]:
+        """Return source, rule, column, number of rows and one value of them, the most rows first."""
+        import pandas as pd
+
+        parts = [
+            table.select([f"_{name}" for name in ("source", "rule", "column", "value")]).to_pandas()
+            for _, table in self.tables()
+        ]
+        if not parts:
+            return []
+        keys = ["_source", "_rule", "_column"]
+        found = pd.concat(parts).fillna("").groupby(keys, as_index=False)["_value"].agg(["size", "first"])
+        found = found.sort_values(["size", *keys], ascending=[False, True, True, True])
+        return [
+            (str(source), str(rule), str(column), int(size), str(value))
+            for source, rule, column, size, value in found.itertuples(index=False, name=None)
+        ]
+
+    def release(self, again: "Callable[[pa.Table, str], pa.Table]") -> int:
+        """Try every batch anew; what still breaks the contract stays.
+
+        Args:
+            again: Takes rows as they came (reasons still before them) and their source's name, keeps what is
+                good now, and returns the rows that are to stay. Done twice after a kill, it must do no harm.
+
+        Returns:
+            How many readings were released.
+        """
+        import pyarrow.compute as pc
+
+        released = 0
+        for path, table in list(self.tables()):
+            staying = []
+            for source in pc.unique(table.column("_source")).to_pylist():
+                own = table.filter(pc.equal(table.column("_source"), source))
+                staying.append(again(own, source))
+            left = sum(len(one) for one in staying)
+            released += len(table) - left
+            if left < len(table):
+                for one in staying:
+                    self.put(one)
+                path.unlink()
+        return released
+
+
+def _next(folder: Path) -> int:
+    numbers = [path.name.partition("-")[0] for path in folder.glob("*.parquet")]
+    return max((int(number) for number in numbers if number.isdigit()), default=0) + 1
+
+
+def _content(table: "pa.Table") -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    content: bytes = buffer.getvalue().to_pybytes()
+    return content
