@@ -20,7 +20,6 @@ from interplant.core import config
 from interplant.core.errors import Refusal
 from interplant.core.files import write_atomic
 from interplant.core.schema import Plant, PrivacyPolicy, Task
-from interplant.data import contract
 from interplant.data.shares import bad_shares
 from interplant.privacy.plan import Measurement, Plan, Statistic
 from interplant.privacy.statistics import noised
@@ -102,7 +101,7 @@ def require(
         charge(asked)
         (one,) = asked.statistics
         # Noise alone must not refuse good data: a plant of 25 machines would be refused by chance.
-        limit = contract.STRAY_SHARE * asked.records + DEVIATIONS * one.noise
+        limit = task.contract.strays * asked.records + DEVIATIONS * one.noise
         fits = noised(bad_shares(readings, task), one, Stream()) <= limit
         end = account.ledger.end()
         answer = Answer(fits, end.entries, end.hash)
@@ -113,7 +112,7 @@ def require(
     if not answer.fits:
         raise Refusal(
             "contract",
-            f"under differential privacy, clearly more than {contract.STRAY_SHARE:.0%} of the readings break "
+            f"under differential privacy, clearly more than {task.contract.strays:.0%} of the readings break "
             "the contract; `interplant data check` shows which",
         )
 

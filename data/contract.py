@@ -35,6 +35,8 @@ class Violation:
         count: Rows that break the rule; 0 when the column itself is wrong.
         rows: Rows of the table.
         expected: What the contract asks for.
+        allowed: Share of the rows that may break it: one wild reading is clipped, a sensor in the wrong unit
+            is not.
     """
 
     rule: str
@@ -42,12 +44,13 @@ class Violation:
     count: int
     rows: int
     expected: str
+    allowed: float = 0.0
 
     @property
     def blocks(self) -> bool:
         """Whether nothing may be learned from a table with this violation."""
         if self.rule == "range":
-            return self.count > STRAY_SHARE * self.rows
+            return self.count > self.allowed * self.rows
         return self.rule != "extra"
 
     def __str__(self) -> str:
@@ -222,6 +225,7 @@ def _out_of_range(frame: "pd.DataFrame", contract: Contract) -> Iterator[Violati
             len(frame),
             f"far outside its declared range, {column.low:g} to {column.high:g} {column.unit} "
             "over all conditions",
+            contract.strays,
         )
 
 

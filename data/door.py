@@ -28,7 +28,7 @@ RULES: Final = {
     "column": "a column that the contract asks for is not there",
     "machine": "no machine is named",
     "time": "the time cannot be read",
-    "clock_change": "a local time that a change of clocks makes two moments, or none; give it with its offset",
+    "clock_change": "a local time that a change of clocks makes two moments, or none: give its offset",
     "ahead": "a time further in the future than the contract allows",
     "late": "older than the contract lets a reading come after the newest of its machine",
     "missing": "no value, and the contract holds none over",
@@ -56,22 +56,21 @@ class Admitted:
     bad: "pa.Table"
 
 
-@dataclass
 class _Findings:
-    """The first rule that each reading breaks."""
+    """The first rule that each of ``rows`` readings breaks."""
 
-    rule: NDArray[np.object_]
-    column: NDArray[np.object_]
+    def __init__(self, rows: int) -> None:
+        self.code = np.zeros(rows, np.int32)
+        self.known = [("", "")]
 
     def add(self, where: NDArray[np.bool_], rule: str, column: str) -> None:
-        if not where.any():
-            return
-        fresh = where & np.equal(self.rule, None)
-        self.rule[fresh], self.column[fresh] = rule, column
+        if where.any():
+            self.code[where & (self.code == 0)] = len(self.known)
+            self.known.append((rule, column))
 
-    @property
-    def any(self) -> NDArray[np.bool_]:
-        return np.not_equal(self.rule, None)
+    def of(self, rows: NDArray[np.intp]) -> list[tuple[str, str]]:
+        """Rule and column of each of these rows."""
+        return [self.known[code] for code in self.code[rows]]
 
 
 def layout(contract: Contract) -> "pa.Schema":
@@ -82,7 +81,12 @@ def layout(contract: Contract) -> "pa.Schema":
     import pyarrow as pa
 
     moment = pa.timestamp("us", "UTC") if contract.clock == "timestamp" else pa.float64()
-    others = [*([contract.cycle] if contract.cycle else []), *columns(contract), contract.label, *contract.never]
+    others = [
+        *([contract.cycle] if contract.cycle else []),
+        *columns(contract),
+        contract.label,
+        *contract.never,
+    ]
     fields = [(contract.machine, pa.string()), (contract.time, moment)]
     return pa.schema(fields + [(name, pa.float64()) for name in others])
 
@@ -113,48 +117,47 @@ def admit(
     from interplant.data.sources import renamed
 
     raw = table.rename_columns(_once(renamed(table.column_names, source.columns)))
-    found = _Findings(np.full(len(raw), None, object), np.full(len(raw), None, object))
+    found = _Findings(len(raw))
     machine, values = _identity(raw, contract, source, found)
     _check_times(machine, values[contract.time], contract, found, newest or {}, now)
-    inputs = _read_numbers(raw, contract, source, found)
-    values |= inputs
+    values |= _read_numbers(raw, contract, source, found)
     _check_values(values, contract, found)
-    good = np.flatnonzero(~found.any)
-    arrays = [machine if name == contract.machine else _array(values.get(name), field, len(raw))
-              for name, field in ((field.name, field) for field in layout(contract))]
-    kept = pa.Table.from_arrays(arrays, schema=layout(contract))
-    if len(good) == len(raw):
-        return Admitted(kept, mark(raw.slice(0, 0), [], [], [], source.name, origin))
-    bad = np.flatnonzero(found.any)
-    texts = {name: parsing.texts(raw.column(name)) for name in set(found.column[bad]) if name in raw.column_names}
-    shown = [None if column not in texts else texts[column].iloc[row]
-             for row, column in zip(bad, found.column[bad], strict=True)]
-    return Admitted(
-        kept.take(pa.array(good)),
-        mark(raw.take(pa.array(bad)), list(found.rule[bad]), list(found.column[bad]), shown, source.name, origin),
+    arrays = {name: _array(own) for name, own in values.items()} | {contract.machine: machine}
+    fields = layout(contract)
+    kept = pa.Table.from_arrays(
+        [arrays[field.name] if field.name in arrays else pa.nulls(len(raw), field.type) for field in fields],
+        schema=fields,
     )
+    bad = np.flatnonzero(found.code)
+    if not len(bad):
+        return Admitted(kept, mark(raw.slice(0, 0), [], [], source.name, origin))
+    reasons, wrong = found.of(bad), raw.take(pa.array(bad))
+    shown = {name: parsing.texts(wrong.column(name)) for _, name in reasons if name in raw.column_names}
+    cells = [shown[name].iloc[row] if name in shown else None for row, (_, name) in enumerate(reasons)]
+    good = kept.take(pa.array(np.flatnonzero(found.code == 0)))
+    return Admitted(good, mark(wrong, reasons, cells, source.name, origin))
 
 
 def mark(
-    raw: "pa.Table", rule: list[str], column: list[str], value: list[Any], source: str, origin: str
+    raw: "pa.Table", reasons: list[tuple[str, str]], values: list[Any], source: str, origin: str
 ) -> "pa.Table":
     """Return rows for quarantine: every column as text, behind the reason.
 
     Args:
         raw: Rows as they came (N, columns).
-        rule: Of each row, one of `RULES`.
-        column: Of each row, the column that broke it.
-        value: Of each row, what stood there.
+        reasons: Of each row, which of `RULES` it broke, in which column.
+        values: Of each row, what stood there.
         source: The source's name.
         origin: Where the rows were found.
     """
     import pyarrow as pa
 
     text = pa.string()
-    reasons = [pa.array(rule, text), pa.array(column, text), pa.array(value, text)]
-    reasons += [pa.array([name] * len(raw), text) for name in (source, origin)]
+    before = [[rule for rule, _ in reasons], [column for _, column in reasons], values]
+    before += [[name] * len(raw) for name in (source, origin)]
     rows = [pa.array(parsing.texts(raw.column(name)), text) for name in raw.column_names]
-    return pa.Table.from_arrays([*reasons, *rows], [*(f"_{name}" for name in REASONS), *raw.column_names])
+    names = [*(f"_{name}" for name in REASONS), *raw.column_names]
+    return pa.Table.from_arrays([*(pa.array(own, text) for own in before), *rows], names)
 
 
 def _identity(
@@ -164,18 +167,22 @@ def _identity(
     import pyarrow as pa
 
     every = np.ones(len(raw), np.bool_)
-    machine = pa.chunked_array([pa.array([source.machine or None], pa.string()).take(pa.array(np.zeros(len(raw), np.int64)))])
-    if contract.machine in raw.column_names and not source.machine:
+    if source.machine or contract.machine not in raw.column_names:
+        machine = pa.chunked_array([pa.array([source.machine or None] * len(raw), pa.string())])
+        found.add(every & (not source.machine), "column", contract.machine)
+    else:
         machine, empty = parsing.names(raw.column(contract.machine))
         found.add(empty, "machine", contract.machine)
-    elif not source.machine:
-        found.add(every, "column", contract.machine)
     if contract.time not in raw.column_names:
         found.add(every, "column", contract.time)
-        return machine, {contract.time: np.zeros(len(raw), np.int64)}
+        nothing = np.int64 if contract.clock == "timestamp" else np.float64
+        return machine, {contract.time: np.zeros(len(raw), nothing)}
     unit = source.units.get(contract.time, "")
     if contract.clock == "timestamp" and unit and unit not in EPOCHS:
-        raise UsageError(f"source {source.name}: units.{contract.time}: expected one of {', '.join(EPOCHS)}, found {unit!r}")
+        raise UsageError(
+            f"source {source.name}: units.{contract.time}: expected one of {', '.join(EPOCHS)}, "
+            f"found {unit!r}"
+        )
     moment = parsing.times(raw.column(contract.time), contract, unit if contract.clock == "timestamp" else "")
     found.add(moment.shifted, "clock_change", contract.time)
     found.add(moment.missing | moment.wrong, "time", contract.time)
@@ -206,7 +213,12 @@ def _read_numbers(
 ) -> dict[str, NDArray[np.float64]]:
     """All other columns as numbers in the contract's units, NaN where there is none."""
     units = {name: column.unit for name, column in {**contract.settings, **contract.sensors}.items()}
-    wanted = [*columns(contract), *([contract.cycle] if contract.cycle else []), contract.label, *contract.never]
+    wanted = [
+        *columns(contract),
+        *([contract.cycle] if contract.cycle else []),
+        contract.label,
+        *contract.never,
+    ]
     optional = {contract.label, *contract.never, *(columns(contract) if contract.hold else [])}
     values: dict[str, NDArray[np.float64]] = {}
     some = np.zeros(len(raw), np.bool_)
@@ -222,7 +234,9 @@ def _read_numbers(
         found.add(~np.isfinite(parsed.values) & ~parsed.missing & ~parsed.wrong, "finite", name)
         some |= ~parsed.missing
         given = source.units.get(name, "")
-        values[name] = convert(parsed.values, given, units[name]) if given and name in units else parsed.values
+        values[name] = (
+            convert(parsed.values, given, units[name]) if given and name in units else parsed.values
+        )
     found.add(~some, "missing", columns(contract)[0])
     return values
 
@@ -256,7 +270,9 @@ def _schema(values: Mapping[str, NDArray[Any]], contract: Contract, names: list[
         first, last = low[:, place] - width, high[:, place] + width
         ends = (first[0], last[0]) if len(first) == 1 else (first, last)
         # What is not finite was found before, by its own name.
-        return pa.Check(lambda column: ~((column < ends[0]) | (column > ends[1])), name="range", ignore_na=False)
+        return pa.Check(
+            lambda column: ~((column < ends[0]) | (column > ends[1])), name="range", ignore_na=False
+        )
 
     return pa.DataFrameSchema({name: pa.Column(float, within(places[name]), nullable=True) for name in names})
 
@@ -268,12 +284,13 @@ def _limits(values: Mapping[str, NDArray[Any]], contract: Contract) -> tuple[NDA
     return limits(stacked, contract)
 
 
-def _array(values: "NDArray[Any] | None", field: "pa.Field", rows: int) -> Any:
+def _array(values: NDArray[Any]) -> "pa.Array":
+    """Whole numbers are times in microseconds; all else may be missing."""
     import pyarrow as pa
 
-    if values is None:
-        return pa.nulls(rows, field.type)
-    return pa.array(values).cast(field.type) if field.type == pa.timestamp("us", "UTC") else pa.array(values, from_pandas=True)
+    if values.dtype == np.int64:
+        return pa.array(values).cast(pa.timestamp("us", "UTC"))
+    return pa.array(values, from_pandas=True)
 
 
 def _once(names: list[str]) -> list[str]:

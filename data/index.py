@@ -145,13 +145,17 @@ class Index:
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         try:
-            with disk_errors(self.path), closing(sqlite3.connect(self.path, timeout=30)) as database, database:
+            with (
+                disk_errors(self.path),
+                closing(sqlite3.connect(self.path, timeout=30)) as database,
+                database,
+            ):
                 database.execute("PRAGMA synchronous = NORMAL")
                 yield database
         except sqlite3.DatabaseError as error:
             raise InterplantError(
-                f"{self.path}: the store's index cannot be used: {error}; remove it, it is made anew from the "
-                "readings"
+                f"{self.path}: the store's index cannot be used: {error}; remove it, it is made anew from "
+                "the readings"
             ) from None
 
 

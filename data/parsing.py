@@ -25,7 +25,7 @@ class Parsed:
     """One column.
 
     Args:
-        values: float64, NaN where there is none; or int64 microseconds since 1970 (UTC), 0 where there is none.
+        values: float64, NaN where there is none; or int64 microseconds since 1970 (UTC), 0 where none.
         missing: Where there is nothing at all.
         wrong: Where there is something else than asked for.
         shifted: Of times: where a change of clocks makes a local time mean two moments, or none.
@@ -92,7 +92,9 @@ def names(column: "pa.ChunkedArray") -> "tuple[pa.ChunkedArray, NDArray[np.bool_
 
     if pa.types.is_floating(column.type):
         whole = pc.equal(pc.floor(column), column)
-        column = pc.if_else(whole, column.cast(pa.int64(), safe=False).cast(pa.string()), column.cast(pa.string()))
+        column = pc.if_else(
+            whole, column.cast(pa.int64(), safe=False).cast(pa.string()), column.cast(pa.string())
+        )
     elif pa.types.is_integer(column.type):
         column = column.cast(pa.string())
     elif not pa.types.is_string(column.type):
@@ -121,7 +123,11 @@ def _written(text: "pd.Series[Any]", contract: Contract) -> Parsed:
 
     missing = (text.isna() | (text == "")).to_numpy(np.bool_)
     own = text.str.contains(OFFSET, regex=True, na=False).to_numpy(np.bool_)
-    micros, wrong, shifted = np.zeros(len(text), np.int64), np.zeros(len(text), np.bool_), np.zeros(len(text), np.bool_)
+    micros, wrong, shifted = (
+        np.zeros(len(text), np.int64),
+        np.zeros(len(text), np.bool_),
+        np.zeros(len(text), np.bool_),
+    )
     if own.any():
         found = pd.to_datetime(text[own], format="ISO8601", errors="coerce", utc=True)
         micros[own], wrong[own] = _from_pandas(found), found.isna().to_numpy()
@@ -147,7 +153,9 @@ def _from_pandas(found: "pd.Series[Any]") -> NDArray[np.int64]:
 def _micros(column: "pa.ChunkedArray") -> NDArray[np.int64]:
     import pyarrow as pa
 
-    found: NDArray[np.int64] = column.cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()).fill_null(0).to_numpy()
+    found: NDArray[np.int64] = (
+        column.cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()).fill_null(0).to_numpy()
+    )
     return found
 
 

@@ -33,7 +33,9 @@ class Quarantine:
         """Keep rows; when this returns they are on disk."""
         if len(marked):
             # In the order in which they came: names sort by time.
-            write_atomic(self.path / f"{_next(self.path):012d}-{uuid.uuid4().hex[:8]}.parquet", _content(marked))
+            write_atomic(
+                self.path / f"{_next(self.path):012d}-{uuid.uuid4().hex[:8]}.parquet", _content(marked)
+            )
 
     def tables(self) -> Iterator[tuple[Path, "pa.Table"]]:
         """Yield each batch, the oldest first."""
@@ -66,29 +68,22 @@ class Quarantine:
             for source, rule, column, size, value in found.itertuples(index=False, name=None)
         ]
 
-    def release(self, again: "Callable[[pa.Table, str], pa.Table]") -> int:
+    def release(self, again: "Callable[[pa.Table], pa.Table]") -> int:
         """Try every batch anew; what still breaks the contract stays.
 
         Args:
-            again: Takes rows as they came (reasons still before them) and their source's name, keeps what is
-                good now, and returns the rows that are to stay. Done twice after a kill, it must do no harm.
+            again: Takes rows of one source and origin as they are here, keeps what is good now, and returns
+                what is to stay. Done twice after a kill, it must do no harm.
 
         Returns:
             How many readings were released.
         """
-        import pyarrow.compute as pc
-
         released = 0
         for path, table in list(self.tables()):
-            staying = []
-            for source in pc.unique(table.column("_source")).to_pylist():
-                own = table.filter(pc.equal(table.column("_source"), source))
-                staying.append(again(own, source))
-            left = sum(len(one) for one in staying)
-            released += len(table) - left
-            if left < len(table):
-                for one in staying:
-                    self.put(one)
+            staying = again(table)
+            released += len(table) - len(staying)
+            if len(staying) < len(table):
+                self.put(staying)
                 path.unlink()
         return released
 

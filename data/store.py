@@ -9,13 +9,12 @@ A reading that is there already is dropped; one that says something else for the
 Readings of which each has only some values (``contract.hold``) complete each other.
 """
 
-import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError
-from interplant.core.files import disk_errors, sync_folder, takes_turns, write_atomic
+from interplant.core.files import disk_errors, link_or_copy, sync_folder, takes_turns, write_atomic
 from interplant.data import door
 from interplant.data.index import Index, Partition
 from interplant.data.quarantine import Quarantine
@@ -61,9 +60,7 @@ class Added:
     conflicts: int = 0
 
     def __add__(self, other: "Added") -> "Added":
-        return Added(
-            self.rows + other.rows, self.repeats + other.repeats, self.conflicts + other.conflicts
-        )
+        return Added(self.rows + other.rows, self.repeats + other.repeats, self.conflicts + other.conflicts)
 
 
 @dataclass
@@ -139,11 +136,23 @@ class Store:
 
         return sum(pq.read_metadata(path).num_rows for path in self._waiting())
 
+    def share(self, folder: Path, partitions: Sequence[Partition]) -> None:
+        """Share the bytes of a snapshot's files, where they are still what the store has: no second copy."""
+        with self.locked():
+            shared = []
+            for one in partitions:
+                own, other = self.readings / one.name, folder / one.name
+                if self.index.get(one.name) == one and not own.samefile(other):
+                    link_or_copy(other, own)
+                    state = own.stat()
+                    shared.append(replace(one, changed=state.st_mtime_ns))
+            self.index.put(shared)
+
     # --- incoming ------------------------------------------------------------------------------
 
     def _write_down(self, table: "pa.Table", origin: str) -> None:
-        import pyarrow.parquet as pq
         import pyarrow as pa
+        import pyarrow.parquet as pq
 
         name = f"{max((int(path.stem) for path in self._waiting()), default=0) + 1:012d}.parquet"
         marked = table.replace_schema_metadata({"origin": origin})
@@ -164,7 +173,9 @@ class Store:
             tables, rows = [], 0
             while paths and rows < MOST:
                 table = pq.read_table(paths[0])
-                tables.append((table, (table.schema.metadata or {}).get(b"origin", b"").decode(), paths.pop(0)))
+                tables.append(
+                    (table, (table.schema.metadata or {}).get(b"origin", b"").decode(), paths.pop(0))
+                )
                 rows += len(table)
             added += self._move([(table, origin) for table, origin, _ in tables])
             for _, _, path in tables:
@@ -186,7 +197,12 @@ class Store:
         times = moments(table, self.contract)
         span = np.floor_divide(times, _DAY if self.contract.clock == "timestamp" else BLOCK).astype(np.int64)
         order = np.lexsort((times, span, machine))
-        table, origins, machine, span = table.take(pa.array(order)), origins[order], machine[order], span[order]
+        table, origins, machine, span = (
+            table.take(pa.array(order)),
+            origins[order],
+            machine[order],
+            span[order],
+        )
         starts = np.flatnonzero(np.r_[True, (machine[1:] != machine[:-1]) | (span[1:] != span[:-1])])
         ends = np.r_[starts[1:], len(table)]
 
@@ -218,17 +234,20 @@ class Store:
         known = self.index.get(name)
         if known and merged.table.equals(old):
             return known, added, contradicting, origins[merged.conflicts]
-        return write_partition(path, name, merged.table, self.contract), added, contradicting, origins[merged.conflicts]
+        return (
+            write_partition(path, name, merged.table, self.contract),
+            added,
+            contradicting,
+            origins[merged.conflicts],
+        )
 
     def _refuse(self, table: "pa.Table", origins: list[str]) -> None:
         time = self.contract.time
         values = [str(one) for one in table.column(time).to_pylist()]
         for origin in sorted(set(origins)):
             rows = [row for row, own in enumerate(origins) if own == origin]
-            marked = door.mark(
-                table.take(rows), ["conflict"] * len(rows), [time] * len(rows),
-                [values[row] for row in rows], "", origin,
-            )
+            reasons = [("conflict", time)] * len(rows)
+            marked = door.mark(table.take(rows), reasons, [values[row] for row in rows], "", origin)
             self.quarantine.put(marked)
 
     def _read(self, path: Path) -> "pa.Table":
@@ -239,8 +258,8 @@ class Store:
             return pq.ParquetFile(path).read()
         except (pa.ArrowException, OSError) as error:
             raise InterplantError(
-                f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}; restore it from a snapshot "
-                "(`interplant data log`), or move it away and bring its readings again"
+                f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}; restore it from a "
+                "snapshot (`interplant data log`), or move it away and bring its readings again"
             ) from None
 
 
@@ -313,7 +332,11 @@ def merge_readings(old: "pa.Table", fresh: "pa.Table", contract: Contract) -> Me
 def partition_name(machine: str, span: int, contract: Contract) -> str:
     """Return ``DAY/MACHINE.parquet``; a machine's name is percent-encoded where a file's cannot hold it."""
     own = quote(machine, safe=" +=@,")
-    own = own if len(own) <= 200 and not own.startswith(".") else f"%{uuid.uuid5(uuid.NAMESPACE_OID, machine).hex}"
+    own = (
+        own
+        if len(own) <= 200 and not own.startswith(".")
+        else f"%{uuid.uuid5(uuid.NAMESPACE_OID, machine).hex}"
+    )
     if contract.clock == "count":
         return f"{span * BLOCK}/{own}.parquet"
     return f"{np.datetime64(span, 'D')}/{own}.parquet"
@@ -328,7 +351,14 @@ def write_partition(path: Path, name: str, table: "pa.Table", contract: Contract
 
     buffer = pa.BufferOutputStream()
     plain = table.replace_schema_metadata(None)
-    pq.write_table(plain, buffer, compression="zstd", compression_level=1, version="2.6", use_dictionary=[contract.machine])
+    pq.write_table(
+        plain,
+        buffer,
+        compression="zstd",
+        compression_level=1,
+        version="2.6",
+        use_dictionary=[contract.machine],
+    )
     content = memoryview(buffer.getvalue())
     path.parent.mkdir(exist_ok=True)
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")

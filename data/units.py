@@ -35,7 +35,7 @@ def convert(values: NDArray[np.float64], source: str, target: str) -> NDArray[np
 
 
 @lru_cache(maxsize=1)
-def _registry() -> "pint.UnitRegistry":
+def _registry() -> "pint.UnitRegistry[Any]":
     import pint
 
     return pint.UnitRegistry()
