@@ -3,13 +3,18 @@
 One Parquet file a batch, all columns as text, behind the reasons that `interplant.data.door.mark` wrote.
 """
 
+import math
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from interplant.core.contract import Contract
 from interplant.core.files import disk_errors, write_atomic
+from interplant.data import parsing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,6 +72,31 @@ class Quarantine:
             (str(source), str(rule), str(column), int(size), str(value))
             for source, rule, column, size, value in found.itertuples(index=False, name=None)
         ]
+
+    def erase(self, contract: Contract, machine: str | None, low: float, high: float) -> None:
+        """Remove a machine's rows, or a period's; a row whose machine or time cannot be read goes too.
+
+        Args:
+            contract: Names the columns.
+            machine: Whose; None: of all.
+            low: The earliest time, microseconds since 1970 or a count.
+            high: The latest.
+        """
+        import pyarrow as pa
+
+        for path, table in list(self.tables()):
+            going = np.ones(len(table), np.bool_)
+            if machine is not None and contract.machine in table.column_names:
+                own, unknown = parsing.names(table.column(contract.machine))
+                going &= np.array([name == machine for name in own.to_pylist()], np.bool_) | unknown
+            if (low > -math.inf or high < math.inf) and contract.time in table.column_names:
+                when = parsing.times(table.column(contract.time), contract)
+                unread = when.missing | when.wrong | when.shifted
+                going &= unread | ((when.values >= low) & (when.values <= high))
+            if going.any():
+                left = table.take(pa.array(np.flatnonzero(~going)))
+                self.put(left)
+                path.unlink()
 
     def release(self, again: "Callable[[pa.Table], pa.Table]") -> int:
         """Try every batch anew; what still breaks the contract stays.

@@ -36,6 +36,9 @@ from interplant.data.store import Store
 
 READINGS: Final = "readings"
 RECORD: Final = "snapshot.json"
+PURGED: Final = "purged.json"
+"""By digest: when and why a snapshot's readings were removed; see `interplant.data.versions`."""
+
 _POINTER: Final = f"{READINGS}.dvc"
 _SHORTEST: Final = 8
 """Digits of a digest that are enough to name it."""
@@ -184,7 +187,7 @@ class Repository:
             if not (path / name).exists():
                 write_atomic(path / name, content)
         repository = cls(path)
-        with repository._locked():
+        with repository.locked():
             git(path, "add", "--", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
             if git(path, "status", "--porcelain", "--untracked-files=no"):
                 git(path, "commit", "--quiet", "--message=Make the data repository")
@@ -202,7 +205,7 @@ class Repository:
             The snapshot, opened.
         """
         content = tables.Tables.of(dataset, machine)
-        with self._locked():
+        with self.locked():
             return self._finish(content, self._place(content), message)
 
     def freeze(self, store: Store, message: str = "", simulated: bool = False) -> Snapshot:
@@ -220,7 +223,7 @@ class Repository:
             UsageError: The store is empty.
         """
         store.settle()
-        with self._locked():
+        with self.locked():
             with store.locked():
                 content = Frozen.of(store.readings, store.partitions(), store.contract, simulated)
                 intake = store.index.intake()
@@ -272,11 +275,32 @@ class Repository:
         return _first_commit(self.path, place.st_dev, place.st_ino)
 
     def log(self) -> list[Snapshot]:
-        """Return all snapshots, the newest first."""
+        """Return all snapshots, the newest first; `purged` ones among them."""
         commits = git(self.path, "log", "--format=%H", "--", RECORD).split()
         names = "".join(f"{commit}:{RECORD}\n" for commit in commits)
         answers = git(self.path, "cat-file", "--batch", text=names) if commits else ""
         return [_parse(commit, content) for commit, content in zip(commits, _bodies(answers), strict=True)]
+
+    def purged(self) -> dict[str, dict[str, str]]:
+        """Return by digest ``when`` and ``why`` snapshots' readings were removed."""
+        try:
+            found: dict[str, dict[str, str]] = json.loads((self.path / PURGED).read_text(encoding="utf-8"))
+            return found
+        except FileNotFoundError:
+            return {}
+
+    def find(self, digest: str | None = None) -> Snapshot:
+        """Return a snapshot without its readings: the newest, or the one whose digest starts so.
+
+        Raises:
+            Refusal: ``no_snapshot``: there is none yet.
+            UsageError: None or several have this digest, or its readings were removed.
+        """
+        snapshot = self._find(digest)
+        if gone := self.purged().get(snapshot.digest):
+            why = f"{gone['why']} {gone['when']}"
+            raise UsageError(f"snapshot {snapshot.digest[:12]}: its readings were removed ({why})")
+        return snapshot
 
     def open(self, digest: str | None = None) -> Snapshot:
         """Return a snapshot whose files lie in ``folder`` and are checked against its digest.
@@ -292,7 +316,7 @@ class Repository:
             UsageError: None or several have this digest.
             InterplantError: A file was changed, or is nowhere to be found.
         """
-        snapshot = self._find(digest)
+        snapshot = self.find(digest)
         found = hashes_of(self._readings, self._memory)
         if found == snapshot.files:
             return replace(snapshot, folder=self._readings)
@@ -350,7 +374,8 @@ class Repository:
     # --- the steps of a snapshot ---------------------------------------------------------------
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from changing the repository while the block runs."""
         with only_one(self.path / ".git" / "interplant.lock", "a snapshot of this repository"):
             # What a killed git left behind; nobody else commits here while the lock is held.
             for name in ("index.lock", "HEAD.lock", "refs/heads/main.lock"):

@@ -9,6 +9,7 @@ A reading that is there already is dropped; one that says something else for the
 Readings of which each has only some values (``contract.hold``) complete each other.
 """
 
+import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -121,6 +122,35 @@ class Store:
         """Move all that waits in ``incoming/`` to its partitions."""
         with self.locked():
             return self._settle()
+
+    def erase(self, machine: str | None, first: float | None = None, last: float | None = None) -> int:
+        """Remove readings for good, those in quarantine too; return how many partitions changed.
+
+        Args:
+            machine: Whose; None: of all.
+            first: The earliest time, microseconds since 1970 or a count; None: from the beginning.
+            last: The latest, itself included; None: to the end.
+        """
+        import pyarrow as pa
+
+        low, high = -math.inf if first is None else first, math.inf if last is None else last
+        with self.locked():
+            self._settle()
+            changed = 0
+            for one in self.partitions():
+                if machine not in (None, one.machine) or one.last < low or one.first > high:
+                    continue
+                changed += 1
+                table = self.read(one)
+                times = moments(table, self.contract)
+                left = table.take(pa.array(np.flatnonzero((times < low) | (times > high))))
+                if len(left):
+                    self.index.put([write_partition(self.readings / one.name, one.name, left, self.contract)])
+                else:
+                    (self.readings / one.name).unlink()
+            self.index.partitions(self.readings, self.contract)
+            self.quarantine.erase(self.contract, machine, low, high)
+            return changed
 
     def partitions(self) -> list[Partition]:
         """Return all partitions by name; files that changed behind the index's back are looked at anew."""
@@ -330,16 +360,17 @@ def merge_readings(old: "pa.Table", fresh: "pa.Table", contract: Contract) -> Me
 
 
 def partition_name(machine: str, span: int, contract: Contract) -> str:
-    """Return ``DAY/MACHINE.parquet``; a machine's name is percent-encoded where a file's cannot hold it."""
+    """Return ``DAY/MACHINE.parquet``, where the contract's clock counts ``BLOCK'S FIRST/MACHINE.parquet``."""
+    day = str(span * BLOCK) if contract.clock == "count" else str(np.datetime64(span, "D"))
+    return f"{day}/{file_name(machine)}"
+
+
+def file_name(machine: str) -> str:
+    """Return a machine's file; its name is percent-encoded where a file's cannot hold it."""
     own = quote(machine, safe=" +=@,")
-    own = (
-        own
-        if len(own) <= 200 and not own.startswith(".")
-        else f"%{uuid.uuid5(uuid.NAMESPACE_OID, machine).hex}"
-    )
-    if contract.clock == "count":
-        return f"{span * BLOCK}/{own}.parquet"
-    return f"{np.datetime64(span, 'D')}/{own}.parquet"
+    if len(own) > 200 or own.startswith("."):
+        own = f"%{uuid.uuid5(uuid.NAMESPACE_OID, machine).hex}"
+    return f"{own}.parquet"
 
 
 def write_partition(path: Path, name: str, table: "pa.Table", contract: Contract) -> Partition:
