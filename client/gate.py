@@ -83,7 +83,7 @@ def measure(plant: PlantDirectory, release: Release, champion: str | None, margi
     other = parse_task((plant.releases / champion / TASK).read_bytes()) if champion else None
     if other and other.name != release.task.name:
         raise ReleaseRefused("other_task", f"the champion {champion} is for {other.name!r}")
-    dataset = _dataset(plant)
+    dataset = _dataset(plant, release.task)
     if dataset.holdout.empty:
         raise ReleaseRefused("no_holdout")
     windows, rival = _rival(plant, dataset, release.task, champion, other, margin)
@@ -143,9 +143,9 @@ def _rival(
     return windows, _Rival("worse", "champion", rmse, rmse * (1.0 + margin))
 
 
-def _dataset(plant: PlantDirectory) -> "Dataset":
+def _dataset(plant: PlantDirectory, task: Task) -> "Dataset":
     repository = plant.repository()
-    return snapshots.load(repository.open())
+    return snapshots.load(repository.open(), task.split)
 
 
 def _rmse(predicted: export.Floats, windows: "Windows", task: Task) -> float:

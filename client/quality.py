@@ -21,6 +21,7 @@ from interplant.core.errors import Refusal
 from interplant.core.files import write_atomic
 from interplant.core.schema import Plant, PrivacyPolicy, Task
 from interplant.data.shares import bad_shares
+from interplant.data.snapshots import Snapshot
 from interplant.privacy.plan import Measurement, Plan, Statistic
 from interplant.privacy.statistics import noised
 from interplant.privacy.stream import Stream
@@ -114,6 +115,21 @@ def require(
             "contract",
             f"under differential privacy, clearly more than {task.contract.strays:.0%} of the readings break "
             "the contract; `interplant data check` shows which",
+        )
+
+
+def require_intake(snapshot: Snapshot, task: Task) -> None:
+    """Abstain if more of what came since the snapshot before is in quarantine than the contract allows.
+
+    Raises:
+        Refusal: ``quarantine``.
+    """
+    came = sum(snapshot.sources.values()) + snapshot.quarantined
+    if snapshot.quarantined > task.contract.strays * came:
+        raise Refusal(
+            "quarantine",
+            f"{snapshot.quarantined} of {came} readings since the snapshot before: `interplant data check` "
+            "shows why; mend it, release them, make a snapshot",
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interplant.client import quality
+from interplant.client import intake, quality
 from interplant.client.account import Account
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import Trained
@@ -75,6 +75,7 @@ def train_round(
     repository = directory.repository()
     ledger = bench.ledger = bench.ledger or Ledger(directory.ledger)
     account = Account.of(directory, plant, task, ledger)
+    intake.require_version(directory, task)
     charges: list[Reservation] = []
 
     def charge(charged: Charged) -> None:
@@ -100,6 +101,8 @@ def train_round(
         answer = quality.owed(directory, plant, task)
         account.require(plan, *([answer] if answer else []))  # before data is touched
     snapshot = repository.open()
+    if not billed:  # else whether data is good is told with noise alone
+        quality.require_intake(snapshot, task)
     try:
         windows = _windows(bench, repository, snapshot, task, fits if billed else None)
     except Refusal:
@@ -147,7 +150,7 @@ def _windows(
     asked += [task.privacy.unit, fits is not None]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     if bench.key != key or bench.windows is None:
-        readings = repository.load(snapshot).train
+        readings = repository.load(snapshot, task.split).train
         if fits is not None:
             fits(readings)
         bench.key, bench.windows = key, training_windows(readings, task, checked=fits is not None)

@@ -278,12 +278,14 @@ class PlantData:
     ``declared_unit_windows`` the most windows that one of them has.
 
     ``store`` is the folder into which ``sources`` bring readings, ``contract`` the file of the contract that
-    they are held to at the door; where it is empty, ``interplant data ingest`` is told a task.
+    they are held to at the door; where it is empty, ``interplant data ingest`` is told a task. ``keep`` is
+    how many snapshots are kept, 0 for all; one that a release here was trained on stays.
     """
 
     repository: str = "data"
     store: str = "store"
     contract: str = ""
+    keep: int = 0
     sources: list[Source] = field(default_factory=list)
     machine: str = "machine"
     time: str = "cycle"
@@ -358,6 +360,7 @@ class Plant:
         for key in ("declared_windows", "declared_units", "declared_unit_windows"):
             size = getattr(self.data, key)
             need(size >= 0, f"data.{key}", f"expected 0 (not declared) or more, found {size}")
+        need(self.data.keep >= 0, "data.keep", f"expected 0 (all) or more, found {self.data.keep}")
         for place, source in enumerate(self.data.sources):
             key = f"data.sources.{place}"
             need(

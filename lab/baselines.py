@@ -45,7 +45,7 @@ class PlantWindows:
 
 def read_plant(repository: Path, task: Task) -> PlantWindows:
     """Cut the newest snapshot of a data repository."""
-    return PlantWindows.of(load(Repository(repository).open()), task)
+    return PlantWindows.of(load(Repository(repository).open(), task.split), task)
 
 
 def public(task: Task) -> Task:

@@ -240,7 +240,7 @@ def test_half_a_dvc_pointer_is_recovered(repository: Repository) -> None:
 
 
 def test_only_one_snapshot_at_a_time(repository: Repository) -> None:
-    with repository._locked(), pytest.raises(InterplantError, match="already running"):
+    with repository.locked(), pytest.raises(InterplantError, match="already running"):
         repository.snapshot(dataset(1))
 
 
