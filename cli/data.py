@@ -225,7 +225,7 @@ def _snapshot_store(plant: PlantDirectory, task: str, message: str, json: bool) 
         json,
         document,
         f"Snapshot {made.digest[:12]}: {made.rows} readings of {made.machines} machines"
-        f"{', simulated' if made.simulated else ''}; since the last one {sum(made.sources.values())} came in, "
+        f"{', simulated' if made.simulated else ''}; {sum(made.sources.values())} came in since the last, "
         f"{made.quarantined} went to quarantine."
         + (f"\n{len(gone)} older snapshots were removed (data.keep)." if gone else ""),
     )

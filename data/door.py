@@ -21,7 +21,6 @@ from interplant.data.contract import TOLERANCE, columns, limits
 from interplant.data.units import EPOCHS, convert
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
 
 RULES: Final = {
@@ -298,8 +297,9 @@ def _once(names: list[str]) -> list[str]:
     return [name if name not in names[:place] else f"{name}#{place}" for place, name in enumerate(names)]
 
 
-def told(bad: "pd.DataFrame") -> Iterator[tuple[str, str, int]]:
+def told(bad: "pa.Table") -> Iterator[tuple[str, str, int]]:
     """Yield rule, column and number of quarantined rows, the most first."""
-    counts = bad.groupby(["_rule", "_column"]).size().sort_values(ascending=False)
+    reasons = bad.select(["_rule", "_column"]).to_pandas()
+    counts = reasons.groupby(["_rule", "_column"]).size().sort_values(ascending=False)
     for (rule, column), count in counts.items():
         yield str(rule), str(column), int(count)

@@ -58,13 +58,12 @@ def draft(table: "pa.Table", label: str = "") -> str:
     sensors = list(_ranges(table, {machine, time, label}))
     if not sensors:
         raise UsageError(f"expected columns of numbers beside {time!r}, found none")
-    return (
-        "\n".join(
-            lines
-            + [f"  {_key(name)}: {{unit: '', low: {low:g}, high: {high:g}}}" for name, low, high in sensors]
-        )
-        + "\n"
-    )
+    used = {machine, time, label, *(name for name, *_ in sensors)}
+    left_out = [name for name in table.column_names if name not in used]
+    if left_out:
+        lines.insert(-1, f"# Left out, as they hold no numbers here: {', '.join(left_out)}")
+    lines += [f"  {_key(name)}: {{unit: '', low: {low:g}, high: {high:g}}}" for name, low, high in sensors]
+    return "\n".join(lines) + "\n"
 
 
 def _ranges(table: "pa.Table", reserved: set[str | None]) -> Iterable[tuple[str, float, float]]:

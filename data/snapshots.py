@@ -96,6 +96,11 @@ def _first_commit(path: Path, device: int, inode: int) -> str:
     return first[:16]
 
 
+def tag_of(digest: str) -> str:
+    """Return the Git tag of a snapshot; what no tag names, `interplant.data.versions.purge` removes."""
+    return f"snapshot-{digest[:12]}"
+
+
 def keyed_digest(digest: str, secret: bytes) -> str:
     """Return what the coordinator may know of a snapshot: an HMAC-SHA256, hex.
 
@@ -412,7 +417,7 @@ class Repository:
         git(self.path, "commit", "--quiet", f"--message={subject}", "--", RECORD, _POINTER)
 
     def _tag(self, snapshot: Snapshot) -> None:
-        name = f"snapshot-{snapshot.digest[:12]}"
+        name = tag_of(snapshot.digest)
         if not git(self.path, "tag", "--list", name):
             git(self.path, "tag", name, snapshot.commit)
 

@@ -15,7 +15,7 @@ from interplant.core.errors import UsageError
 from interplant.core.files import write_atomic
 from interplant.data.dvc_session import dvc_session
 from interplant.data.git import git
-from interplant.data.snapshots import PURGED, READINGS, Repository, Snapshot
+from interplant.data.snapshots import PURGED, READINGS, Repository, Snapshot, tag_of
 from interplant.data.tables import MANIFEST
 
 _TABLES: Final = ("train", "holdout")
@@ -99,9 +99,12 @@ def purge(repository: Repository, snapshots: Iterable[Snapshot], why: str) -> No
             git(repository.path, "commit", "--quiet", f"--message={subject}", "--", PURGED)
         for digest in going:
             shutil.rmtree(repository.path / "versions" / digest, ignore_errors=True)
-        kept = [one.commit for one in every if one.digest not in record]
+        for digest in going:
+            if git(repository.path, "tag", "--list", tag_of(digest)):
+                git(repository.path, "tag", "--delete", tag_of(digest))
         with dvc_session(repository.path) as dvc:
-            dvc.gc(workspace=True, revs=kept, cloud=True, remote="plant", force=True)
+            # Every snapshot that is kept has a tag.
+            dvc.gc(workspace=True, all_tags=True, cloud=True, remote="plant", force=True)
 
 
 def _counts(manifest: Mapping[str, Any]) -> dict[tuple[str, str], int]:
