@@ -215,8 +215,13 @@ def _snapshot_store(plant: PlantDirectory, task: str, message: str, json: bool) 
     from interplant.client import erasure, intake
     from interplant.client.setup import data_repository
 
-    store = intake.store_of(plant, load_task(task) if task else None)
     repository, settings = data_repository(plant), plant.load().data
+    if not (plant.path / settings.store).is_dir():
+        raise UsageError(
+            "expected one of --from DIR, --cmapss DIR and --simulate NUMBER, or readings in the store: "
+            "`interplant data ingest` brings them"
+        )
+    store = intake.store_of(plant, load_task(task) if task else None)
     made = repository.freeze(store, message, settings.simulated)
     gone = erasure.prune(plant, repository, settings.keep)
     document = {name: getattr(made, name) for name in ("digest", "created", "rows", "machines", "simulated")}
