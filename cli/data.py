@@ -51,11 +51,11 @@ def check(
     """Compare readings with a task's contract; exit 2 if one may not learn from them."""
     from interplant.data import readings
 
-    rules = load_task(task).contract
+    wanted = load_task(task)
     found = [
         {"file": str(place), **asdict(one), "blocks": one.blocks}
         for place, frame, holdout in readings.tables(path)
-        for one in readings.violations(frame, rules, holdout)
+        for one in readings.violations(frame, wanted, holdout)
     ]
     rows = [
         [one["file"], one["column"], one["rule"], one["count"] or "-", one["expected"], one["blocks"]]
@@ -96,7 +96,7 @@ def snapshot(
 
     wanted, repository = load_task(task), _repository(directory)
     dataset, origin = _dataset(source, cmapss, subset, simulate, machines, seed)
-    readings.require(dataset, wanted.contract, origin)
+    readings.require(dataset, wanted, origin)
     made = repository.snapshot(dataset, message, wanted.contract.machine)
     windows = int(unit_windows(dataset.train, wanted).sum())
     rounded = {f"declared_{name}": size for name, size in asdict(sizes(dataset.train, wanted)).items()}
