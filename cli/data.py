@@ -121,11 +121,11 @@ def check(
     from interplant.data import readings
 
     name = task or "turbofan"
-    rules = load_task(name).contract
+    wanted = load_task(name)
     found = [
         {"file": str(place), **asdict(one), "blocks": one.blocks}
         for place, frame, holdout in readings.tables(path)
-        for one in readings.violations(frame, rules, holdout)
+        for one in readings.violations(frame, wanted, holdout)
     ]
     rows = [
         [one["file"], one["column"], one["rule"], one["count"] or "-", one["expected"], one["blocks"]]
@@ -189,7 +189,7 @@ def snapshot(
 
     wanted, repository = load_task(task or "turbofan"), _repository(directory)
     dataset, origin = _dataset(source, cmapss, subset, simulate, machines, seed)
-    readings.require(dataset, wanted.contract, origin)
+    readings.require(dataset, wanted, origin)
     made = repository.snapshot(dataset, message, wanted.contract.machine)
     windows = int(unit_windows(dataset.train, wanted).sum())
     rounded = {f"declared_{name}": size for name, size in asdict(sizes(dataset.train, wanted)).items()}

@@ -134,7 +134,8 @@ def require_intake(snapshot: Snapshot, task: Task) -> None:
 
 
 def _key(lineage: str, digest: str, task: Task) -> str:
-    asked = [lineage, digest, config.dump(task.contract), config.dump(task.window), task.privacy.unit]
+    parts = (task.contract, task.window, task.target)
+    asked = [lineage, digest, *map(config.dump, parts), task.privacy.unit]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 

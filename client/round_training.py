@@ -18,6 +18,7 @@ from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.files import disk_errors
 from interplant.core.receipt import Receipt
 from interplant.core.schema import Task
+from interplant.core.targets import scaled
 from interplant.core.wire import Tensors
 from interplant.data.snapshots import Repository, Snapshot
 from interplant.data.windows import Windows, training_windows
@@ -114,7 +115,7 @@ def train_round(
     result = train(
         model,
         windows.x,
-        windows.y / task.target.cap,
+        scaled(task.target, windows.y),
         task.training,
         plan=plan,
         reserve=reserve,
@@ -123,6 +124,7 @@ def train_round(
         machines=windows.machine,
         stream=_stream(task, number, plant.name),
         proximal=proximal,
+        outputs=task.target.outputs,
     )
     receipt = seal()
     took = time.monotonic() - begun
@@ -146,8 +148,8 @@ def _windows(
         task: Contract, windows and target.
         fits: Refuses readings that break the contract, where that is charged; else they are held to it.
     """
-    asked = [snapshot.digest, config.dump(task.contract), config.dump(task.window), task.target.cap]
-    asked += [task.privacy.unit, fits is not None]
+    parts = (task.contract, task.window, task.target)
+    asked = [snapshot.digest, *map(config.dump, parts), task.privacy.unit, fits is not None]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     if bench.key != key or bench.windows is None:
         readings = repository.load(snapshot, task.split).train
@@ -180,10 +182,9 @@ def _model(task: Task, weights: Tensors) -> "nn.Module":
 
 def _mode(model: "nn.Module", task: Task, plan: Plan) -> str:
     """Refuse a model that cannot be private, on made-up inputs: before data is touched."""
-    shape = (task.channels, task.window.length)
     try:
-        mode = checks.check_model(model, shape, task.privacy.engine)
-        statistics.check_model(model, shape, plan)
+        mode = checks.check_model(model, task.shape, task.privacy.engine, task.target.outputs)
+        statistics.check_model(model, task.shape, plan, task.training.loss)
         return mode
     except InterplantError as error:
         raise Refusal("model_unfit", str(error)) from error

@@ -69,7 +69,7 @@ def usable(frame: "pd.DataFrame", contract: Contract) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    needed = [contract.machine, contract.time, *columns(contract)]
+    needed = _needed(contract)
     for name in needed:
         if name not in frame.columns:
             raise Refusal("contract", f"column {name!r}: expected by the contract, not in the data")
@@ -113,8 +113,7 @@ def check(frame: "pd.DataFrame", contract: Contract) -> list[Violation]:
         Every violation found, by rule; an empty list means the table is good. Values are looked at
         only where the columns are there and numeric.
     """
-    needed = [contract.machine, contract.time, *columns(contract)]
-    rows = len(frame)
+    needed, rows = _needed(contract), len(frame)
     found = [
         Violation("missing", name, 0, rows, "expected by the contract, not in the data")
         for name in needed
@@ -123,7 +122,7 @@ def check(frame: "pd.DataFrame", contract: Contract) -> list[Violation]:
     found += [
         Violation("extra", str(name), 0, rows, "not in the contract; it is ignored")
         for name in frame.columns
-        if name not in {*needed, contract.label}
+        if name not in {*needed, contract.label, *contract.never}
     ]
     present = [name for name in [*needed, contract.label] if name in frame.columns]
     wrong = list(_wrong_types(frame, contract, present))
@@ -191,6 +190,12 @@ def limits(settings: Floats, contract: Contract) -> tuple[Floats, Floats]:
             row[place] = condition.ranges.get(name, row[place])
     chosen = table[condition_of(settings, contract)]
     return chosen[..., 0], chosen[..., 1]
+
+
+def _needed(contract: Contract) -> list[str]:
+    """Columns that every table has: machine, time, cycle where there is one, and the inputs."""
+    cycle = [contract.cycle] if contract.cycle else []
+    return [contract.machine, contract.time, *cycle, *columns(contract)]
 
 
 def _wrong_types(frame: "pd.DataFrame", contract: Contract, present: list[str]) -> Iterator[Violation]:

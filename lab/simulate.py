@@ -20,7 +20,7 @@ from interplant.core.wire import Tensors
 from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
 from interplant.data.windows import last_windows
-from interplant.lab.baselines import capped_rmse
+from interplant.lab.baselines import error
 from interplant.lab.host import Recipe
 from interplant.lab.pool import PooledGrid
 from interplant.lab.prepared import offer_readings
@@ -213,7 +213,7 @@ def _rmse(fleet: Fleet, task: Task, weights: Tensors, tested: int) -> float:
         return math.nan
     numbers = range(min(fleet.plants, tested))
     holdouts = [simulate(number, fleet.machines, fleet.seed).holdout for number in numbers]
-    return float(np.mean([capped_rmse(task, weights, last_windows(one, task)) for one in holdouts]))
+    return float(np.mean([error(task, weights, last_windows(one, task)) for one in holdouts]))
 
 
 def _check_columns(task: Task) -> None:

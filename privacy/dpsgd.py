@@ -17,6 +17,7 @@ from opacus.grad_sample import GradSampleModule, GradSampleModuleExpandedWeights
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
+from interplant.privacy.losses import per_window
 from interplant.privacy.noise import Noise
 from interplant.privacy.optimizers import Sgd
 from interplant.privacy.plan import Plan
@@ -25,7 +26,7 @@ PHYSICAL_BYTES = 4 << 20
 """Memory for one physical batch of per-sample gradients; it changes speed, never the result."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Maps predictions (n,) and targets (n,) to losses (n,), one a sample."""
+"""Maps predictions (n,), or (n, outputs), and targets (n,) to losses (n,), one a sample."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def per_sample(wrapped: nn.Module, loss: Loss, batch: Batch) -> None:
     with warnings.catch_warnings():
         # torch says that hooks on the first layer see no gradient of the input; none is needed.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        losses = loss(wrapped(batch.x).reshape(-1), batch.y)
+        losses = loss(per_window(wrapped(batch.x), len(batch.y)), batch.y)
         total = losses.sum() if batch.weights is None else (losses * batch.weights).sum()
         total.backward()  # type: ignore[no-untyped-call]
 

@@ -22,6 +22,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from interplant.core.errors import InterplantError
 from interplant.privacy import onepass_conv, onepass_layers, onepass_linear, onepass_norms, onepass_time
 from interplant.privacy.dpsgd import Batch, Loss, PrivateOptimizer, clip_factors, finish
+from interplant.privacy.losses import per_window
 from interplant.privacy.noise import Noise
 from interplant.privacy.onepass_layers import Call, Share, Tape
 from interplant.privacy.optimizers import Sgd
@@ -188,7 +189,7 @@ class OnePass:
         """Run forward and backward; return what was seen, the gradients of its outputs, and the tape."""
         self._seen, self._tape = [], Tape(rows)
         with self._own_forwards():
-            losses = loss(self.model(x).reshape(-1), y)
+            losses = loss(per_window(self.model(x), len(y)), y)
             total = (losses if weights is None else losses * weights).sum()
         seen, tape = self._seen, self._tape
         self._seen, self._tape = [], Tape()

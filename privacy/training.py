@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from interplant.core.errors import InterplantError
 from interplant.core.schema import Training
 from interplant.privacy import alike, checks, statistics
+from interplant.privacy.losses import loss_of, per_window
 from interplant.privacy.plan import Plan
 from interplant.privacy.stream import Stream
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from interplant.privacy.dpsgd import Batch, Loss, PrivateOptimizer
     from interplant.privacy.noise import Noise
@@ -63,13 +64,14 @@ def train(
     machines: NDArray[np.int64] | None = None,
     stream: Stream | None = None,
     proximal: float = 0.0,
+    outputs: int = 1,
 ) -> Trained:
     """Train a copy of ``model`` for one round.
 
     Args:
-        model: Maps (batch, channels, window) to one prediction a window; it is not changed.
+        model: Maps (batch, channels, window) to ``outputs`` numbers a window; it is not changed.
         x: Windows, float32 (N, channels, window), normalised.
-        y: Targets, float32 (N,), scaled.
+        y: Targets, float32 (N,), scaled; of classes their places.
         training: Optimizer, learning rate, loss; steps and batch where there is no plan.
         plan: What is run and charged; None trains without privacy.
         reserve: Called once, after the model is found fit and before the first noise is drawn. It
@@ -85,6 +87,7 @@ def train(
             that can be repeated makes training that is not private.
         proximal: How strongly the weights are held to those of ``model``, FedProx's mu; it costs no
             privacy.
+        outputs: Numbers that the model gives for each window.
 
     Raises:
         InterplantError: The model cannot be trained privately, or the data's shape does not fit.
@@ -95,12 +98,12 @@ def train(
         return _plain(model, trained, x, y, training, seed, proximal)
     units = _Units(x, y, plan, machines)
     if not mode:
-        mode = checks.check_model(trained, x.shape[1:], engine)
-        statistics.check_model(model, x.shape[1:], plan)
-    fill = alike.fill_of(trained, x.shape[1:], mode, plan.windows)
+        mode = checks.check_model(trained, x.shape[1:], engine, outputs)
+        statistics.check_model(model, x.shape[1:], plan, training.loss)
+    fill = alike.fill_of(trained, x.shape[1:], mode, plan.windows, training.loss)
     stream = stream or Stream()
     measure = partial(
-        statistics.measure, model, x, y, _loss(training), plan, machines, stream.part("statistics")
+        statistics.measure, model, x, y, training.loss, plan, machines, stream.part("statistics")
     )
     return _private(model, trained, units, training, reserve, measure, mode, fill, stream, proximal)
 
@@ -180,7 +183,7 @@ def _private(
     optimizer = _optimizer(trained, training, proximal)
     noise = Noise(plan, sum(p.numel() for p in optimizer.parameters), stream.part("noise"))
     try:
-        stepper = _stepper(trained, mode, optimizer, _loss(training), plan, noise)
+        stepper = _stepper(trained, mode, optimizer, loss_of(training.loss), plan, noise)
         with torch.random.fork_rng(devices=[]):
             # Dropout falls by place: who could foresee it would see a unit shift everybody else's.
             torch.manual_seed(int(stream.part("dropout").bits(1)[0] >> np.uint64(1)))
@@ -233,14 +236,14 @@ def _plain(
 
     if not len(x):
         raise InterplantError("expected at least one window to train on, found none")
-    optimizer, loss = _optimizer(trained, training, proximal), _loss(training)
+    optimizer, loss = _optimizer(trained, training, proximal), loss_of(training.loss)
     windows, targets = torch.from_numpy(x), torch.from_numpy(y)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # dropout repeats too
         for chosen in _shuffled(len(x), training, seed):
             part = torch.from_numpy(chosen)
             optimizer.zero_grad()
-            mean = loss(trained(windows[part]).reshape(-1), targets[part]).mean()
+            mean = loss(per_window(trained(windows[part]), len(part)), targets[part]).mean()
             mean.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return Trained(_difference(model, trained), training.steps, "plain", 0)
@@ -263,17 +266,6 @@ def _optimizer(model: "nn.Module", training: Training, proximal: float) -> "Sgd"
 
     weights = [p for p in model.parameters() if p.requires_grad]
     return (Sgd if training.optimizer == "sgd" else Adam)(weights, training.learning_rate, proximal)
-
-
-def _loss(training: Training) -> "Loss":
-    from torch.nn import functional
-
-    function = functional.huber_loss if training.loss == "huber" else functional.mse_loss
-
-    def losses(prediction: "Tensor", target: "Tensor") -> "Tensor":
-        return function(prediction, target, reduction="none")
-
-    return losses
 
 
 def _difference(before: "nn.Module", after: "nn.Module") -> dict[str, Array]:

@@ -268,9 +268,9 @@ def test_the_tasks_engine_is_asked_for_the_steps_and_charged_alike(
 ) -> None:
     asked: list[str] = []
 
-    def spy(model: Any, shape: tuple[int, ...], engine: str) -> str:
+    def spy(model: Any, shape: tuple[int, ...], engine: str, outputs: int) -> str:
         asked.append(engine)
-        return check_model(model, shape, engine)
+        return check_model(model, shape, engine, outputs)
 
     monkeypatch.setattr(round_training.checks, "check_model", spy)
     go(ready, replace(TASK, privacy=replace(TASK.privacy, engine=engine)))
