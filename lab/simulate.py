@@ -158,6 +158,7 @@ def simulate_fleet(
             start_from=str(start_from or ""),
         )
         run.create(order)
+        run.task()  # read once here, and not again in each copy of this process
         recipe = Recipe(place, fleet_settings(fleet, task), fleet.machines, fleet.seed, trainer=trainer)
         grid = PooledGrid(order.run, order.run_id, recipe, fleet.names, count)
         stack.callback(grid.close)

@@ -103,8 +103,8 @@ class RunFolder:
             raise InterplantError(f"{self.path}: expected a run's order.json, found: {error}") from None
 
     def task(self) -> Task:
-        """Read the order's task."""
-        return config.parse(self.order().task, Task, f"{self.path}/order.json")
+        """Read the order's task; treat it as read-only."""
+        return config.task_from_json(config.text_of(self.order().task))
 
     def rounds(self) -> Rounds:
         """Read the order's rules for rounds."""
