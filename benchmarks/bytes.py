@@ -36,8 +36,7 @@ from interplant.lab.prepared import Source, datasets, offer_readings
 from interplant.lab.simulation import SimulatedGrid
 from interplant.lab.virtual import scratch, virtual_plant
 from interplant.server import rounds
-from interplant.server.run_folder import RunFolder
-from interplant.server.runs import make_order
+from interplant.server.run_folder import RunFolder, make_order
 
 BAR = 3.9
 """Times fewer bytes that int8 with error feedback shall need, both ways and all rounds together."""

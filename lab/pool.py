@@ -19,7 +19,7 @@ from interplant.core.inline import blob_of
 from interplant.core.wire import Tensors, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
 from interplant.lab import host
 from interplant.lab.host import Recipe, Reply
-from interplant.server.registry import node_id
+from interplant.server.records import node_id
 
 AHEAD = 2
 """Messages that a process has beside the one it answers: more would only hold more updates in memory."""

@@ -26,8 +26,7 @@ from interplant.lab.pool import PooledGrid
 from interplant.lab.prepared import offer_readings
 from interplant.lab.virtual import VirtualTrainer, scratch
 from interplant.server import rounds
-from interplant.server.run_folder import Checkpoint, RunFolder
-from interplant.server.runs import make_order
+from interplant.server.run_folder import Checkpoint, RunFolder, make_order
 
 TESTED = 8
 """Plants on whose held-out machines the models are measured, at most."""

@@ -6,6 +6,7 @@ people who ask; the simulate and flower engines have no registry.
 
 from __future__ import annotations  # a command that starts a run does not load Flower
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -187,6 +188,26 @@ class RunFolder:
         path = self.path / "rounds.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return [record for line in lines if (record := _record(line)) is not None]
+
+
+def make_order(
+    run: str, task: Task, rules: Rounds, engine: str, release: bool, start_from: str = ""
+) -> Order:
+    """Write down what a run shall do; see `Order`."""
+    return Order(
+        run=run,
+        run_id=flower_run_id(run),
+        task=config.dump(task),
+        rounds=asdict(rules),
+        engine=engine,
+        release=release,
+        start_from=start_from,
+    )
+
+
+def flower_run_id(run: str) -> int:
+    """Flower's number for a run."""
+    return int.from_bytes(hashlib.sha256(run.encode()).digest()[:8], "big") >> 1
 
 
 def _take_out(arrays: Tensors, head: str) -> Tensors:

@@ -9,8 +9,7 @@ from safetensors.numpy import save_file
 from interplant.core import flower
 from interplant.core.flower import Envelope, Grid, message
 from interplant.core.schema import Column, Contract, Privacy, Rounds, Strategy, Task
-from interplant.server.run_folder import RunFolder
-from interplant.server.runs import make_order
+from interplant.server.run_folder import RunFolder, make_order
 
 from .conftest import receipt_of
 
