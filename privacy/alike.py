@@ -153,7 +153,7 @@ def _one_pass(probe: "nn.Module", shape: tuple[int, ...], _mode: str, windows: i
 
 
 def _opacus(probe: "nn.Module", shape: tuple[int, ...], mode: str, windows: int) -> tuple[int, Run]:
-    from interplant.privacy import dpsgd
+    from interplant.privacy import dpsgd, steps
 
     for layer in probe.modules():
         layer.training = any(True for _ in layer.parameters(recurse=False))  # Opacus watches no others
@@ -161,7 +161,7 @@ def _opacus(probe: "nn.Module", shape: tuple[int, ...], mode: str, windows: int)
     trained = [own for own in probe.parameters() if own.requires_grad]
 
     def run(chosen: NDArray[np.int64]) -> "list[Tensor]":
-        dpsgd.per_sample(wrapped, _square, dpsgd.Batch(*rows(chosen)))
+        dpsgd.per_sample(wrapped, _square, steps.Batch(*rows(chosen)))
         found = [own.grad_sample for own in trained]  # type: ignore[attr-defined]
         for own in trained:
             own.grad = own.grad_sample = None  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ from interplant.privacy.stream import Stream
 if TYPE_CHECKING:
     from torch import nn
 
-    from interplant.privacy.dpsgd import Loss
+    from interplant.privacy.steps import Loss
 
 GRID = 2.0**-28
 """Width of the grid in standard deviations, before it is brought down to a power of two."""
