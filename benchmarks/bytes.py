@@ -28,7 +28,8 @@ from interplant.core import config
 from interplant.core import federation_pb2 as pb
 from interplant.core.inline import INLINE
 from interplant.core.schema import Compression, Connection, Plant, Rounds, Task
-from interplant.core.wire import Tensors, blob_of, pieces, tensors_of, to_bytes, to_parcel
+from interplant.core.tensors import Tensors
+from interplant.core.wire import blob_of, pieces, tensors_of, to_bytes, to_parcel
 from interplant.data.frames import Dataset
 from interplant.data.tasks import builtin
 from interplant.lab.baselines import PlantWindows, capped_rmse

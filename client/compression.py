@@ -40,7 +40,7 @@ from interplant.core.compression import (
 from interplant.core.errors import InterplantError, Refusal
 from interplant.core.flower import arrays, records_of
 from interplant.core.schema import CODECS
-from interplant.core.wire import UPDATE, Tensors
+from interplant.core.tensors import UPDATE, Tensors
 
 log = logging.getLogger(__name__)
 

@@ -16,29 +16,20 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import Message, MetricRecord
 
 from interplant.client.directory import PlantDirectory
+from interplant.client.trained import Trained
 from interplant.core.compression import COMPRESSION, HOLDS, NONE
 from interplant.core.errors import Refusal
 from interplant.core.files import disk_errors
 from interplant.core.flower import arrays, config_record, content_of
 from interplant.core.receipt import Receipt
 from interplant.core.schema import CODECS, Task
-from interplant.core.wire import UPDATE, Tensors
+from interplant.core.tensors import UPDATE, Tensors
 from interplant.privacy.plan import statistics_of
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A round's result inside the plant: the update, its receipt, and noised metrics by name."""
-
-    update: Tensors
-    receipt: Receipt
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def let_out(

@@ -14,7 +14,7 @@ from interplant.core.errors import InterplantError, Refusal
 from interplant.core.flower import records_of, refuse
 from interplant.core.release import check_id
 from interplant.core.schema import Task
-from interplant.core.wire import WEIGHTS, Tensors
+from interplant.core.tensors import WEIGHTS, Tensors
 
 log = logging.getLogger(__name__)
 

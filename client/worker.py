@@ -13,7 +13,7 @@ from typing import Any
 from interplant.client.directory import PlantDirectory
 from interplant.core import blobs, config, logs, processes
 from interplant.core.errors import InterplantError, Refusal
-from interplant.core.wire import WEIGHTS, of_record
+from interplant.core.tensors import WEIGHTS, of_record
 
 log = logging.getLogger(__name__)
 

@@ -29,17 +29,13 @@ from interplant.core.flower import (
     refusal,
 )
 from interplant.core.inline import INLINE, blob_of
+from interplant.core.tensors import Tensors
 
 PROTOCOL = "2"
 """Version of core/federation.proto and of this format; both sides must have the same."""
 
 MAX_RECORDS = 1 << 20
 """Bytes of JSON that a message may carry beside its tensors."""
-
-WEIGHTS, UPDATE = "weights", "update"
-"""The records of arrays that a round sends and receives."""
-
-Tensors = dict[str, np.ndarray[Any, Any]]
 
 
 def tensors_of(content: RecordDict) -> Tensors:
@@ -70,17 +66,6 @@ def to_bytes(tensors: Tensors) -> bytes:
             }
         )
     )
-
-
-def in_record(record: str, tensors: Tensors) -> Tensors:
-    """Name arrays as `tensors_of` names those of a record."""
-    return {f"{record}/{name}": array for name, array in tensors.items()}
-
-
-def of_record(record: str, tensors: Tensors) -> Tensors:
-    """The arrays of a record by their own names; see `in_record`."""
-    head = f"{record}/"
-    return {name.removeprefix(head): array for name, array in tensors.items() if name.startswith(head)}
 
 
 def pack(tensors: Tensors, store: Callable[[Tensors], pb.Blob]) -> tuple[pb.Blob, bytes]:

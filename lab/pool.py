@@ -16,7 +16,8 @@ from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError
 from interplant.core.flower import OneRunGrid, records_of
 from interplant.core.inline import blob_of
-from interplant.core.wire import Tensors, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
+from interplant.core.tensors import Tensors
+from interplant.core.wire import from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
 from interplant.lab import host
 from interplant.lab.host import Recipe, Reply
 from interplant.server.records import node_id

@@ -16,7 +16,7 @@ import numpy as np
 from interplant.core import config
 from interplant.core.errors import UsageError
 from interplant.core.schema import Connection, Plant, Rounds, Task
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
 from interplant.data.windows import last_windows

@@ -14,14 +14,8 @@ from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
 from interplant.core.errors import InterplantError
 from interplant.core.flower import OneRunGrid, records_of
-from interplant.core.wire import (
-    Tensors,
-    from_bytes,
-    from_parcel,
-    pack,
-    tensors_of,
-    to_parcel,
-)
+from interplant.core.tensors import Tensors
+from interplant.core.wire import from_bytes, from_parcel, pack, tensors_of, to_parcel
 from interplant.server.control import connect
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.replies import StoppedError

@@ -19,7 +19,8 @@ from interplant.core.compression import COMPRESSION
 from interplant.core.errors import InterplantError
 from interplant.core.flower import Grid, config_record, content_of, let_go, records_of
 from interplant.core.schema import Rounds, Task
-from interplant.core.wire import Tensors, from_bytes
+from interplant.core.tensors import Tensors
+from interplant.core.wire import from_bytes
 from interplant.privacy.plan import statistics_of
 from interplant.server import replies
 from interplant.server.compression import Broadcast

@@ -22,7 +22,7 @@ from interplant.core.files import disk_errors, takes_turns, write_atomic
 from interplant.core.schema import Compression, Rounds, Task
 
 if TYPE_CHECKING:
-    from interplant.core.wire import Tensors
+    from interplant.core.tensors import Tensors
 
 _STATE = "strategy's state: "
 """Before the names of the strategy's arrays in a checkpoint; no parameter of a model is called so."""

@@ -20,7 +20,7 @@ from interplant.server.run_folder import RunFolder, make_order
 from interplant.strategies import registry as strategies
 
 if TYPE_CHECKING:
-    from interplant.core.wire import Tensors
+    from interplant.core.tensors import Tensors
 
 _FIRST = "first.safetensors"
 """The weights that a run starts from, in its folder."""

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
-from interplant.core import receipt, wire
+from interplant.core import receipt, tensors
 from interplant.core.compression import COMPRESSION, HOLDS, NONE, PACKED, largest, unpack
 from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.flower import HeldArray, records_of, refusal
 from interplant.core.schema import Compression
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 
-UPDATE, RECEIPT, METRICS, WEIGHTS, TASK = wire.UPDATE, "receipt", "metrics", wire.WEIGHTS, "task"
+UPDATE, RECEIPT, METRICS, WEIGHTS, TASK = tensors.UPDATE, "receipt", "metrics", tensors.WEIGHTS, "task"
 """Names of the records that a round sends and receives."""
 
 _NPY_HEAD = 1024

@@ -14,7 +14,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import Receipt, Trained
+from interplant.client.gateway import Receipt
+from interplant.client.trained import Trained
 from interplant.core import certificates, config, models
 from interplant.core.flower import Envelope, message
 from interplant.core.schema import (
@@ -29,7 +30,7 @@ from interplant.core.schema import (
     Training,
     Window,
 )
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 from interplant.data.frames import Dataset
 from interplant.data.snapshots import Repository
 

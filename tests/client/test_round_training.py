@@ -12,8 +12,8 @@ import pytest
 
 from interplant.client import gateway, lineages, receipts, round_training
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import Trained
 from interplant.client.round_training import Bench, train_round
+from interplant.client.trained import Trained
 from interplant.core import certificates
 from interplant.core import receipt as core_receipt
 from interplant.core.errors import InterplantError, Refusal

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 from interplant.lab.federation import LocalFederation
 from interplant.lab.flower_engine import run_on_flower
 from interplant.lab.simulation import simulate_run
