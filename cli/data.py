@@ -129,7 +129,7 @@ def log(directory: Directory = HERE, json: Json = False) -> None:
 
 
 def _repository(directory: Path) -> "Repository":
-    from interplant.client.setup import data_repository
+    from interplant.client.directory import data_repository
 
     return data_repository(PlantDirectory(directory))
 

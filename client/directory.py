@@ -193,6 +193,21 @@ class PlantDirectory:
             )
 
 
+def data_repository(plant: PlantDirectory) -> Repository:
+    """Open the plant's data repository; the plant's own is made, or completed after a killed join.
+
+    Raises:
+        UsageError: ``plant.yaml`` names another, and there is none.
+    """
+    path = plant.path / plant.load().data.repository
+    try:
+        return Repository(path)
+    except UsageError:
+        if path != plant.data:
+            raise
+        return Repository.create(path, plant.remote)
+
+
 @lru_cache(maxsize=8)
 def _loaded(path: Path, changed: int, size: int, inode: int) -> Plant:
     """Read a plant.yaml that has not changed since only once; each round asks for it."""
