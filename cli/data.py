@@ -213,7 +213,7 @@ def snapshot(
 
 def _snapshot_store(plant: PlantDirectory, task: str, message: str, json: bool) -> None:
     from interplant.client import erasure, intake
-    from interplant.client.setup import data_repository
+    from interplant.client.directory import data_repository
 
     repository, settings = data_repository(plant), plant.load().data
     if not (plant.path / settings.store).is_dir():
@@ -306,7 +306,7 @@ def erase(
 
 
 def _repository(directory: Path) -> "Repository":
-    from interplant.client.setup import data_repository
+    from interplant.client.directory import data_repository
 
     return data_repository(PlantDirectory(directory))
 

@@ -4,8 +4,7 @@ import threading
 from typing import Final
 
 from interplant.client import connection
-from interplant.client.directory import PlantDirectory
-from interplant.client.setup import data_repository
+from interplant.client.directory import PlantDirectory, data_repository
 from interplant.core import certificates, processes
 from interplant.core.errors import InterplantError
 from interplant.core.files import only_one

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from interplant.client import intake, quality
 from interplant.client.account import Account
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import Trained
+from interplant.client.trained import Trained
 from interplant.core import config, models
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.files import disk_errors
 from interplant.core.receipt import Receipt
 from interplant.core.schema import Task
 from interplant.core.targets import scaled
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 from interplant.data.snapshots import Repository, Snapshot
 from interplant.data.windows import Windows, training_windows
 from interplant.privacy import checks, statistics

@@ -20,7 +20,8 @@ from interplant.core.errors import InterplantError
 from interplant.core.files import write_atomic
 from interplant.core.schema import Task
 from interplant.core.targets import TIME, scaled
-from interplant.core.wire import Tensors, from_bytes
+from interplant.core.tensors import Tensors
+from interplant.core.wire import from_bytes
 from interplant.data.frames import Dataset
 from interplant.data.snapshots import Repository, load
 from interplant.data.windows import Windows, last_windows, training_windows

@@ -16,7 +16,7 @@ import numpy as np
 from interplant.core import config
 from interplant.core.errors import UsageError
 from interplant.core.schema import Connection, Plant, Rounds, Task
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
 from interplant.data.windows import last_windows
@@ -26,8 +26,7 @@ from interplant.lab.pool import PooledGrid
 from interplant.lab.prepared import offer_readings
 from interplant.lab.virtual import VirtualTrainer, scratch
 from interplant.server import rounds
-from interplant.server.run_folder import Checkpoint, RunFolder
-from interplant.server.runs import make_order
+from interplant.server.run_folder import Checkpoint, RunFolder, make_order
 
 TESTED = 8
 """Plants on whose held-out machines the models are measured, at most."""
@@ -158,6 +157,7 @@ def simulate_fleet(
             start_from=str(start_from or ""),
         )
         run.create(order)
+        run.task()  # read once here, and not again in each copy of this process
         recipe = Recipe(place, fleet_settings(fleet, task), fleet.machines, fleet.seed, trainer=trainer)
         grid = PooledGrid(order.run, order.run_id, recipe, fleet.names, count)
         stack.callback(grid.close)

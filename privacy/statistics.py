@@ -23,6 +23,7 @@ from interplant.privacy.stream import Stream
 if TYPE_CHECKING:
     from torch import nn
 
+
 GRID = 2.0**-28
 """Width of the grid in standard deviations, before it is brought down to a power of two."""
 

@@ -23,9 +23,11 @@ from interplant.privacy.stream import Stream
 if TYPE_CHECKING:
     from torch import nn
 
-    from interplant.privacy.dpsgd import Batch, Loss, PrivateOptimizer
+    from interplant.privacy.dpsgd import PrivateOptimizer
     from interplant.privacy.noise import Noise
+    from interplant.privacy.onepass import OnePassOptimizer
     from interplant.privacy.optimizers import Sgd
+    from interplant.privacy.steps import Batch, Loss
 
 Array = NDArray[np.float32]
 
@@ -152,7 +154,7 @@ class _Units:
     def _filled(self, rows: NDArray[np.int64], weights: Array, more: int) -> "Batch":
         import torch
 
-        from interplant.privacy.dpsgd import Batch
+        from interplant.privacy.steps import Batch
 
         x = self._x.new_zeros((len(rows) + more, *self._x.shape[1:]))
         torch.index_select(self._x, 0, torch.from_numpy(rows), out=x[: len(rows)])
@@ -201,20 +203,22 @@ class _Stepper:
 
     units: Callable[[], int]
     descend: "Callable[[list[Batch]], None]"
-    optimizer: "PrivateOptimizer"
+    optimizer: "PrivateOptimizer | OnePassOptimizer"
 
 
 def _stepper(
     model: "nn.Module", mode: str, optimizer: "Sgd", loss: "Loss", plan: Plan, noise: "Noise"
 ) -> _Stepper:
-    from interplant.privacy import dpsgd, onepass
-
     if mode == "onepass":
+        from interplant.privacy import onepass
+
         engine = onepass.OnePass(model, plan.clip, plan.clipping)
         ours = onepass.OnePassOptimizer(optimizer, plan, noise)
         return _Stepper(
             partial(engine.units, plan.windows), partial(onepass.descend, engine, ours, loss), ours
         )
+    from interplant.privacy import dpsgd
+
     wrapped, opacus = dpsgd.wrap(model, mode), dpsgd.PrivateOptimizer(optimizer, plan, noise)
     return _Stepper(
         partial(dpsgd.units, model, plan.windows),

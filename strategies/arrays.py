@@ -7,9 +7,8 @@ whatever the number of threads.
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -29,8 +28,7 @@ _MOST_WORKERS = 8
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Elements ``start`` to ``stop`` of the flat array ``name``."""
 
     name: str
@@ -58,7 +56,7 @@ def over(parts: Iterable[Piece], work: Callable[[Piece], Result], rows: int = 1)
         rows: How many values it takes for each element.
     """
     todo = list(parts)
-    total = sum(part.stop - part.start for part in todo)
+    total = sum([stop - start for _, start, stop in todo])
     if total * rows < _ALONE or _workers() < 2:
         return [work(part) for part in todo]
     # One share a thread, the first on this one: a hand-over a piece would cost as much as the piece.

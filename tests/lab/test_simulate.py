@@ -10,12 +10,12 @@ import numpy as np
 import psutil
 import pytest
 
-from interplant.client.gateway import Trained
 from interplant.client.participation import Trainer
+from interplant.client.trained import Trained
 from interplant.core import config, models
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.schema import Compression, Rounds, Task
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
 from interplant.lab import virtual

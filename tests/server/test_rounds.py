@@ -18,8 +18,7 @@ from interplant.core.schema import Model, Rounds, Task
 from interplant.server import rounds
 from interplant.server.replies import RingingGrid, StoppedError
 from interplant.server.rounds import QuorumError, carry_out
-from interplant.server.run_folder import RunFolder
-from interplant.server.runs import make_order
+from interplant.server.run_folder import RunFolder, make_order
 
 from .conftest import receipt_of
 from .fakes import (
