@@ -127,6 +127,11 @@ class PlantDirectory:
         return self.path / "fetched"
 
     @cached_property
+    def windows(self) -> Path:
+        """By snapshot and task: the windows of a store's readings; see `interplant.data.mapped`."""
+        return self.path / "windows"
+
+    @cached_property
     def paused(self) -> Path:
         """While this file is there the plant takes part in no round; see `interplant.client.policy`."""
         return self.path / "paused"

@@ -95,7 +95,7 @@ def measure(plant: PlantDirectory, release: Release, champion: str | None, margi
         raise ReleaseRefused("no_holdout")
     windows, rival = _rival(plant, dataset, release.task, champion, other, margin)
     target = release.task.target
-    predicted = export.predict_onnx(release.folder / ONNX, windows.x, outputs=target.outputs)
+    predicted = export.predict_onnx(release.folder / ONNX, windows.x[:], outputs=target.outputs)
     _check_plausible(predicted, target)
     found = measures.scores(target, measures.Predicted(predicted, windows.y))
     measure = measures.MEASURES[target.kind]
@@ -147,7 +147,7 @@ def _rival(
     cut = training_windows if same else last_windows
     windows = _some(cut(dataset.holdout, task))
     old = windows if same else cut(dataset.holdout, other)
-    predicted = export.predict_onnx(plant.releases / champion / ONNX, old.x, outputs=other.target.outputs)
+    predicted = export.predict_onnx(plant.releases / champion / ONNX, old.x[:], outputs=other.target.outputs)
     error = _error(predicted, windows if task.target.kind == TIME else old, other)
     return windows, _Rival("worse", "champion", error, error * (1.0 + margin))
 

@@ -20,7 +20,8 @@ from interplant.core.receipt import Receipt
 from interplant.core.schema import Task
 from interplant.core.targets import scaled
 from interplant.core.tensors import Tensors
-from interplant.data.snapshots import Repository, Snapshot
+from interplant.data.mapped import forget_windows, mapped_windows
+from interplant.data.snapshots import Repository, Snapshot, reader_of
 from interplant.data.windows import Windows, training_windows
 from interplant.privacy import checks, statistics
 from interplant.privacy.ledger import Ledger, Reservation
@@ -105,7 +106,7 @@ def train_round(
     if not billed:  # else whether data is good is told with noise alone
         quality.require_intake(snapshot, task)
     try:
-        windows = _windows(bench, repository, snapshot, task, fits if billed else None)
+        windows = _windows(directory, bench, repository, snapshot, task, fits if billed else None)
     except Refusal:
         if charges:
             seal()  # the refusal tells of the data: its charge must not be undone unnoticed
@@ -133,6 +134,7 @@ def train_round(
 
 
 def _windows(
+    directory: PlantDirectory,
     bench: Bench,
     repository: Repository,
     snapshot: Snapshot,
@@ -142,20 +144,26 @@ def _windows(
     """Return the snapshot's windows, cut once.
 
     Args:
+        directory: Keeps those of a store in a file.
         bench: Keeps them.
         repository: The plant's.
         snapshot: Of the plant.
         task: Contract, windows and target.
         fits: Refuses readings that break the contract, where that is charged; else they are held to it.
     """
-    parts = (task.contract, task.window, task.target)
+    parts = (task.contract, task.window, task.target, task.split)
     asked = [snapshot.digest, *map(config.dump, parts), task.privacy.unit, fits is not None]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     if bench.key != key or bench.windows is None:
-        readings = repository.load(snapshot, task.split).train
-        if fits is not None:
-            fits(readings)
-        bench.key, bench.windows = key, training_windows(readings, task, checked=fits is not None)
+        if fits is None and (reader := reader_of(snapshot)):
+            windows = mapped_windows(reader, task, directory.windows / key)
+            forget_windows(directory.windows, key)
+        else:
+            readings = repository.load(snapshot, task.split).train
+            if fits is not None:
+                fits(readings)
+            windows = training_windows(readings, task, checked=fits is not None)
+        bench.key, bench.windows = key, windows
     return bench.windows
 
 

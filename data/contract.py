@@ -91,8 +91,9 @@ def bad_readings(frame: "pd.DataFrame", contract: Contract) -> NDArray[np.bool_]
 
     Each follows from its own reading alone. The columns are there and numeric; see `usable`.
     """
-    inputs = [*columns(contract), *([contract.label] if contract.label in frame.columns else [])]
-    finite = np.isfinite(frame[inputs].to_numpy(dtype=np.float64)).all(axis=1)
+    finite = np.isfinite(frame[columns(contract)].to_numpy(dtype=np.float64)).all(axis=1)
+    if contract.label in frame.columns:
+        finite &= ~np.isinf(frame[contract.label].to_numpy(dtype=np.float64))
     found: NDArray[np.bool_] = ~finite | _outside(frame, contract).any(axis=1)
     return found
 
@@ -129,7 +130,7 @@ def check(frame: "pd.DataFrame", contract: Contract) -> list[Violation]:
     found += wrong
     unusable = {violation.column for violation in wrong}
     numeric = [name for name in present if name not in unusable]
-    found += _not_finite(frame, numeric)
+    found += _not_finite(frame, numeric, contract.label)
     if set(columns(contract)) <= set(numeric):
         found += _out_of_range(frame, contract)
     if {contract.machine, contract.time} <= set(numeric):
@@ -212,10 +213,12 @@ def _kind(series: Any) -> str:
     return series.dtype.kind if isinstance(series.dtype, np.dtype) else "O"
 
 
-def _not_finite(frame: "pd.DataFrame", numeric: list[str]) -> Iterator[Violation]:
+def _not_finite(frame: "pd.DataFrame", numeric: list[str], label: str) -> Iterator[Violation]:
     for name in numeric:
-        count = int((~np.isfinite(frame[name].to_numpy())).sum())
-        if count:
+        values = frame[name].to_numpy()
+        # A label that is not known yet is none; its windows are left out.
+        wrong = np.isinf(values) if name == label else ~np.isfinite(values)
+        if count := int(wrong.sum()):
             yield Violation("finite", name, count, len(frame), "not a finite number")
 
 

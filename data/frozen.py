@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,13 +18,13 @@ from numpy.typing import NDArray
 
 from interplant.core import config
 from interplant.core.contract import Contract
-from interplant.core.errors import InterplantError, UsageError
+from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.files import disk_errors, link_or_copy, write_atomic
 from interplant.core.schema import Split
 from interplant.data.contract import columns
 from interplant.data.frames import Dataset
 from interplant.data.index import Partition
-from interplant.data.store import moments
+from interplant.data.store import file_name, moments
 from interplant.data.tables import MANIFEST
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Frozen:
         for one in partitions:
             days.setdefault(one.day, {})[one.machine] = one.rows
         content = {
+            "labelled": sum(one.labelled for one in partitions),
             "version": VERSION,
             "simulated": simulated,
             "contract": config.dump(contract),
@@ -123,7 +125,7 @@ class FrozenReader:
     folder: Path
     files: Mapping[str, str]
 
-    @property
+    @cached_property
     def manifest(self) -> dict[str, Any]:
         """The manifest."""
         content: dict[str, Any] = json.loads(self._content(MANIFEST))
@@ -165,39 +167,65 @@ def _when(name: str) -> tuple[int, str]:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """One machine's readings in the order of time.
+class Record:
+    """One machine in a snapshot.
 
     Args:
         machine: Its name.
         number: What stands for it in tables: the name where all machines' are whole numbers, else its place.
-        frame: Machine, time (counts, or seconds since 1970), cycle, inputs and label.
-        held_out: First reading that is held out; as many as there are if none is.
+        partitions: Names of its files in the order of time.
+        share: Share of its readings, from the first on, that are trained on; the rest is held out.
     """
 
     machine: str
     number: int
-    frame: "pd.DataFrame"
-    held_out: int
+    partitions: tuple[str, ...]
+    share: float
 
 
-def stretches(reader: FrozenReader, split: Split) -> Iterator[Stretch]:
-    """Yield the readings of each machine of a snapshot, one machine in memory at a time."""
+def records(reader: FrozenReader, split: Split) -> list[Record]:
+    """Return the machines of a snapshot, and what of each is held out.
+
+    Raises:
+        Refusal: ``contract``: no label is known, and the end of each record is to be held out: what is left
+            then has no end that would tell one.
+    """
+    manifest = reader.manifest
+    if split.by == "time" and not manifest["labelled"]:
+        raise Refusal("contract", "split.by: time needs a label at each reading, found none in the snapshot")
+    names = {file_name(machine): machine for day in manifest["days"].values() for machine in day}
+    numbers = numbered(set(names.values()))
+    outside = held_out(set(names.values()), split.holdout) if split.by == "unit" else set()
+    found = []
+    for partitions in reader.machines():
+        machine = names[partitions[0].rpartition("/")[2]]
+        share = 1.0 - split.holdout if split.by == "time" else float(machine not in outside)
+        found.append(Record(machine, numbers[machine], tuple(partitions), share))
+    return found
+
+
+def pieces(reader: FrozenReader, record: Record) -> "Iterator[pd.DataFrame]":
+    """Yield one machine's readings in the order of time, one partition in memory at a time.
+
+    Each is a frame of machine, time (counts, or seconds since 1970), cycle, inputs, and the label if it is
+    known of any reading of the snapshot.
+    """
+    import pandas as pd
+
     manifest = reader.manifest
     contract = config.parse(manifest["contract"], Contract, str(reader.folder / MANIFEST))
-    names = {machine for day in manifest["days"].values() for machine in day}
-    numbers = numbered(names)
-    outside = held_out(names, split.holdout) if split.by == "unit" else set()
-    for partitions in reader.machines():
-        table = reader.read(partitions)
-        machine = str(table.column(contract.machine)[0])
-        frame = _frame(table, numbers[machine], contract)
-        rows = len(frame)
-        if split.by == "time":
-            rows = int(rows * (1.0 - split.holdout))
-        elif machine in outside:
-            rows = 0
-        yield Stretch(machine, numbers[machine], frame, rows)
+    before, told = None, -np.inf
+    for name in record.partitions:
+        frame = _frame(reader.read([name]), record.number, contract, bool(manifest["labelled"]))
+        if contract.hold:
+            raw = frame if before is None else pd.concat([before, frame], ignore_index=True)
+            end = raw[contract.time].iloc[-1]
+            before = raw[raw[contract.time] >= end - contract.hold - contract.interval]
+            frame = _held_over(raw, contract)
+            frame = frame[frame[contract.time] > told]
+            told = max(told, float(np.floor(end / contract.interval + 1e-6) * contract.interval))
+        if len(frame):
+            yield frame
 
 
 def numbered(names: set[str]) -> dict[str, int]:
@@ -218,21 +246,21 @@ def held_out(names: set[str], share: float) -> set[str]:
     return found - {max(names, key=place.__getitem__)}
 
 
-def _frame(table: "pa.Table", number: int, contract: Contract) -> "pd.DataFrame":
+def _frame(table: "pa.Table", number: int, contract: Contract, labelled: bool) -> "pd.DataFrame":
     import pandas as pd
 
     times = moments(table, contract)
     inputs = [*([contract.cycle] if contract.cycle else []), *columns(contract)]
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         {
             contract.machine: np.full(len(table), number, np.int64),
             contract.time: times / 1e6 if contract.clock == "timestamp" else times,
-            **{name: table.column(name).to_numpy() for name in inputs},
+            **{
+                name: table.column(name).to_numpy()
+                for name in [*inputs, *([contract.label] if labelled else [])]
+            },
         }
     )
-    if table.column(contract.label).null_count < len(table):
-        frame[contract.label] = table.column(contract.label).to_numpy()
-    return _held_over(frame, contract) if contract.hold else frame
 
 
 def _held_over(frame: "pd.DataFrame", contract: Contract) -> "pd.DataFrame":
@@ -265,13 +293,20 @@ def _forward(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return filled
 
 
-def dataset_of(reader: FrozenReader, split: Split) -> "Dataset":
-    """Return a snapshot's readings as two tables, all in memory."""
+def dataset_of(reader: FrozenReader, split: Split) -> Dataset:
+    """Return a snapshot's readings as two tables, all in memory.
+
+    Raises:
+        Refusal: See `records`.
+    """
     import pandas as pd
 
     train, holdout = [], []
-    for stretch in stretches(reader, split):
-        train.append(stretch.frame.iloc[: stretch.held_out])
-        holdout.append(stretch.frame.iloc[stretch.held_out :])
+    for record in records(reader, split):
+        parts = list(pieces(reader, record))
+        frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        trained = int(len(frame) * record.share)
+        train.append(frame.iloc[:trained])
+        holdout.append(frame.iloc[trained:])
     tables = [pd.concat(own, ignore_index=True) for own in (train, holdout)]
     return Dataset(tables[0], tables[1], bool(reader.manifest["simulated"]))

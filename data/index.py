@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _TABLES = """
 CREATE TABLE IF NOT EXISTS partition (
     name TEXT PRIMARY KEY, sha256 TEXT, size INTEGER, changed INTEGER,
-    rows INTEGER, machine TEXT, first NUMERIC, last NUMERIC
+    rows INTEGER, machine TEXT, first NUMERIC, last NUMERIC, labelled INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS newest ON partition (machine, last);
 CREATE TABLE IF NOT EXISTS intake (source TEXT PRIMARY KEY, rows INTEGER, bad INTEGER) WITHOUT ROWID;
@@ -37,6 +37,7 @@ class Partition:
         machine: Whose.
         first: Time of the first reading: microseconds since 1970, or a count.
         last: Of the last.
+        labelled: Readings whose label is known.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Partition:
     machine: str
     first: float
     last: float
+    labelled: int
 
     @property
     def day(self) -> str:
@@ -63,7 +65,8 @@ class Partition:
         state = path.stat()
         machine = str(table.column(contract.machine)[0])
         ends = (times[0].as_py(), times[-1].as_py())
-        return cls(name, sha256, state.st_size, state.st_mtime_ns, len(table), machine, *ends)
+        labelled = len(table) - table.column(contract.label).null_count
+        return cls(name, sha256, state.st_size, state.st_mtime_ns, len(table), machine, *ends, labelled)
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ class Index:
 
 def _put(database: sqlite3.Connection, partitions: Iterable[Partition]) -> None:
     rows = [astuple(one) for one in partitions]
-    database.executemany("INSERT OR REPLACE INTO partition VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    database.executemany("INSERT OR REPLACE INTO partition VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def _is_as_known(path: Path, known: Partition | None) -> bool:
@@ -174,7 +177,7 @@ def _look(path: Path, name: str, contract: Contract) -> Partition:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(path).read(columns=[contract.machine, contract.time])
+        table = pq.ParquetFile(path).read(columns=[contract.machine, contract.time, contract.label])
         return Partition.of(path, name, table, contract, sha256_file(path))
     except (pa.ArrowException, OSError, KeyError, IndexError):
         raise InterplantError(

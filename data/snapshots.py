@@ -126,11 +126,18 @@ def load(snapshot: Snapshot, split: Split | None = None) -> Dataset:
     """
     if snapshot.folder is None:
         raise UsageError(f"snapshot {snapshot.digest[:12]}: open it before reading it")
-    if not {tables.TRAIN, tables.HOLDOUT} & snapshot.files.keys():
-        return dataset_of(FrozenReader(snapshot.folder, snapshot.files), split or Split())
+    if reader := reader_of(snapshot):
+        return dataset_of(reader, split or Split())
     contents = _contents(snapshot.folder)
     _verify(tables.hashes(contents), snapshot, snapshot.folder)
     return tables.decode(contents)
+
+
+def reader_of(snapshot: Snapshot) -> FrozenReader | None:
+    """Return what reads an opened snapshot of a store machine by machine; None for one of two tables."""
+    if snapshot.folder is None or {tables.TRAIN, tables.HOLDOUT} & snapshot.files.keys():
+        return None
+    return FrozenReader(snapshot.folder, snapshot.files)
 
 
 def most_readings(repository: Path) -> int:

@@ -107,7 +107,7 @@ def _predicted(task: Task, weights: Tensors, test: Windows) -> measures.Predicte
 
     model = models.build(task)
     models.set_parameters(model, weights)
-    return measures.Predicted(predict(model, test.x, outputs=task.target.outputs), test.y)
+    return measures.Predicted(predict(model, test.x[:], outputs=task.target.outputs), test.y)
 
 
 def measure(
