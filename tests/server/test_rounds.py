@@ -533,6 +533,7 @@ def test_a_damaged_checkpoint_is_not_a_fresh_start(start):
 
 
 @GRIDS
+@pytest.mark.usefixtures("quick_collections")
 def test_one_update_is_in_memory_at_a_time(start, kind):
     alive, most = [], []
 

@@ -16,7 +16,7 @@ from .conftest import add_plant, processes_of, willing
 pytestmark = pytest.mark.system
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "turbofan"
-LIFETIME = 12.0
+LIFETIME = 20.0
 
 
 def short_lived(settings: Any) -> None:
