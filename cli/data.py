@@ -11,7 +11,7 @@ from interplant.cli.plant import HERE, Directory
 from interplant.cli.tasks import TaskName, load_task
 from interplant.cli.tree import Group
 from interplant.client.directory import PlantDirectory
-from interplant.core.errors import UsageError
+from interplant.core.errors import InterplantError, UsageError
 
 if TYPE_CHECKING:
     from interplant.data.frames import Dataset
@@ -126,6 +126,37 @@ def log(directory: Directory = HERE, json: Json = False) -> None:
     columns = ["snapshot", "created", "readings", "machines", "simulated"]
     document = [{name: value for name, value in asdict(one).items() if name != "folder"} for one in found]
     show(json, document, table(columns, rows, "There is no snapshot yet: interplant data snapshot"))
+
+
+@app.command()
+def drift(
+    source: Annotated[
+        Path, typer.Option("--from", help="A table (.csv, .parquet) of live readings, or a folder of tables.")
+    ],
+    directory: Directory = HERE,
+    snapshot: Annotated[
+        str | None, typer.Option(help="Digest of a snapshot to compare with instead of the champion's.")
+    ] = None,
+    task: TaskName = "turbofan",
+    plot: Annotated[Path | None, typer.Option(help="Draw each sensor over time as this PNG.")] = None,
+    fail: Annotated[bool, typer.Option("--fail", help="Exit 1 if a drift began.")] = False,
+    json: Json = False,
+) -> None:
+    """Compare live readings with the snapshot that the champion was trained on; events go to drift.jsonl."""
+    from interplant.cli import drifting
+    from interplant.client import drift as monitor
+    from interplant.data import blocks
+
+    plant = PlantDirectory(directory)
+    held = monitor.against(plant, load_task(task), snapshot)
+    report = monitor.watch(plant, held, blocks.of_path(source, held.task.contract))
+    if plot is not None:
+        from interplant.data.drift_plot import draw
+
+        draw(report.monitor, monitor.events_of(plant, report), plot)
+    show(json, drifting.document(report), drifting.text(report))
+    if fail and report.began:
+        raise InterplantError(f"{len(report.began)} drifts began; {plant.drift_events} holds them")
 
 
 def _repository(directory: Path) -> "Repository":

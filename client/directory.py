@@ -142,6 +142,16 @@ class PlantDirectory:
         return self.path / "answers.json"
 
     @property
+    def drift(self) -> Path:
+        """What the drift monitor knows and remembers: numbers about data, which never leave."""
+        return self.path / "drift"
+
+    @property
+    def drift_events(self) -> Path:
+        """Drifts that began, line by line; they stay here."""
+        return self.path / "drift.jsonl"
+
+    @property
     def serve_lock(self) -> Path:
         """Held by `plant serve`."""
         return self.path / "serve.lock"

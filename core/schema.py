@@ -270,6 +270,27 @@ class Source:
 
 
 @dataclass
+class Drift:
+    """How live readings are held against the champion's snapshot; see `interplant.data.drift`.
+
+    ``window`` counts readings, of all machines together. ``false_alarms`` is how many of 10 000 windows may
+    alarm by chance, over all sensors and tests together.
+    """
+
+    window: int = 100
+    false_alarms: float = 1.0
+
+    def check(self, prefix: str = "") -> None:
+        """Raise `Impossible` for the first value that cannot be."""
+        need(
+            10 <= self.window <= 1_000_000,
+            f"{prefix}window",
+            f"expected 10 to 1000000 readings, found {self.window}",
+        )
+        between(self.false_alarms, 1e-4, 1000.0, f"{prefix}false_alarms")
+
+
+@dataclass
 class PlantData:
     """Where the plant's data lies, and its size as the plant declares it: public, rounded, 0 if not told.
 
@@ -291,6 +312,7 @@ class PlantData:
     declared_units: int = 0
     declared_unit_windows: int = 0
     simulated: bool = False
+    drift: Drift = field(default_factory=Drift)
 
 
 @dataclass
@@ -358,6 +380,7 @@ class Plant:
         for key in ("declared_windows", "declared_units", "declared_unit_windows"):
             size = getattr(self.data, key)
             need(size >= 0, f"data.{key}", f"expected 0 (not declared) or more, found {size}")
+        self.data.drift.check("data.drift.")
         for place, source in enumerate(self.data.sources):
             key = f"data.sources.{place}"
             need(
