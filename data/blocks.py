@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 ROWS: Final = 1 << 18
 """Readings of a snapshot that are read at a time."""
 
+LARGEST: Final = 1e100
+"""What is larger is no measurement, and missing as NaN and infinity are; its square would overflow."""
+
 _WINDOWS: Final = 64
 """Windows that `cut` hands over at a time."""
 
@@ -54,10 +57,10 @@ def of_series(values: Floats, time: Floats | None = None) -> Block:
         values: (N,) of one kind, or (N, columns).
         time: When (N,); by default they are counted.
     """
-    table = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+    table = np.asarray(values, dtype=np.float64).reshape(len(values), 1 if np.ndim(values) == 1 else -1)
     nothing = np.zeros(len(table), np.int64)
     when = np.arange(len(table), dtype=np.float64) if time is None else np.asarray(time, np.float64)
-    return Block(nothing, when, table, nothing.astype(np.intp))
+    return Block(nothing, when, _measured(table), nothing.astype(np.intp))
 
 
 def of_frame(frame: "pd.DataFrame", contract: Contract) -> Block:
@@ -73,7 +76,7 @@ def of_frame(frame: "pd.DataFrame", contract: Contract) -> Block:
         if name not in frame.columns:
             raise UsageError(f"column {name!r}: expected by the contract, not in the readings")
     good = usable(_with_numbers_for_times(frame, contract), contract)
-    values = good[columns(contract)].to_numpy(dtype=np.float64)
+    values = _measured(good[columns(contract)].to_numpy(dtype=np.float64))
     machine = good[contract.machine].to_numpy(dtype=np.int64)
     time = good[contract.time].to_numpy(dtype=np.float64)
     settings = values[:, : len(contract.settings)]
@@ -130,6 +133,10 @@ def joined(parts: Sequence[Block]) -> Block:
     """Return the readings of several blocks, one after the other."""
     columns = zip(*(vars(part).values() for part in parts), strict=True)
     return Block(*(np.concatenate(column) for column in columns))
+
+
+def _measured(values: Floats) -> Floats:
+    return np.where(np.abs(values) < LARGEST, values, np.nan)
 
 
 def _with_numbers_for_times(frame: "pd.DataFrame", contract: Contract) -> "pd.DataFrame":

@@ -1,12 +1,12 @@
 """What kind of drift a sensor has, with the evidence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.stats import norm, t
 
 from interplant.data.contract import Floats
 
@@ -87,12 +87,12 @@ def diagnose(
     """
     evidence = likely(values, expected, error)
     if not alarms[:2].any():
-        return _likelier("noise", evidence), 0, evidence
+        return _likelier(("noise", "offset", "scaled"), evidence), 0, evidence
     moved = int(np.argmax(ratios[:2]))
     since, ramp = shape(history[:, moved], float(worth[moved]))
     if ramp:
         return "drifting", since, evidence
-    kind = _likelier("offset", evidence) if alarms[1:].any() else "process"
+    kind = _likelier(("offset", "scaled", "noise"), evidence) if alarms[1:].any() else "process"
     return kind, since, evidence
 
 
@@ -136,8 +136,8 @@ def likely(values: Floats, expected: Floats, error: float) -> dict[str, float]:
     size = max(error, 1e-9 * float(np.abs(expected).max(initial=1.0))) * np.sqrt((_FREEDOM - 2) / _FREEDOM)
     offset, power = float(np.median(difference)), float(expected @ expected)
     factor = float(values @ expected) / power if power > 0 else 1.0
-    middle = float(np.median(np.abs(difference))) / float(t.isf(0.25, _FREEDOM))
-    scatter, gain = float(max(middle / size, 1e-9)), max(abs(factor), 1e-9)
+    spread = float(np.median(np.abs(difference))) * np.sqrt((_FREEDOM - 2) / _FREEDOM) / size
+    scatter, gain = max(spread / float(norm.isf(0.25)), 1e-9), max(abs(factor), 1e-9)
     return {
         "offset": offset,
         "factor": factor,
@@ -148,13 +148,10 @@ def likely(values: Floats, expected: Floats, error: float) -> dict[str, float]:
     }
 
 
-def _likelier(simple: str, evidence: Mapping[str, float]) -> str:
-    """The likeliest of ``offset``, ``scaled`` and ``noise`` if that is clear, else the simple one."""
-    said = {name: evidence.get(f"likelihood_{name}", 0.0) for name in ("offset", "scaled", "noise")}
-    if simple == "noise":
-        del said["offset"]
-    best = max(said, key=lambda name: said[name])
-    return best if said[best] > said[simple] + _BETTER else simple
+def _likelier(kinds: Sequence[str], evidence: Mapping[str, float]) -> str:
+    """The first of the kinds that describes the window as well as the best one does, or nearly."""
+    said = {kind: evidence.get(f"likelihood_{kind}", 0.0) for kind in kinds}
+    return next(kind for kind in kinds if said[kind] >= max(said.values()) - _BETTER)
 
 
 def _likelihood(errors: Floats, size: float) -> float:

@@ -4,6 +4,7 @@ import json
 from io import BytesIO
 from pathlib import Path
 from typing import Final
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def load(path: Path) -> State:
         InterplantError: It is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
             held = {name: file[name] for name in file.files}
         if held["format"] != _FORMAT:
             raise ValueError(f"format {held['format']}")
@@ -58,7 +59,7 @@ def load(path: Path) -> State:
         )
     except FileNotFoundError:
         return State()
-    except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+    except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile) as error:
         raise InterplantError(
             f"{path}: cannot be read: {error}; remove it, and the readings are compared from the start"
         ) from None

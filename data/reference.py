@@ -22,6 +22,7 @@ from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
 from typing import Final
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,13 +115,13 @@ class Reference:
             InterplantError: It is damaged, or of another version.
         """
         try:
-            with np.load(path, allow_pickle=False) as held:
+            with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as held:
                 arrays = {one.name: held[one.name] for one in fields(cls)}
                 if held["format"] != _FORMAT:
                     raise ValueError(f"format {held['format']}")
         except FileNotFoundError:
             raise
-        except (ValueError, KeyError, OSError, EOFError) as error:
+        except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
             raise InterplantError(
                 f"{path}: cannot be read: {error}; remove it, and it is computed again from the snapshot"
             ) from None
