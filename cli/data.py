@@ -9,10 +9,10 @@ import typer
 
 from interplant.cli.output import Json, show, table
 from interplant.cli.plant import HERE, Directory
-from interplant.cli.tasks import load_task
+from interplant.cli.tasks import TaskName, load_task
 from interplant.cli.tree import Group
 from interplant.client.directory import PlantDirectory
-from interplant.core.errors import UsageError
+from interplant.core.errors import InterplantError, UsageError
 
 if TYPE_CHECKING:
     from interplant.data.frames import Dataset
@@ -303,6 +303,37 @@ def erase(
         f"{done.partitions} partitions changed; {len(done.purged)} snapshots were removed; the newest is "
         f"{done.snapshot[:12]}.\nReleases at this plant that were trained on what is gone: {releases}.",
     )
+
+
+@app.command()
+def drift(
+    source: Annotated[
+        Path, typer.Option("--from", help="A table (.csv, .parquet) of live readings, or a folder of tables.")
+    ],
+    directory: Directory = HERE,
+    snapshot: Annotated[
+        str | None, typer.Option(help="Digest of a snapshot to compare with instead of the champion's.")
+    ] = None,
+    task: TaskName = "turbofan",
+    plot: Annotated[Path | None, typer.Option(help="Draw each sensor over time as this PNG.")] = None,
+    fail: Annotated[bool, typer.Option("--fail", help="Exit 1 if a drift began.")] = False,
+    json: Json = False,
+) -> None:
+    """Compare live readings with the snapshot that the champion was trained on; events go to drift.jsonl."""
+    from interplant.cli import drifting
+    from interplant.client import drift as monitor
+    from interplant.data import blocks
+
+    plant = PlantDirectory(directory)
+    held = monitor.against(plant, load_task(task), snapshot)
+    report = monitor.watch(plant, held, blocks.of_path(source, held.task.contract))
+    if plot is not None:
+        from interplant.data.drift_plot import draw
+
+        draw(report.monitor, monitor.events_of(plant, report), plot)
+    show(json, drifting.document(report), drifting.text(report))
+    if fail and report.began:
+        raise InterplantError(f"{len(report.began)} drifts began; {plant.drift_events} holds them")
 
 
 def _repository(directory: Path) -> "Repository":

@@ -147,6 +147,16 @@ class PlantDirectory:
         return self.path / "answers.json"
 
     @cached_property
+    def drift(self) -> Path:
+        """What the drift monitor knows and remembers: numbers about data, which never leave."""
+        return self.path / "drift"
+
+    @cached_property
+    def drift_events(self) -> Path:
+        """Drifts that began, line by line; they stay here."""
+        return self.path / "drift.jsonl"
+
+    @cached_property
     def serve_lock(self) -> Path:
         """Held by `plant serve`."""
         return self.path / "serve.lock"

@@ -141,6 +141,11 @@ def prepare(name: str, place: Path, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(cmapss, "FILES", known)
     if name == "interplant privacy measure":
         Repository(place / "north" / "data").snapshot(simulate(0, 2, 0))
+    if name == "interplant data drift":
+        dataset = simulate(0, 8, 0)
+        snapshot = Repository(place / "north" / "data").snapshot(dataset)
+        EXAMPLES[name][EXAMPLES[name].index("--snapshot") + 1] = snapshot.digest
+        dataset.train.to_csv(place / "today.csv", index=False)
     if name == "interplant data check":
         (place / "export").mkdir()
         dataset = simulate(0, 2, 0)
