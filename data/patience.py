@@ -19,7 +19,7 @@ class Patience:
 
     who: str
     first: float = 0.5
-    longest: float = 30.0
+    longest: float = 5.0
     _failures: int = field(default=0, init=False)
 
     def failed(self, why: object) -> float:
