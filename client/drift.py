@@ -75,8 +75,9 @@ def against(plant: PlantDirectory, task: Task, snapshot: str | None = None) -> A
     serving = _champion(plant)
     repository = plant.repository()
     if snapshot is not None:
-        release = serving.id if serving and _learned(plant, serving, repository.open(snapshot)) else None
-        return Against(repository.open(snapshot), serving.task if serving else task, release)
+        named = repository.open(snapshot)
+        release = serving.id if serving and _learned(plant, serving, named) else None
+        return Against(named, serving.task if serving else task, release)
     if serving is None:
         raise UsageError(
             "expected a release that serves here, or a snapshot to compare with: name one with --snapshot, "

@@ -57,7 +57,6 @@ class State:
         active: Windows since the last alarm, by sensor that drifts; by empty text for all jointly.
         kinds: The kind that each of them was named as last.
         history: Channels of the last windows, in sizes from the centre (at most KEPT, channels).
-        times: Time of their first and last readings (at most KEPT, 2).
         runs: Runs of equal values.
     """
 
@@ -66,7 +65,6 @@ class State:
     active: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
     history: Floats = field(default_factory=lambda: np.empty((0, 0)))
-    times: Floats = field(default_factory=lambda: np.empty((0, 2)))
     runs: Runs = field(default_factory=Runs)
 
 
@@ -123,7 +121,6 @@ class Monitor:
             self._trends = Trends(self.limits)
         standard = self.limits.interval.standard(row)
         state.history = np.vstack([state.history, standard])[-KEPT:]
-        state.times = np.vstack([state.times, [block.time[0], block.time[-1]]])[-KEPT:]
         absent = (~np.isfinite(block.values)).sum(axis=0)
         seen = Seen(block, row, state.history, self._trends.update(standard), runs.max(axis=0), absent)
         found = [*self._namer.find(seen, state.active), *self._grown(seen)]

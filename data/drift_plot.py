@@ -48,6 +48,8 @@ def draw(monitor: Monitor, events: Iterable[Event], path: Path) -> None:
     for place, (name, axes) in enumerate(zip(names, panels, strict=False)):
         _lines(axes, first + np.arange(len(parts)), np.clip(parts[:, place :: len(names)], -edge, edge))
         _alarms(axes, [one for one in own if name in (one.sensor, one.other)], edge)
+        # The lowest panel of each column says the windows.
+        axes.tick_params(labelbottom=place + _ACROSS >= len(names))
         axes.set_title(name, color=_ALARM if name in monitor.state.kinds else "#222222", fontsize=10)
     for axes in panels[len(names) :]:
         axes.set_axis_off()

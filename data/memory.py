@@ -30,7 +30,6 @@ def save(path: Path, state: State) -> None:
         marked=np.array(sorted(state.marks), np.int64),
         marks=np.array([state.marks[machine] for machine in sorted(state.marks)], np.float64),
         history=state.history,
-        times=state.times,
         machines=np.array(machines, np.int64),
         values=np.array([held[machine][0] for machine in machines]),
         runs=np.array([held[machine][1] for machine in machines]),
@@ -54,7 +53,6 @@ def load(path: Path) -> State:
             **json.loads(str(held["words"])),
             marks=dict(zip(held["marked"].tolist(), held["marks"].tolist(), strict=True)),
             history=held["history"],
-            times=held["times"],
             runs=Runs({machine: (values, counts) for machine, values, counts in runs}),
         )
     except FileNotFoundError:

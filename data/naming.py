@@ -111,16 +111,18 @@ class Namer:
         return found
 
     def _first(self, seen: Seen, alarms: NDArray[np.bool_]) -> Finding:
-        """The alarming sensor without which the others agree best; of several, the one furthest off."""
+        """The sensor without which the others agree best; of several, one that alarms, the furthest off."""
         row = self._telling(seen)
         ratios = self._limits.interval.ratios(row)
-        candidates = np.flatnonzero(alarms[:-1].reshape(len(KINDS), -1).any(axis=0))
 
-        def rank(place: int) -> tuple[float, float]:
-            others = self._without(row, {self._names[place]}).max()
-            return max(float(others), 1.0), -float(ratios[self._own(place)].max())
+        def rank(place: int) -> tuple[float, bool, float]:
+            others, own = self._without(row, {self._names[place]}).max(), self._own(place)
+            return max(float(others), 1.0), not alarms[own].any(), -float(ratios[own].max())
 
-        return self._diagnosed(seen, min((int(place) for place in candidates), key=rank))
+        best = min(range(len(self._names)), key=rank)
+        # Where residuals alarm, whose ever they are, it is a sensor and not what it measures.
+        width = len(self._names)
+        return self._diagnosed(seen, best, bool(alarms[width : 2 * width].any()))
 
     def _next(self, seen: Seen, named: Collection[str]) -> int | None:
         """The sensor that disagrees most where the named ones are left out; None if none does."""
@@ -174,8 +176,8 @@ class Namer:
         evidence = {"of_threshold": before, "of_threshold_changed_back": after}
         return self._finding("swapped", seen, channel, self._names[first], self._names[second], 0, evidence)
 
-    def _diagnosed(self, seen: Seen, place: int) -> Finding:
-        """What is wrong with a sensor."""
+    def _diagnosed(self, seen: Seen, place: int, faulty: bool = False) -> Finding:
+        """What is wrong with a sensor; ``faulty`` if it is known to disagree with the others."""
         own = self._own(place)
         ratios = self._limits.interval.ratios(self._telling(seen))[own]
         alarms = self._alarms(seen)[own]
@@ -185,7 +187,7 @@ class Namer:
             float(self._reference.error[place]),
             seen.history[:, own],
             ratios,
-            alarms,
+            alarms | np.array([False, faulty, False]),
             self._limits.interval.worth[own] / len(self._levels),
         )
         channel = own[int(np.argmax(np.where(alarms, ratios + 1, ratios)))]

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from interplant.data.blocks import of_series
 from interplant.data.diagnosis import KINDS, diagnose, likely, shape
+from interplant.data.drift import Monitor, Watched
+from interplant.data.survey import build
 
 from .drifts import BEGIN, NAMES, SIZES, WINDOW, found
 
@@ -148,3 +151,23 @@ def test_a_window_of_one_strange_value_is_diagnosed_without_a_fault(value: float
     assert kind in KINDS
     assert since == 0
     assert np.isfinite(list(evidence.values())).all()
+
+
+def test_the_culprit_is_named_though_a_neighbour_is_further_beyond_its_threshold() -> None:
+    """Slow errors of its own give a sensor a wide threshold; those that are read with it have narrow ones."""
+
+    def readings(windows: int, seed: int) -> np.ndarray:
+        random = np.random.default_rng(seed)
+        load, *own = random.normal(size=(4, windows * WINDOW))
+        slow = np.repeat(random.normal(size=windows), WINDOW)
+        mixed = [own[0] * 0.3 + slow * 0.4, own[1] * 0.5, own[2] * 0.5]
+        return np.column_stack([3 * load + one for one in mixed])
+
+    held = build(lambda: [of_series(readings(200, 0))], ["slow", "second", "third"], WINDOW)
+    live = readings(40, 1)
+    live[BEGIN * WINDOW :, 0] += 4.0
+    monitor = Monitor(held, Watched("d"))
+    (event,) = monitor.watch([of_series(live)])
+    assert (event.sensor, event.kind) == ("slow", "offset")
+    ratios = monitor.limits.interval.parts(monitor.state.history[BEGIN])
+    assert np.abs(ratios[4]) > np.abs(ratios[[0, 3, 6]]).max()
