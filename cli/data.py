@@ -30,21 +30,26 @@ app = Group("A plant's readings: check them, make snapshots, list them.")
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="Which public dataset: cmapss.")],
-    source: Annotated[Path, typer.Option("--from", help="Folder with cmapss.tar.xz or its text files.")],
-    target: Annotated[Path, typer.Option("--to", help="Folder for the checked files.")],
+    name: Annotated[
+        str, typer.Argument(help="Which public dataset: cmapss, ai4i2020, hydraulic or gas_turbine.")
+    ],
+    target: Annotated[Path, typer.Option("--to", help="Folder for the plants, or for the files of C-MAPSS.")],
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Folder with its archive or files; else it is downloaded.")
+    ] = None,
+    url: Annotated[str, typer.Option(help="Download from here in place of the publisher's address.")] = "",
     json: Json = False,
 ) -> None:
-    """Copy a public dataset into a folder, every file checked against its known SHA-256."""
-    from interplant.data import cmapss
+    """Make plants of a public dataset, every file of it checked against its known SHA-256."""
+    from interplant.data import public
 
-    if name != "cmapss":
-        raise UsageError(f"dataset {name!r}: expected cmapss")
-    cmapss.fetch(source, target)
+    files = public.fetch(name, target, source, url, lambda said: typer.echo(said, err=True))
+    plants = list(dict.fromkeys(str(Path(file).parent) for file in files if "/" in file))
+    made = f"plants {', '.join(plants)}" if plants else f"{len(files)} files of {name}"
     show(
         json,
-        {"dataset": name, "directory": str(target), "files": sorted(cmapss.FILES)},
-        f"{target}: {len(cmapss.FILES)} files of C-MAPSS, checked.",
+        {"dataset": name, "directory": str(target), "files": sorted(files), "plants": plants},
+        f"{target}: {made}, checked.",
     )
 
 

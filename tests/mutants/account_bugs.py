@@ -224,7 +224,17 @@ OF_ACCOUNTS = (
         "unit-changed-after-the-fact",
         "A task comes back with a smaller unit on data that it was agreed for by machine.",
         POLICY,
-        (("config.dump(task.window), task.privacy.unit])", "config.dump(task.window)])"),),
+        (("[*map(config.dump, parts), task.privacy.unit]", "[*map(config.dump, parts)]"),),
+        tests(
+            "client/test_hostile_coordinator",
+            "test_a_private_task_cannot_come_back_with_other_questions_about_the_data",
+        ),
+    ),
+    Bug(
+        "classes-changed-after-the-fact",
+        "A task comes back with other classes again and again, and reads the labels off the refusals.",
+        POLICY,
+        (("(task.contract, task.window, task.target)", "(task.contract, task.window)"),),
         tests(
             "client/test_hostile_coordinator",
             "test_a_private_task_cannot_come_back_with_other_questions_about_the_data",

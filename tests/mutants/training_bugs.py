@@ -411,6 +411,14 @@ OF_CLIPPING = (
         tests("privacy/test_alike", "test_weights_with_which_nothing_differs_yet_do_not_hide_it"),
     ),
     Bug(
+        "logarithms-not-tried",
+        "Logarithms come out of another routine past the last full block: a unit moves the gradients of "
+        "others by their last digits.",
+        "interplant.privacy.losses",
+        (('if name not in ("bce", "cross_entropy"):', "if True:"),),
+        tests("privacy/test_losses", "test_a_loss_with_logarithms_is_tried_itself"),
+    ),
+    Bug(
         "losses-not-filled-up",
         "A unit moves the losses of others by their last digits, which weights can be chosen to decide over.",
         "interplant.privacy.statistics",
@@ -447,7 +455,7 @@ OF_MODELS = (
         "mixing-accepted",
         "A model in which samples meet: clipping one of them bounds nothing.",
         CHECKS,
-        (("    _check_independent(probe, inputs, other)\n", ""),),
+        (("    _check_independent(probe, inputs, other, outputs)\n", ""),),
         (
             *tests("privacy/test_checks", "test_a_model_that_mixes_samples_is_refused"),
             *tests("privacy/test_engines", "test_a_model_that_mixes_samples_is_refused_by_every_engine"),
