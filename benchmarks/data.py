@@ -3,7 +3,7 @@
 Ratios within one run decide. ``ingest`` compares a whole command's work (reading, the contract at the door,
 the store with its files fsynced) with pyarrow alone reading the same file and writing it as one Parquet,
 fsynced too. ``snapshot`` compares the second snapshot, after 1 % of the partitions changed, with the first,
-in one process: DVC's imports (2 s) are in neither. ``windows`` measures private memory beyond what the process
+in one process: DVC's imports (2 s) are in neither. ``windows`` measures memory (PSS) beyond what the process
 held with torch and the libraries loaded, while batches are drawn. ``mqtt`` and ``opcua`` need a broker
 (mosquitto) and the extra ``opcua``.
 
