@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ROOMS = ("core", "privacy", "strategies", "data", "client", "server", "lab", "cli")
 DIRECT = [Requirement(line) for line in PROJECT["dependencies"]]
+OPTIONAL = [Requirement(line) for line in PROJECT["optional-dependencies"]["opcua"]]
 DEVELOPMENT = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
 PINS = dict(
     line.split("==")
@@ -58,7 +59,7 @@ def unit(path: Path) -> configparser.RawConfigParser:
 
 
 def test_every_import_is_declared() -> None:
-    declared = {canonicalize_name(one.name) for one in DIRECT}
+    declared = {canonicalize_name(one.name) for one in [*DIRECT, *OPTIONAL]}
     missing = {name for name in imported() if not providers(name) & declared}
     assert missing == set()
 
