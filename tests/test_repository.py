@@ -17,8 +17,11 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ROOMS = ("core", "privacy", "strategies", "data", "client", "server", "lab", "cli")
 DIRECT = [Requirement(line) for line in PROJECT["dependencies"]]
-OPTIONAL = [Requirement(line) for line in PROJECT["optional-dependencies"]["opcua"]]
-DEVELOPMENT = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
+EXTRAS = {
+    name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()
+}
+OPTIONAL = EXTRAS["opcua"] + EXTRAS["postgres"]
+DEVELOPMENT = [one for one in EXTRAS["dev"] if one.name != PROJECT["name"]] + OPTIONAL
 PINS = dict(
     line.split("==")
     for line in (ROOT / "constraints.txt").read_text().splitlines()
