@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interplant.cli.output import Json, facts, show
+from interplant.cli.output import Json, facts, show, table
 from interplant.cli.tasks import Overrides, TaskName, load_task
+from interplant.core.schema import Task
+from interplant.core.targets import TIME
 
 if TYPE_CHECKING:
     from interplant.lab.simulate import Simulated
@@ -22,18 +24,25 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Of the simulated machines.")] = 0,
     epsilon: Annotated[float, typer.Option(help="Each plant's privacy budget.")] = 4.0,
     processes: Annotated[int, typer.Option(help="Processes that share the work; 0: one a core.")] = 0,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with one folder a plant, in place of simulated machines.")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Folder of further plants, to measure on all their readings.")
+    ] = None,
     directory: Annotated[
         Path | None, typer.Option("--dir", help="Keep the run's folder here: checkpoint and record.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run a task over virtual plants with simulated machines: the same code, without a network."""
+    """Run a task over virtual plants, simulated or of tables: the same code, without a network."""
     from interplant.lab.simulate import Fleet, simulate_fleet
 
     changes = [*([f"strategy.name={strategy}"] if strategy else []), *(overrides or [])]
-    fleet = Fleet(plants, machines, seed, epsilon, processes)
-    made, _ = simulate_fleet(fleet, load_task(task, changes), folder=directory, tell=_tell)
-    show(json, made.as_dict(), _text(made))
+    fleet = Fleet.of(data, epsilon, processes) if data else Fleet(plants, machines, seed, epsilon, processes)
+    wanted = load_task(task, changes)
+    made, _ = simulate_fleet(fleet, wanted, folder=directory, tell=_tell, later=test)
+    show(json, made.as_dict(), _text(made, wanted))
 
 
 def _tell(record: dict[str, Any]) -> None:
@@ -44,7 +53,7 @@ def _tell(record: dict[str, Any]) -> None:
     )
 
 
-def _text(made: "Simulated") -> str:
+def _text(made: "Simulated", task: Task) -> str:
     dropped: dict[str, int] = {}
     for record in made.rounds:
         for one in record["dropped"].values():
@@ -54,10 +63,24 @@ def _text(made: "Simulated") -> str:
         {
             "task, strategy": f"{made.task}, {made.strategy}",
             "plants, processes": f"{made.plants}, {made.processes}",
-            "error": f"{made.rmse_first:.1f} cycles before, {made.rmse:.1f} after, on held-out machines",
+            "error": _error(made, task),
             "privacy": spent if made.mechanism == "dp-sgd" else f"{made.mechanism}: not private",
             "time": f"{made.seconds:.1f} s, {made.ms_per_plant_round:.2f} ms a plant and round",
             "not in a round": ", ".join(f"{many} {code}" for code, many in sorted(dropped.items())) or "none",
         }
     )
-    return f"Simulated data: it says nothing about real machines.\n{lines}"
+    if made.simulated:
+        return f"Simulated data: it says nothing about real machines.\n{lines}"
+    names = list(dict.fromkeys(name for own in made.scores.values() for name in own))
+    rows = [
+        [plant, *(f"{own[name]:.3f}" if name in own else "-" for name in names)]
+        for plant, own in made.scores.items()
+    ]
+    return f"{lines}\n\n{table(['plant', *names], rows, '')}"
+
+
+def _error(made: "Simulated", task: Task) -> str:
+    if made.rmse is None or made.rmse_first is None:
+        return "by plant below"
+    unit = "cycles " if task.target.kind == TIME else ""
+    return f"{made.rmse_first:.1f} {unit}before, {made.rmse:.1f} after, on held-out machines"

@@ -60,7 +60,7 @@ class Verdict:
         code: Why it was refused, a key of `interplant.core.release.RELEASE_REFUSALS` or of
             `interplant.core.errors.REFUSALS`; empty otherwise.
         sentence: The same for the plant's own people, with figures.
-        figures: Exact results: errors in cycles on the plant's hold-out. They stay in the plant.
+        figures: Exact results: errors and scores on the plant's hold-out. They stay in the plant.
     """
 
     state: str
@@ -266,10 +266,12 @@ def activate(plant: PlantDirectory, release: str) -> Champion:
 
 def _passed(plant: PlantDirectory, release: Release, policy: Policy, figures: Mapping[str, float]) -> Verdict:
     if policy.release.approval == "person":
-        return Verdict(WAITING, "", f"waits for a person: {gate.result(figures)}", figures)
+        return Verdict(
+            WAITING, "", f"waits for a person: {gate.result(figures, release.task.target)}", figures
+        )
     # First the pointer, then the record: who dies between them tries the release again.
     activate(plant, release.id)
-    return Verdict(ACTIVE, "", gate.result(figures), figures)
+    return Verdict(ACTIVE, "", gate.result(figures, release.task.target), figures)
 
 
 def _refusal(error: ReleaseRefused | Refusal) -> Verdict:

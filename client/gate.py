@@ -13,10 +13,11 @@ import numpy as np
 
 from interplant.client.directory import PlantDirectory
 from interplant.client.quality import billed
-from interplant.core import export, models
+from interplant.core import export, measures, models
 from interplant.core.errors import InterplantError
 from interplant.core.release import ONNX, TASK, WEIGHTS, Release, ReleaseRefused, parse_task
 from interplant.core.schema import Task
+from interplant.core.targets import TIME, VALUE, Target
 from interplant.data import snapshots
 
 if TYPE_CHECKING:
@@ -24,16 +25,19 @@ if TYPE_CHECKING:
     from interplant.data.windows import Windows
 
 PLAUSIBLE: Final = (-1.0, 2.0)
-"""Predictions on the hold-out lie in this range, in units of the cap."""
+"""Predictions of a time or a value on the hold-out lie in this range, of which 0 to 1 is the declared one."""
+
+NAMES: Final = {"rmse": "error", "brier": "Brier score", "macro_f1_missing": "1 less macro F1"}
+"""What the errors of `interplant.core.measures` are called."""
 
 
 @dataclass(frozen=True)
 class _Rival:
-    """What a challenger is measured against: its error in cycles, and what may not be exceeded."""
+    """What a challenger is measured against: its error, and what may not be exceeded."""
 
     code: str
     name: str
-    rmse: float
+    error: float
     limit: float
 
 
@@ -57,7 +61,8 @@ def check_model(release: Release) -> None:
         export.parity(model, release.folder / ONNX, release.task)
     except InterplantError as error:
         raise ReleaseRefused("parity", str(error)) from None
-    if not all(np.isfinite(export.predict(model, x)).all() for x in export.probes(release.task)):
+    outputs, probes = release.task.target.outputs, export.probes(release.task)
+    if not all(np.isfinite(export.predict(model, x, outputs=outputs)).all() for x in probes):
         raise ReleaseRefused("not_finite")
 
 
@@ -67,13 +72,13 @@ def measure(plant: PlantDirectory, release: Release, champion: str | None, margi
     Args:
         plant: Its newest snapshot's held-out machines are the test.
         release: The challenger, verified.
-        champion: Release that serves now; without one the challenger has to beat predicting the mean
-            capped target of the plant's training windows.
+        champion: Release that serves now; without one the challenger has to beat predicting always the
+            same: the mean target of the plant's training windows, or the shares of their classes.
         margin: Share by which the challenger's error may exceed the champion's.
 
     Returns:
-        Root mean square errors in cycles, the limit, and on how many windows and machines: exact
-        figures, which stay in the plant.
+        The errors of `interplant.core.measures.MEASURES`, the challenger's other scores, the limit, and on
+        how many windows and machines: exact figures, which stay in the plant.
 
     Raises:
         ReleaseRefused: ``worse`` or ``baseline`` (as `Worse`), ``implausible``, ``no_holdout`` or
@@ -81,33 +86,37 @@ def measure(plant: PlantDirectory, release: Release, champion: str | None, margi
         Refusal: ``no_snapshot`` or ``contract``: there is nothing to test on.
     """
     other = parse_task((plant.releases / champion / TASK).read_bytes()) if champion else None
-    if other and other.name != release.task.name:
-        raise ReleaseRefused("other_task", f"the champion {champion} is for {other.name!r}")
-    dataset = _dataset(plant)
+    if other and (other.name, other.target.kind) != (release.task.name, release.task.target.kind):
+        raise ReleaseRefused(
+            "other_task", f"the champion {champion} is for {other.name!r}, a {other.target.kind}"
+        )
+    dataset = _dataset(plant, release.task)
     if dataset.holdout.empty:
         raise ReleaseRefused("no_holdout")
     windows, rival = _rival(plant, dataset, release.task, champion, other, margin)
-    predicted = export.predict_onnx(release.folder / ONNX, windows.x)
-    _check_plausible(predicted)
-    rmse = _rmse(predicted, windows, release.task)
+    target = release.task.target
+    predicted = export.predict_onnx(release.folder / ONNX, windows.x[:], outputs=target.outputs)
+    _check_plausible(predicted, target)
+    found = measures.scores(target, measures.Predicted(predicted, windows.y))
+    measure = measures.MEASURES[target.kind]
     figures = {
-        "rmse": rmse,
-        f"rmse_{rival.name}": rival.rmse,
+        **{name: value for name, value in found.items() if np.isfinite(value)},
+        f"{measure}_{rival.name}": rival.error,
         "limit": rival.limit,
         "windows": len(windows),
         "machines": len(np.unique(windows.machine)),
     }
-    if not rmse <= rival.limit:
-        raise Worse(rival, figures)
+    if not found[measure] <= rival.limit:
+        raise Worse(rival, figures, target)
     return figures
 
 
 class Worse(ReleaseRefused):
     """A challenger that lost, with its figures for the plant's own record."""
 
-    def __init__(self, rival: _Rival, figures: Mapping[str, float]) -> None:
+    def __init__(self, rival: _Rival, figures: Mapping[str, float], target: Target) -> None:
         self.figures = figures
-        super().__init__(rival.code, result(figures))
+        super().__init__(rival.code, result(figures, target))
 
 
 def _rival(
@@ -130,43 +139,50 @@ def _rival(
     training_windows = partial(cutting.training_windows, checked=checked)
     last_windows = partial(cutting.last_windows, checked=checked)
     if champion is None or other is None:
-        windows = training_windows(dataset.holdout, task)
-        mean = float(training_windows(dataset.train, task).y.mean(dtype=np.float64))
-        rmse = _rmse(np.full(len(windows), mean / task.target.cap), windows, task)
-        return windows, _Rival("baseline", "mean", rmse, np.nextafter(rmse, 0.0))
+        windows = _some(training_windows(dataset.holdout, task))
+        learned = _some(training_windows(dataset.train, task)).y
+        error = _error(measures.constant(task.target, learned, len(windows)), windows, task)
+        return windows, _Rival("baseline", "mean", error, np.nextafter(error, 0.0))
     same = (task.contract, task.window, task.target) == (other.contract, other.window, other.target)
     cut = training_windows if same else last_windows
-    windows = cut(dataset.holdout, task)
-    x = windows.x if same else cut(dataset.holdout, other).x
-    predicted = export.predict_onnx(plant.releases / champion / ONNX, x)
-    rmse = _rmse(predicted, windows, other)
-    return windows, _Rival("worse", "champion", rmse, rmse * (1.0 + margin))
+    windows = _some(cut(dataset.holdout, task))
+    old = windows if same else cut(dataset.holdout, other)
+    predicted = export.predict_onnx(plant.releases / champion / ONNX, old.x[:], outputs=other.target.outputs)
+    error = _error(predicted, windows if task.target.kind == TIME else old, other)
+    return windows, _Rival("worse", "champion", error, error * (1.0 + margin))
 
 
-def _dataset(plant: PlantDirectory) -> "Dataset":
+def _some(windows: "Windows") -> "Windows":
+    """Refuse to judge by no window: none of the held-out labels may be known."""
+    if not len(windows):
+        raise ReleaseRefused("no_holdout")
+    return windows
+
+
+def _dataset(plant: PlantDirectory, task: Task) -> "Dataset":
     repository = plant.repository()
-    return snapshots.load(repository.open())
+    return snapshots.load(repository.open(), task.split)
 
 
-def _rmse(predicted: export.Floats, windows: "Windows", task: Task) -> float:
-    """Root mean square error in cycles of predictions in units of the task's cap."""
-    error = predicted.astype(np.float64) * task.target.cap - windows.y
-    return float(np.sqrt(np.mean(error[np.isfinite(windows.y)] ** 2)))
+def _error(predicted: export.Floats, windows: "Windows", task: Task) -> float:
+    return measures.error(task.target, measures.Predicted(predicted, windows.y))
 
 
-def _check_plausible(predicted: export.Floats) -> None:
-    low, high = PLAUSIBLE
-    # Written so that NaN counts as outside.
-    outside = int((~((predicted >= low) & (predicted <= high))).sum())
+def _check_plausible(predicted: export.Floats, target: Target) -> None:
+    low, high = PLAUSIBLE if target.kind in (TIME, VALUE) else (-np.inf, np.inf)
+    # Written so that NaN counts as outside; log-odds have no ends, and must only be finite.
+    inside = (predicted >= low) & (predicted <= high) & np.isfinite(predicted)
+    outside = int((~inside).reshape(len(predicted), -1).any(axis=1).sum())
     if outside:
         raise ReleaseRefused("implausible", f"{outside} of {len(predicted)} predictions on the hold-out")
 
 
-def result(figures: Mapping[str, float]) -> str:
+def result(figures: Mapping[str, float], target: Target) -> str:
     """Return the figures of a trial as one sentence for the plant's own people."""
-    rival = "champion" if "rmse_champion" in figures else "mean"
+    measure = measures.MEASURES[target.kind]
+    rival = "champion" if f"{measure}_champion" in figures else "mean"
     name = "the champion's" if rival == "champion" else "of predicting the mean:"
-    return (
-        f"error on the hold-out {figures['rmse']:.2f} cycles, {name} {figures[f'rmse_{rival}']:.2f}, "
-        f"at most {figures['limit']:.2f} allowed"
-    )
+    unit, digits = (" cycles" if target.kind == TIME else "", 2) if measure == "rmse" else ("", 4)
+    said = (figures[measure], figures[f"{measure}_{rival}"], figures["limit"])
+    own, others, limit = (f"{value:.{digits}f}" for value in said)
+    return f"{NAMES[measure]} on the hold-out {own}{unit}, {name} {others}, at most {limit} allowed"

@@ -71,18 +71,19 @@ def check_columns(plant: Plant, task: Task) -> None:
 
 
 def hold_to_terms(directory: PlantDirectory, task: Task) -> None:
-    """Refuse a private task that asks for another contract, windows or unit than when it first came.
+    """Refuse a private task that asks for another contract, windows, target or unit than when it first came.
 
     Whether data fits a contract is a fact about the data, told for nothing: who could ask again and
-    again, each time with other ranges, would read the readings off the refusals. And windows and units
-    are what epsilon counts.
+    again, each time with other ranges or classes, would read the readings off the refusals. And windows
+    and units are what epsilon counts.
 
     Raises:
         Refusal: ``policy_terms``; the plant's people agree to the new ones by hand.
     """
     if not task.privacy.private:
         return
-    asked = json.dumps([config.dump(task.contract), config.dump(task.window), task.privacy.unit])
+    parts = (task.contract, task.window, task.target)
+    asked = json.dumps([*map(config.dump, parts), task.privacy.unit])
     terms = hashlib.sha256(asked.encode()).hexdigest()
     known = _terms(directory)
     if known.get(task.name, terms) != terms:

@@ -1,7 +1,8 @@
 """Models leave torch: weights by name, ONNX, and the check that both predict the same.
 
 An ONNX model takes ``windows``, float32 (batch, channels, window), normalised as the task's contract
-says, and gives ``prediction``, float32 (batch,), in units of the target's cap.
+says, and gives ``prediction``, float32 (batch,), or (batch, classes) where classes are told apart, in the
+units that `interplant.core.targets.unit` names.
 """
 
 import tempfile
@@ -26,7 +27,7 @@ INPUT: Final = "windows"
 OUTPUT: Final = "prediction"
 
 TOLERANCE: Final = 1e-4
-"""ONNX may differ from torch by this much of the cap, or of the prediction where that is more."""
+"""ONNX may differ from torch by this much of a unit, or of the prediction where that is more."""
 
 FURTHEST: Final = 10.0
 """Probes reach this far; a declared range is -1 to 1, and what a contract accepts -3 to 3."""
@@ -42,12 +43,12 @@ def export_onnx(model: "nn.Module", task: Task, path: Path) -> float:
     check notices.
 
     Args:
-        model: A network from (batch, channels, window) to (batch, 1) or (batch,).
-        task: Gives the input's shape.
+        model: See `interplant.core.models.build`.
+        task: Gives the shapes of inputs and outputs.
         path: Where to write; whole or not there.
 
     Returns:
-        The largest difference found, in units of the cap.
+        The largest difference found, in the model's units.
 
     Raises:
         InterplantError: The exporter does not know an operation of the model, or ONNX and torch
@@ -66,7 +67,7 @@ def export_onnx(model: "nn.Module", task: Task, path: Path) -> float:
 
 
 def parity(model: "nn.Module", path: Path, task: Task) -> float:
-    """Return the largest difference between a model and its ONNX file, in units of the cap.
+    """Return the largest difference between a model and its ONNX file, in its units.
 
     Random and extreme inputs in several batch sizes; none comes from anybody's data.
 
@@ -76,19 +77,20 @@ def parity(model: "nn.Module", path: Path, task: Task) -> float:
     return _difference(model, path.read_bytes(), task)
 
 
-def predict(model: "nn.Module", x: Floats, batch: int = 1024) -> Floats:
+def predict(model: "nn.Module", x: Floats, batch: int = 1024, outputs: int = 1) -> Floats:
     """Predict with torch, without gradients.
 
     Args:
         model: The network; it is left in the mode (training or not) it was in.
         x: Windows (N, channels, length).
         batch: Windows at a time.
+        outputs: Numbers that the model gives for each window.
 
     Returns:
-        Predictions (N,), in units of the cap.
+        Predictions, (N,) for one output and else (N, outputs), in the target's units.
 
     Raises:
-        InterplantError: The model does not give one number for each window.
+        InterplantError: The model does not give so many numbers for each window.
     """
     import torch
 
@@ -96,35 +98,40 @@ def predict(model: "nn.Module", x: Floats, batch: int = 1024) -> Floats:
     model.eval()
     try:
         with torch.inference_mode():
-            parts = [_one_each(model(torch.from_numpy(part)).numpy(), len(part)) for part in _parts(x, batch)]
+            parts = [
+                _each(model(torch.from_numpy(part)).numpy(), len(part), outputs) for part in _parts(x, batch)
+            ]
     finally:
         model.train(training)
-    return _joined(parts)
+    return _joined(parts, outputs)
 
 
-def predict_onnx(model: Path | bytes, x: Floats, batch: int = 1024) -> Floats:
+def predict_onnx(model: Path | bytes, x: Floats, batch: int = 1024, outputs: int = 1) -> Floats:
     """Predict with ONNX Runtime on one thread; see `predict`.
 
     Args:
         model: The file, or its content. Weights outside it are not read.
         x: Windows (N, channels, length).
         batch: Windows at a time.
+        outputs: Numbers that the model gives for each window.
 
     Raises:
-        InterplantError: The model cannot be loaded, wants other inputs, or does not give one number
-            for each window.
+        InterplantError: The model cannot be loaded, wants other inputs, or does not give so many
+            numbers for each window.
     """
     session = _session(model)
     try:
-        parts = [_one_each(session.run([OUTPUT], {INPUT: part})[0], len(part)) for part in _parts(x, batch)]
+        parts = [
+            _each(session.run([OUTPUT], {INPUT: part})[0], len(part), outputs) for part in _parts(x, batch)
+        ]
     except _runtime_errors() as error:
         raise InterplantError(f"the ONNX model does not take these windows: {_line(error)}") from None
-    return _joined(parts)
+    return _joined(parts, outputs)
 
 
 def probes(task: Task) -> list[Floats]:
     """Return inputs that try a model: constants, random signs and normals, up to `FURTHEST`."""
-    shape = (task.channels, task.window.length)
+    shape = task.shape
     drawn = np.random.default_rng(0)
     levels = np.array([0.0, 1.0, -1.0, 3.0, -3.0, FURTHEST, -FURTHEST])
     constants = np.broadcast_to(levels[:, None, None], (len(levels), *shape))
@@ -157,8 +164,8 @@ def _trace(model: "nn.Module", task: Task) -> bytes:
         warnings.simplefilter("ignore")
         path = Path(scratch) / "model.onnx"
         torch.onnx.export(
-            _flat(model),
-            (torch.zeros(2, task.channels, task.window.length),),
+            _flat(model, task.target.outputs),
+            (torch.zeros(2, *task.shape),),
             path,
             dynamo=False,
             opset_version=OPSET,
@@ -181,8 +188,8 @@ def _evaluating(model: "nn.Module") -> Iterator[None]:
             module.training = training
 
 
-def _flat(model: "nn.Module") -> "nn.Module":
-    """The model with predictions as (batch,)."""
+def _flat(model: "nn.Module", outputs: int) -> "nn.Module":
+    """The model with predictions as (batch,), or as they are where there are several."""
     from torch import Tensor, nn
 
     class Flat(nn.Module):
@@ -192,7 +199,7 @@ def _flat(model: "nn.Module") -> "nn.Module":
 
         def forward(self, windows: Tensor) -> Tensor:
             prediction: Tensor = self.model(windows)
-            return prediction.flatten()
+            return prediction.flatten() if outputs == 1 else prediction
 
     return Flat().eval()
 
@@ -200,13 +207,14 @@ def _flat(model: "nn.Module") -> "nn.Module":
 def _difference(model: "nn.Module", content: bytes, task: Task) -> float:
     largest = 0.0
     for x in probes(task):
-        expected, found = predict(model, x), predict_onnx(content, x)
+        outputs = task.target.outputs
+        expected, found = predict(model, x, outputs=outputs), predict_onnx(content, x, outputs=outputs)
         gap = _gap(expected, found)
         size = np.where(np.isfinite(expected), np.abs(expected), 0.0)
         allowed = TOLERANCE * np.maximum(1.0, size)
         if not (gap <= allowed).all():
             raise InterplantError(
-                f"ONNX and torch differ by {gap.max():.3g} of the cap, more than {TOLERANCE:g}"
+                f"ONNX and torch differ by {gap.max():.3g} of the output's unit, more than {TOLERANCE:g}"
             )
         largest = max(largest, float(gap.max()))
     return largest
@@ -253,13 +261,18 @@ def _parts(x: Floats, batch: int) -> list[Floats]:
     return [np.ascontiguousarray(x[start : start + batch]) for start in range(0, len(x), batch)]
 
 
-def _one_each(prediction: NDArray[Any], windows: int) -> Floats:
-    if prediction.shape not in ((windows,), (windows, 1)):
+def _each(prediction: NDArray[Any], windows: int, outputs: int) -> Floats:
+    if prediction.shape != (windows, outputs) and (outputs > 1 or prediction.shape != (windows,)):
+        wanted = "one prediction" if outputs == 1 else f"{outputs} predictions"
         raise InterplantError(
-            f"expected one prediction for each of {windows} windows, found shape {prediction.shape}"
+            f"expected {wanted} for each of {windows} windows, found shape {prediction.shape}"
         )
-    return prediction.reshape(windows).astype(np.float32)
+    return prediction.reshape(_shape(windows, outputs)).astype(np.float32)
 
 
-def _joined(parts: list[Floats]) -> Floats:
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
+def _joined(parts: list[Floats], outputs: int) -> Floats:
+    return np.concatenate(parts) if parts else np.empty(_shape(0, outputs), dtype=np.float32)
+
+
+def _shape(windows: int, outputs: int) -> tuple[int, ...]:
+    return (windows,) if outputs == 1 else (windows, outputs)

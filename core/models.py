@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
 Floats = NDArray[Any]
 
-REGISTERED = {"cnn1d": "interplant.core.networks.Cnn1d"}
+REGISTERED = {"cnn1d": "interplant.core.networks.Cnn1d", "mlp": "interplant.core.networks.Mlp"}
 """Short names of the models that ship with Interplant."""
 
 
 def build(task: Task) -> "nn.Module":
     """Make the task's model with fresh weights.
 
-    The class is called with ``channels`` and ``window`` (ints) and the task's ``model.args``; it maps
-    a float32 tensor (batch, channels, window) to (batch, 1) or (batch,).
+    The class is called with ``channels`` and ``window`` (ints), where classes are told apart with
+    ``outputs``, their number, and with the task's ``model.args``; it maps a float32 tensor (batch,
+    channels, window) to (batch, outputs), or (batch,) for one.
 
     Args:
         task: The task; the same ``task.seed`` gives the same weights.
@@ -37,7 +38,10 @@ def build(task: Task) -> "nn.Module":
     import torch
 
     network = find(task.model.name)
-    arguments: dict[str, Any] = {"channels": task.channels, "window": task.window.length}
+    channels, window = task.shape
+    arguments: dict[str, Any] = {"channels": channels, "window": window}
+    if task.target.outputs > 1:
+        arguments["outputs"] = task.target.outputs
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(task.seed)
         try:

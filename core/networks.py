@@ -1,5 +1,6 @@
 """The networks that ship with Interplant. None mixes samples or keeps statistics in buffers."""
 
+import itertools
 import math
 
 from torch import Tensor, nn
@@ -17,9 +18,12 @@ class Cnn1d(nn.Module):
         window: Readings in a window.
         width: Channels of the convolutions.
         hidden: Units of the linear layer.
+        outputs: Numbers for each window.
     """
 
-    def __init__(self, channels: int, window: int, width: int = 32, hidden: int = 64) -> None:
+    def __init__(
+        self, channels: int, window: int, width: int = 32, hidden: int = 64, outputs: int = 1
+    ) -> None:
         super().__init__()
         length = math.ceil(window / 4)
         self.net = nn.Sequential(
@@ -32,10 +36,37 @@ class Cnn1d(nn.Module):
             nn.Flatten(),
             nn.Linear(width * length, hidden),
             nn.ReLU(),
-            nn.Linear(hidden, 1),
+            nn.Linear(hidden, outputs),
         )
 
     def forward(self, windows: Tensor) -> Tensor:
-        """Map windows (batch, channels, window) to predictions (batch, 1) in units of the cap."""
+        """Map windows (batch, channels, window) to predictions (batch, outputs) in the target's units."""
+        prediction: Tensor = self.net(windows)
+        return prediction
+
+
+class Mlp(nn.Module):
+    """Linear layers over all that a window holds: for tables and for engineered features.
+
+    Args:
+        channels: Input channels.
+        window: Readings in a window.
+        width: Units of each hidden layer.
+        depth: Hidden layers.
+        outputs: Numbers for each window.
+    """
+
+    def __init__(self, channels: int, window: int, width: int = 64, depth: int = 2, outputs: int = 1) -> None:
+        super().__init__()
+        sizes = [channels * window, *[width] * depth]
+        hidden = [
+            layer
+            for size, following in itertools.pairwise(sizes)
+            for layer in (nn.Linear(size, following), nn.ReLU())
+        ]
+        self.net = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], outputs))
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Map windows (batch, channels, window) to predictions (batch, outputs) in the target's units."""
         prediction: Tensor = self.net(windows)
         return prediction

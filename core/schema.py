@@ -5,6 +5,7 @@ impossible values with file, line and key. Each ``check`` raises `Impossible` wi
 """
 
 import os.path
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from omegaconf import MISSING
 
 from interplant.core.contract import Contract
 from interplant.core.possible import address, between, count, is_name, need, one_of
+from interplant.core.targets import EVENT, LOSSES, Target
 
 PRIVATE = "dp-sgd"
 MECHANISMS = (PRIVATE, "dp-sgd-test", "none")
@@ -24,6 +26,11 @@ UNITS = ("row", "window", "unit")
 CLIPPINGS = ("norm", "normalised")
 """How a unit's gradient is bounded: scaled down if it is longer than ``clip``, or always to about it."""
 
+
+FEATURES = ("mean", "std", "slope", "min", "max")
+"""What can be computed of each window's inputs in place of their readings; and spectral bands."""
+
+BAND = re.compile(r"band([1-9][0-9]{0,3})")
 
 ORDERS = ("arrival", "plants")
 """In which order updates are folded: as they come, or by the plants' names."""
@@ -39,18 +46,42 @@ METRICS = ("loss", "units")
 
 
 @dataclass
-class Target:
-    """What is predicted: the contract's label, capped and divided by ``cap``."""
-
-    cap: float = 125.0
-
-
-@dataclass
 class Window:
-    """How readings become training windows."""
+    """How readings become training windows; ``features``, if any, take the place of a window's readings.
+
+    Each is computed of every input, from the window alone: one of `FEATURES`, or ``band1``, ``band2`` and so
+    on, the parts of the spectrum (see `interplant.data.features`).
+    """
 
     length: int = 30
     stride: int = 1
+    features: list[str] = field(default_factory=list)
+
+    @property
+    def bands(self) -> int:
+        """Equal bands in which the spectrum is cut: the highest number among ``features``; 0 for none."""
+        return max((int(name[4:]) for name in self.features if BAND.fullmatch(name)), default=0)
+
+    def check(self) -> None:
+        """Raise `Impossible` for the first value that cannot be."""
+        count(self.length, 100_000, "window.length")
+        need(self.stride >= 1, "window.stride", f"expected 1 or more, found {self.stride}")
+        for name in self.features:
+            need(
+                name in FEATURES or bool(BAND.fullmatch(name)),
+                "window.features",
+                f"expected {', '.join(FEATURES)} or band1, band2 and so on, found {name!r}",
+            )
+        need(
+            len(set(self.features)) == len(self.features),
+            "window.features",
+            f"expected each once, found {self.features}",
+        )
+        need(
+            self.bands <= self.length // 2,
+            "window.features",
+            f"expected at most {self.length // 2} bands in windows of {self.length}, found {self.bands}",
+        )
 
 
 @dataclass
@@ -75,7 +106,7 @@ class Model:
 
 @dataclass
 class Training:
-    """What a plant does in one round."""
+    """What a plant does in one round; ``loss`` must be one that fits the target's kind."""
 
     steps: int = 100
     batch: int = 128
@@ -125,7 +156,7 @@ class Metric:
     """A number beside the update, with a mechanism and a charge of its own; ``none`` switches it off.
 
     Each privacy unit's value is clipped to 0 to ``bound``; ``noise`` multiplies it. The unit of
-    ``loss`` is the training loss's, on targets divided by ``target.cap``.
+    ``loss`` is the training loss's, on targets as the model predicts them: from 0 to 1, or log-odds.
     """
 
     mechanism: str = "noised"
@@ -152,8 +183,14 @@ class Task:
 
     @property
     def channels(self) -> int:
-        """Number of input channels of the model: settings and sensors."""
-        return len(self.contract.settings) + len(self.contract.sensors)
+        """Number of input channels of the model: settings and sensors, or the features of each."""
+        inputs = len(self.contract.settings) + len(self.contract.sensors)
+        return inputs * max(1, len(self.window.features))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of one input of the model: channels and readings; of features there is one each."""
+        return self.channels, 1 if self.window.features else self.window.length
 
     def check(self) -> None:
         """Raise `Impossible` for the first value that cannot be."""
@@ -164,15 +201,10 @@ class Task:
         )
         need(self.rounds >= 1, "rounds", f"expected 1 or more, found {self.rounds}")
         self.contract.check("contract.")
-        count(self.window.length, 100_000, "window.length")
-        need(
-            self.window.stride >= 1,
-            "window.stride",
-            f"expected 1 or more, found {self.window.stride}",
-        )
+        self.window.check()
         one_of(self.split.by, ("unit", "time"), "split.by")
         between(self.split.holdout, 0.01, 0.9, "split.holdout")
-        need(self.target.cap > 0, "target.cap", f"expected more than 0, found {self.target.cap}")
+        self.target.check()
         training, privacy = self.training, self.privacy
         count(training.steps, 100_000, "training.steps")
         need(training.batch >= 1, "training.batch", f"expected 1 or more, found {training.batch}")
@@ -182,7 +214,12 @@ class Task:
             f"expected more than 0, found {training.learning_rate}",
         )
         one_of(training.optimizer, ("adam", "sgd"), "training.optimizer")
-        one_of(training.loss, ("mse", "huber"), "training.loss")
+        need(
+            training.loss in LOSSES[self.target.kind],
+            "training.loss",
+            f"expected {' or '.join(LOSSES[self.target.kind])} for target.kind {self.target.kind}, "
+            f"found {training.loss!r}",
+        )
         one_of(privacy.mechanism, MECHANISMS, "privacy.mechanism")
         one_of(privacy.engine, ("auto", "onepass", "opacus"), "privacy.engine")
         one_of(privacy.unit, UNITS, "privacy.unit")
@@ -193,6 +230,12 @@ class Task:
             "privacy.unit",
             f"expected windows that share no row (window.stride of {self.window.length} or more), found "
             f"stride {self.window.stride}: a row would count in many windows; count by window or by unit",
+        )
+        need(
+            privacy.unit != "row" or self.target.kind != EVENT or self.target.horizon == 0,
+            "privacy.unit",
+            f"expected target.horizon 0, found {self.target.horizon:g}: a row would tell the labels of many "
+            "windows; count by window or by unit",
         )
         # Far outside, single precision and the accountants have no digits left.
         between(privacy.clip, 1e-6, 1e6, "privacy.clip")
@@ -270,6 +313,27 @@ class Source:
 
 
 @dataclass
+class Drift:
+    """How live readings are held against the champion's snapshot; see `interplant.data.drift`.
+
+    ``window`` counts readings, of all machines together. ``false_alarms`` is how many of 10 000 windows may
+    alarm by chance, over all sensors and tests together.
+    """
+
+    window: int = 100
+    false_alarms: float = 1.0
+
+    def check(self, prefix: str = "") -> None:
+        """Raise `Impossible` for the first value that cannot be."""
+        need(
+            10 <= self.window <= 1_000_000,
+            f"{prefix}window",
+            f"expected 10 to 1000000 readings, found {self.window}",
+        )
+        between(self.false_alarms, 1e-4, 1000.0, f"{prefix}false_alarms")
+
+
+@dataclass
 class PlantData:
     """Where the plant's data lies, and its size as the plant declares it: public, rounded, 0 if not told.
 
@@ -278,12 +342,14 @@ class PlantData:
     ``declared_unit_windows`` the most windows that one of them has.
 
     ``store`` is the folder into which ``sources`` bring readings, ``contract`` the file of the contract that
-    they are held to at the door; where it is empty, ``interplant data ingest`` is told a task.
+    they are held to at the door; where it is empty, ``interplant data ingest`` is told a task. ``keep`` is
+    how many snapshots are kept, 0 for all; one that a release here was trained on stays.
     """
 
     repository: str = "data"
     store: str = "store"
     contract: str = ""
+    keep: int = 0
     sources: list[Source] = field(default_factory=list)
     machine: str = "machine"
     time: str = "cycle"
@@ -291,6 +357,7 @@ class PlantData:
     declared_units: int = 0
     declared_unit_windows: int = 0
     simulated: bool = False
+    drift: Drift = field(default_factory=Drift)
 
 
 @dataclass
@@ -358,6 +425,8 @@ class Plant:
         for key in ("declared_windows", "declared_units", "declared_unit_windows"):
             size = getattr(self.data, key)
             need(size >= 0, f"data.{key}", f"expected 0 (not declared) or more, found {size}")
+        need(self.data.keep >= 0, "data.keep", f"expected 0 (all) or more, found {self.data.keep}")
+        self.data.drift.check("data.drift.")
         for place, source in enumerate(self.data.sources):
             key = f"data.sources.{place}"
             need(

@@ -5,9 +5,7 @@ Engine Run-to-Failure Simulation", PHM08. A work of the US Government. The engin
 simulated, by NASA; `Dataset.simulated` marks only what `interplant.data.simulator` made.
 """
 
-import hashlib
 import io
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,9 +14,10 @@ import numpy as np
 
 from interplant.core import config
 from interplant.core.errors import UsageError
-from interplant.core.files import disk_errors, sha256_file, write_atomic
+from interplant.core.files import sha256_file, write_atomic
 from interplant.core.schema import Task
 from interplant.data import contract
+from interplant.data.archives import Archive, contents
 from interplant.data.frames import Dataset
 from interplant.data.tasks import builtin
 
@@ -44,7 +43,7 @@ FILES: Final = {
     "train_FD004.txt": "27ef6160b6a1dcb2613a88de9c239f763b223f02cdc41dc5cdedc5dc189b6218",
 }
 """SHA-256 of each file. NASA's own ``train_FD003.txt`` has the same numbers, and writes some of its
-zeros as -0.0000; such a file is taken too, and stored without the signs (`_right`)."""
+zeros as -0.0000; such a file is taken too, and stored without the signs."""
 
 _COLUMNS: Final = [
     "machine",
@@ -68,10 +67,13 @@ def fetch(source: Path, target: Path) -> None:
     """
     if all(_is_right(target / name) for name in FILES):
         return
-    archive = source / ARCHIVE
-    contents = _from_archive(archive) if archive.is_file() else _from_folder(source)
-    for name, content in contents.items():
+    for name, content in contents(source, archive()).items():
         write_atomic(target / name, content)
+
+
+def archive() -> Archive:
+    """Return the files that `fetch` expects."""
+    return Archive("C-MAPSS", ARCHIVE, ARCHIVE_SHA256, FILES)
 
 
 def read(folder: Path, subset: str, columns: Sequence[str] | None = None) -> Dataset:
@@ -118,48 +120,6 @@ def _text(path: Path) -> bytes:
         raise UsageError(
             f"{path}: expected a C-MAPSS file here, found none; run `interplant data fetch cmapss --from DIR`"
         ) from None
-
-
-def _from_archive(archive: Path) -> dict[str, bytes]:
-    """Read the named members only, in memory: no member can choose where it is written."""
-    found = sha256_file(archive)
-    if found != ARCHIVE_SHA256:
-        raise UsageError(
-            f"{archive}: expected SHA-256 {ARCHIVE_SHA256}, found {found}; "
-            "the file is damaged or another one: get it again"
-        )
-    with tarfile.open(archive, "r:xz") as tar:
-        return {name: _member(tar, name) for name in FILES}
-
-
-def _member(tar: tarfile.TarFile, name: str) -> bytes:
-    member = tar.extractfile(name)
-    assert member is not None  # the archive's digest was checked
-    return member.read()
-
-
-def _from_folder(source: Path) -> dict[str, bytes]:
-    missing = [name for name in FILES if not (source / name).is_file()]
-    if missing:
-        raise UsageError(
-            f"{source}: expected {ARCHIVE}, or the extracted C-MAPSS files; {missing[0]} is missing"
-        )
-    return {name: _right(source / name) for name in FILES}
-
-
-def _right(path: Path) -> bytes:
-    """Return the file's content, equal to the listed one byte by byte."""
-    with disk_errors(path):
-        content = path.read_bytes()
-    unsigned = content.replace(b" -0.0000 ", b" 0.0000 ")
-    for candidate in (content, unsigned):
-        if hashlib.sha256(candidate).hexdigest() == FILES[path.name]:
-            return candidate
-    raise UsageError(
-        f"{path}: expected SHA-256 {FILES[path.name]}, "
-        f"found {hashlib.sha256(content).hexdigest()}; the file is damaged or another one: "
-        "get it again"
-    )
 
 
 def _is_right(path: Path) -> bool:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from interplant.core.contract import Contract
 from interplant.core.errors import UsageError
-from interplant.data import cmapss, contract
+from interplant.core.schema import Task
+from interplant.core.targets import TIME
+from interplant.data import cmapss, contract, labels
 from interplant.data.contract import Violation
 from interplant.data.frames import Dataset
 
@@ -65,19 +66,20 @@ def tables(path: Path) -> Iterator[tuple[Path, "pd.DataFrame", bool]]:
             yield place, read_table(place), name == "holdout"
 
 
-def violations(frame: "pd.DataFrame", rules: Contract, holdout: bool) -> list[Violation]:
-    """Return what breaks the contract; a holdout must know its label at every reading too."""
-    found = contract.check(frame, rules)
-    if holdout and rules.label not in frame.columns:
+def violations(frame: "pd.DataFrame", task: Task, holdout: bool) -> list[Violation]:
+    """Return what breaks the task's contract; a holdout must know its label at every reading too."""
+    found = [*labels.violations(frame, task), *contract.check(labels.encoded(frame, task), task.contract)]
+    label = task.contract.label
+    if holdout and task.target.kind == TIME and label not in frame.columns:
         missing = "expected in a holdout: the time left at each reading"
-        found.append(Violation("missing", rules.label, 0, len(frame), missing))
+        found.append(Violation("missing", label, 0, len(frame), missing))
     return found
 
 
-def require(dataset: Dataset, rules: Contract, origin: str) -> None:
+def require(dataset: Dataset, task: Task, origin: str) -> None:
     """Raise `UsageError` unless one may learn from both tables of ``dataset``."""
     for name, frame in zip(PARTS, (dataset.train, dataset.holdout), strict=True):
-        blocking = [one for one in violations(frame, rules, name == "holdout") if one.blocks]
+        blocking = [one for one in violations(frame, task, name == "holdout") if one.blocks]
         if blocking:
             more = f" (and {len(blocking) - 1} more)" if len(blocking) > 1 else ""
             raise UsageError(

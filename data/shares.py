@@ -3,6 +3,7 @@
 Every number here follows from one unit's readings alone. The sums are noised and charged elsewhere.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from interplant.core.contract import Contract
 from interplant.core.schema import Task
 from interplant.data.contract import TOLERANCE, bad_readings, condition_of, usable
+from interplant.data.labels import encoded
 from interplant.data.windows import arranged
 
 if TYPE_CHECKING:
@@ -28,8 +30,8 @@ def unit_rows(frame: "pd.DataFrame", task: Task) -> Iterator[NDArray[np.intp]]:
     """Yield of each privacy unit the rows of a `usable` table that are its readings."""
     places = arranged(frame, task)
     if task.privacy.unit == "unit":
-        for first, last in zip(places.first, places.last, strict=True):
-            yield np.unique(places.order[first : last + 1])
+        for first, end in itertools.pairwise(places.machines):
+            yield np.unique(places.order[first:end])
     else:
         for end in places.ends(task.window):
             yield places.order[end + 1 - task.window.length : end + 1]
@@ -41,7 +43,7 @@ def count_units(frame: "pd.DataFrame", task: Task) -> int:
     Raises:
         Refusal: ``contract``: a column is missing.
     """
-    return sum(1 for _ in unit_rows(usable(frame, task.contract), task))
+    return sum(1 for _ in unit_rows(usable(encoded(frame, task), task.contract), task))
 
 
 def bad_shares(frame: "pd.DataFrame", task: Task) -> NDArray[np.float64]:
@@ -52,7 +54,7 @@ def bad_shares(frame: "pd.DataFrame", task: Task) -> NDArray[np.float64]:
     Raises:
         Refusal: ``contract``: a column is missing.
     """
-    frame = usable(frame, task.contract)
+    frame = usable(encoded(frame, task), task.contract)
     bad = bad_readings(frame, task.contract)
     return np.array([bad[rows].mean() for rows in unit_rows(frame, task)], np.float64)
 
@@ -113,7 +115,7 @@ class Bins:
         Raises:
             Refusal: ``contract``: a column is missing.
         """
-        frame = usable(frame, task.contract)
+        frame = usable(encoded(frame, task), task.contract)
         places, size = self.places(frame, task.contract), math.prod(self.shape)
         block = []
         for rows in unit_rows(frame, task):

@@ -1,8 +1,9 @@
 """What the federation is compared with: each plant alone, and all their data in one place.
 
 Both train the same model for as many steps as a federated plant, on as large batches, without
-privacy. Errors are measured the way C-MAPSS is scored: the last window of each held-out machine, the
-target capped. Only who owns every plant can do this: none of these figures leaves a real plant.
+privacy. Errors are those of `interplant.core.measures`. A time to failure is measured the way C-MAPSS
+is scored: the last window of each held-out machine, the target capped. Only who owns every plant can
+do this: none of these figures leaves a real plant.
 """
 
 import json
@@ -10,24 +11,29 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interplant.core import config, models, processes
+from interplant.core import config, measures, models, processes
 from interplant.core.errors import InterplantError
 from interplant.core.files import write_atomic
 from interplant.core.schema import Task
-from interplant.core.wire import Tensors, from_bytes
+from interplant.core.targets import TIME, scaled
+from interplant.core.tensors import Tensors
+from interplant.core.wire import from_bytes
 from interplant.data.frames import Dataset
 from interplant.data.snapshots import Repository, load
 from interplant.data.windows import Windows, last_windows, training_windows
 from interplant.lab.summary import finite
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 @dataclass(frozen=True)
 class PlantWindows:
-    """One plant's windows: those it trains on, and the last one of each held-out machine."""
+    """One plant's windows: those it trains on, and those of held-out machines on which it is measured."""
 
     train: Windows
     test: Windows
@@ -35,7 +41,7 @@ class PlantWindows:
     @classmethod
     def of(cls, dataset: Dataset, task: Task) -> "PlantWindows":
         """Cut a plant's data."""
-        return cls(training_windows(dataset.train, task), last_windows(dataset.holdout, task))
+        return cls(training_windows(dataset.train, task), tested_windows(dataset.holdout, task))
 
     @property
     def longest(self) -> int:
@@ -45,7 +51,12 @@ class PlantWindows:
 
 def read_plant(repository: Path, task: Task) -> PlantWindows:
     """Cut the newest snapshot of a data repository."""
-    return PlantWindows.of(load(Repository(repository).open()), task)
+    return PlantWindows.of(load(Repository(repository).open(), task.split), task)
+
+
+def tested_windows(holdout: "pd.DataFrame", task: Task) -> Windows:
+    """Cut what a model is measured on: of a time to failure each machine's last window, else all of them."""
+    return (last_windows if task.target.kind == TIME else training_windows)(holdout, task)
 
 
 def public(task: Task) -> Task:
@@ -67,7 +78,8 @@ def train_alone(task: Task, windows: Windows) -> Tensors:
 
     model = models.build(task)
     training = replace(task.training, steps=task.rounds * task.training.steps)
-    made = train(model, windows.x, windows.y / task.target.cap, training, None, lambda: None, seed=task.seed)
+    y = scaled(task.target, windows.y)
+    made = train(model, windows.x, y, training, None, lambda: None, seed=task.seed)
     return {name: value + made.update[name] for name, value in models.parameters(model).items()}
 
 
@@ -80,14 +92,22 @@ def pool(parts: Sequence[Windows]) -> Windows:
     )
 
 
-def capped_rmse(task: Task, weights: Tensors, test: Windows) -> float:
-    """Return the root mean square error in cycles on windows whose targets are capped."""
+def error(task: Task, weights: Tensors, test: Windows) -> float:
+    """Return a model's error of `interplant.core.measures.MEASURES`, a time capped."""
+    return measures.error(task.target, _predicted(task, weights, test))
+
+
+def scores(task: Task, weights: Tensors, test: Windows) -> dict[str, float]:
+    """Return all figures of `interplant.core.measures.scores`."""
+    return measures.scores(task.target, _predicted(task, weights, test))
+
+
+def _predicted(task: Task, weights: Tensors, test: Windows) -> measures.Predicted:
     from interplant.core.export import predict
 
     model = models.build(task)
     models.set_parameters(model, weights)
-    error = predict(model, test.x).astype(np.float64) * task.target.cap - test.y
-    return float(np.sqrt(np.mean(error**2)))
+    return measures.Predicted(predict(model, test.x[:], outputs=task.target.outputs), test.y)
 
 
 def measure(
@@ -101,13 +121,13 @@ def measure(
         weights: Models to measure beside the baselines, by what they are called.
 
     Returns:
-        By plant: ``alone``, ``pooled`` and the names of ``weights``; capped RMSE in cycles.
+        By plant: ``alone``, ``pooled`` and the names of ``weights``; errors as from `error`.
     """
     pooled = train_alone(task, pool([one.train for one in plants.values()]))
     shared = {"pooled": pooled, **weights}
     return {
-        name: {"alone": capped_rmse(task, train_alone(task, own.train), own.test)}
-        | {kind: capped_rmse(task, model, own.test) for kind, model in shared.items()}
+        name: {"alone": error(task, train_alone(task, own.train), own.test)}
+        | {kind: error(task, model, own.test) for kind, model in shared.items()}
         for name, own in plants.items()
     }
 

@@ -88,7 +88,7 @@ def train_alone(params: Params) -> None:
     """Train one model on each plant's own data."""
     task = params.load_task()
     errors = {
-        name: baselines.capped_rmse(task, baselines.train_alone(task, own.train), own.test)
+        name: baselines.error(task, baselines.train_alone(task, own.train), own.test)
         for name, own in _windows(task).items()
     }
     _write("alone", errors)
@@ -99,7 +99,7 @@ def train_pooled(params: Params) -> None:
     task = params.load_task()
     plants = _windows(task)
     weights = baselines.train_alone(task, baselines.pool([own.train for own in plants.values()]))
-    _write("pooled", {name: baselines.capped_rmse(task, weights, own.test) for name, own in plants.items()})
+    _write("pooled", {name: baselines.error(task, weights, own.test) for name, own in plants.items()})
 
 
 def train_federated(params: Params) -> None:
@@ -179,7 +179,7 @@ def _federated(params: Params, kind: str, task: Task) -> None:
             one.name: Ledger(federation.plant(one.name).ledger).spent(None, task.privacy.delta).epsilon
             for one in plants
         }
-    errors = {name: baselines.capped_rmse(task, weights, own.test) for name, own in _windows(task).items()}
+    errors = {name: baselines.error(task, weights, own.test) for name, own in _windows(task).items()}
     private = task.privacy.private
     more = {"epsilon": spent, "delta": task.privacy.delta, "unit": task.privacy.unit} if private else {}
     _write(kind, errors, {**more, "simulated": params.source.simulated})

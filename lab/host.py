@@ -3,7 +3,7 @@
 import contextlib
 import multiprocessing
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,8 +15,10 @@ from interplant.client.app import make_app
 from interplant.core import federation_pb2 as pb
 from interplant.core import processes
 from interplant.core.flower import context
-from interplant.core.schema import Plant
+from interplant.core.schema import Plant, PlantData
 from interplant.core.wire import by_record, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
+from interplant.data.frames import Dataset
+from interplant.data.readings import read_folder
 from interplant.data.simulator import simulate
 from interplant.lab.virtual import Kept, VirtualTrainer, virtual_plant
 
@@ -41,6 +43,8 @@ class Recipe:
         seed: Of the simulator.
         threads: Of torch.
         trainer: Trains the plants.
+        folders: Of each plant's readings, by its number; none are simulated machines.
+        sizes: Of each plant in a folder, as it declares them.
     """
 
     folder: Path
@@ -49,6 +53,18 @@ class Recipe:
     seed: int
     threads: int = 1
     trainer: type[VirtualTrainer] = VirtualTrainer
+    folders: tuple[Path, ...] = ()
+    sizes: tuple[PlantData, ...] = ()
+
+    def readings(self, number: int) -> Dataset:
+        """Read or simulate a plant's readings."""
+        if self.folders:
+            return read_folder(self.folders[number])
+        return simulate(number, self.machines, self.seed)
+
+    def settings_of(self, number: int) -> Plant:
+        """Return a plant's settings."""
+        return replace(self.settings, data=self.sizes[number]) if self.sizes else self.settings
 
 
 class Host:
@@ -64,8 +80,8 @@ class Host:
         kept = Kept()
         self._apps: dict[int, ClientApp] = {}
         for node, number in plants.items():
-            make = partial(simulate, number, recipe.machines, recipe.seed)
-            plant = virtual_plant(recipe.folder, names[node], recipe.settings, make)
+            make = partial(recipe.readings, number)
+            plant = virtual_plant(recipe.folder, names[node], recipe.settings_of(number), make)
             self._apps[node] = make_app(plant, recipe.trainer(plant, kept))
         self._bodies: dict[str, dict[str, ArrayRecord]] = {}
 

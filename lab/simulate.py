@@ -16,18 +16,19 @@ import numpy as np
 from interplant.core import config
 from interplant.core.errors import UsageError
 from interplant.core.schema import Connection, Plant, Rounds, Task
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
+from interplant.data.frames import Dataset
+from interplant.data.readings import ENDINGS, read_folder
 from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
-from interplant.data.windows import last_windows
-from interplant.lab.baselines import capped_rmse
+from interplant.data.windows import Windows
+from interplant.lab.baselines import pool, scores, tested_windows
 from interplant.lab.host import Recipe
 from interplant.lab.pool import PooledGrid
 from interplant.lab.prepared import offer_readings
 from interplant.lab.virtual import VirtualTrainer, scratch
 from interplant.server import rounds
-from interplant.server.run_folder import Checkpoint, RunFolder
-from interplant.server.runs import make_order
+from interplant.server.run_folder import Checkpoint, RunFolder, make_order
 
 TESTED = 8
 """Plants on whose held-out machines the models are measured, at most."""
@@ -46,9 +47,10 @@ class Fleet:
         seed: Of the simulator.
         epsilon: Each plant's privacy budget.
         processes: How many share the work; 0: one a core.
+        data: Folder with one folder a plant, of ``train`` and ``holdout`` tables; None: simulated machines.
 
     Raises:
-        UsageError: A number that cannot be.
+        UsageError: A number that cannot be, or no plant in the folder.
     """
 
     plants: int
@@ -56,6 +58,7 @@ class Fleet:
     seed: int = 0
     epsilon: float = 4.0
     processes: int = 0
+    data: Path | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("plants", 1), ("machines", 1), ("seed", 0), ("processes", 0)):
@@ -65,9 +68,21 @@ class Fleet:
         if not 0 < self.epsilon < float("inf"):
             raise UsageError(f"--epsilon: expected a number more than 0, found {self.epsilon}")
 
+    @classmethod
+    def of(cls, data: Path, epsilon: float = 4.0, processes: int = 0) -> "Fleet":
+        """Make one plant of each folder in ``data``."""
+        return cls(len(plant_folders(data)), epsilon=epsilon, processes=processes, data=data)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where the plants' readings lie, in the order of their numbers; empty for simulated ones."""
+        return plant_folders(self.data) if self.data else ()
+
     @property
     def names(self) -> list[str]:
         """The plants' names, in the order of their numbers."""
+        if self.data:
+            return [folder.name for folder in self.folders]
         width = len(str(self.plants))
         return [f"plant-{number:0{width}}" for number in range(1, self.plants + 1)]
 
@@ -86,12 +101,16 @@ class Simulated:
         plants: How many there were.
         processes: How many shared the work.
         parameters: Of the model.
-        rmse_first: Capped RMSE in cycles on held-out machines before the first round.
-        rmse: After the last.
+        rmse_first: Error of a time or a value on held-out machines before the first round, on average over
+            the plants, in the label's unit and a time capped; None for an event or a class.
+        rmse: After the last round.
+        scores: All figures of `interplant.core.measures.scores` after the last round that are finite, by
+            plant: on its hold-out, or on all readings of a plant that was only tested on.
+        scores_first: Before the first round.
         rounds: The record of each attempt at a round.
         seconds: The whole run, without the start of the processes.
         ms_per_plant_round: Milliseconds a plant and round.
-        simulated: Always true: the readings are the simulator's.
+        simulated: Whether the readings are the simulator's.
     """
 
     task: str
@@ -103,12 +122,14 @@ class Simulated:
     plants: int
     processes: int
     parameters: int
-    rmse_first: float
-    rmse: float
+    rmse_first: float | None
+    rmse: float | None
     rounds: list[dict[str, Any]] = field(repr=False)
     seconds: float
     ms_per_plant_round: float
     simulated: bool = True
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    scores_first: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields, ready for JSON."""
@@ -124,6 +145,7 @@ def simulate_fleet(
     trainer: type[VirtualTrainer] = VirtualTrainer,
     start_from: Path | None = None,
     tested: int = TESTED,
+    later: Path | None = None,
 ) -> tuple[Simulated, Checkpoint]:
     """Run a task over virtual plants: the same strategy, privacy and gateway as in a federation.
 
@@ -136,6 +158,7 @@ def simulate_fleet(
         trainer: Trains the plants.
         start_from: Weights in a file; by default fresh ones from the task's seed.
         tested: Plants on whose held-out machines the models are measured, at most; the first ones.
+        later: Folder with further plants, on all of whose readings the models are measured too.
 
     Returns:
         What came of it, and the state after the last round.
@@ -144,7 +167,9 @@ def simulate_fleet(
         UsageError: The task asks for columns that the simulator does not make, or a strategy is wrong.
         QuorumError: Too few plants took part.
     """
-    _check_columns(task)
+    if not fleet.data:
+        _check_columns(task)
+    tests = _tests(fleet, task, tested, later)
     count = fleet.processes or os.cpu_count() or 1
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(scratch())
@@ -158,7 +183,16 @@ def simulate_fleet(
             start_from=str(start_from or ""),
         )
         run.create(order)
-        recipe = Recipe(place, fleet_settings(fleet, task), fleet.machines, fleet.seed, trainer=trainer)
+        run.task()  # read once here, and not again in each copy of this process
+        recipe = Recipe(
+            place,
+            fleet_settings(fleet, task),
+            fleet.machines,
+            fleet.seed,
+            trainer=trainer,
+            folders=fleet.folders,
+            sizes=tuple(_settings(read_folder(one), task, fleet.epsilon).data for one in fleet.folders),
+        )
         grid = PooledGrid(order.run, order.run_id, recipe, fleet.names, count)
         stack.callback(grid.close)
         first = rounds.first_weights(run, task)  # loads torch while the processes start
@@ -166,15 +200,33 @@ def simulate_fleet(
         begun = time.monotonic()
         state = rounds.carry_out(grid, run, tell)
         seconds = time.monotonic() - begun
-        rmse = [_rmse(fleet, task, weights, tested) for weights in (first, state.weights)]
-        return _result(fleet, task, run, state, rmse, seconds, grid.processes), state
+        found = [_scores(task, weights, tests) for weights in (first, state.weights)]
+        return _result(fleet, task, run, state, found, seconds, grid.processes), state
 
 
 def fleet_settings(fleet: Fleet, task: Task) -> Plant:
     """Settings of every plant: sizes as the first one's, declared public like those of a real plant."""
+    first = read_folder(fleet.folders[0]) if fleet.data else simulate(0, fleet.machines, fleet.seed)
+    return _settings(first, task, fleet.epsilon)
+
+
+def _settings(readings: Dataset, task: Task, epsilon: float) -> Plant:
     plant = Plant(name="virtual", federation="simulated", connection=Connection("127.0.0.1:1"))
-    offer_readings(simulate(0, fleet.machines, fleet.seed), task, fleet.epsilon)(plant)
+    offer_readings(readings, task, epsilon)(plant)
     return plant
+
+
+def plant_folders(data: Path) -> tuple[Path, ...]:
+    """Return the folders in ``data`` that hold a plant's tables, sorted by name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    found = sorted(data.iterdir()) if data.is_dir() else []
+    folders = tuple(path for path in found if any((path / f"train{ending}").is_file() for ending in ENDINGS))
+    if not folders:
+        raise UsageError(f"{data}: expected one folder a plant, with train and holdout tables, found none")
+    return folders
 
 
 def _result(
@@ -182,7 +234,7 @@ def _result(
     task: Task,
     run: RunFolder,
     state: Checkpoint,
-    rmse: list[float],
+    scores: list[dict[str, dict[str, float]]],
     seconds: float,
     processes: int,
 ) -> Simulated:
@@ -199,21 +251,43 @@ def _result(
         plants=fleet.plants,
         processes=processes,
         parameters=sum(array.size for array in state.weights.values()),
-        rmse_first=rmse[0],
-        rmse=rmse[1],
+        rmse_first=_mean(scores[0], "rmse"),
+        rmse=_mean(scores[1], "rmse"),
         rounds=records,
         seconds=seconds,
         ms_per_plant_round=1e3 * seconds / (fleet.plants * len(records)),
+        simulated=fleet.data is None,
+        scores_first=scores[0],
+        scores=scores[1],
     )
 
 
-def _rmse(fleet: Fleet, task: Task, weights: Tensors, tested: int) -> float:
-    """Mean over the first plants of the capped RMSE on their held-out machines; NaN for none."""
-    if not tested:
-        return math.nan
-    numbers = range(min(fleet.plants, tested))
-    holdouts = [simulate(number, fleet.machines, fleet.seed).holdout for number in numbers]
-    return float(np.mean([capped_rmse(task, weights, last_windows(one, task)) for one in holdouts]))
+def _tests(fleet: Fleet, task: Task, tested: int, later: Path | None) -> dict[str, Windows]:
+    """What the models are measured on, by plant: some plants' hold-outs, and all that later ones have."""
+    names = fleet.names[:tested]
+    if fleet.data:
+        holdouts = [read_folder(folder).holdout for folder in fleet.folders[:tested]]
+    else:
+        holdouts = [simulate(number, fleet.machines, fleet.seed).holdout for number in range(len(names))]
+    found = {name: tested_windows(holdout, task) for name, holdout in zip(names, holdouts, strict=True)}
+    for folder in plant_folders(later) if later else ():
+        dataset = read_folder(folder)
+        parts = [tested_windows(part, task) for part in (dataset.train, dataset.holdout)]
+        found[f"{folder.parent.name}/{folder.name}"] = pool(parts)
+    return found
+
+
+def _scores(task: Task, weights: Tensors, tests: dict[str, Windows]) -> dict[str, dict[str, float]]:
+    found = {name: scores(task, weights, windows) for name, windows in tests.items() if len(windows)}
+    return {
+        name: {key: value for key, value in own.items() if math.isfinite(value)}
+        for name, own in found.items()
+    }
+
+
+def _mean(found: dict[str, dict[str, float]], name: str) -> float | None:
+    values = [own[name] for own in found.values() if name in own]
+    return float(np.mean(values)) if values else None
 
 
 def _check_columns(task: Task) -> None:

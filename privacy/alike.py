@@ -19,8 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from interplant.privacy.losses import per_window, trial_of
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from interplant.privacy.steps import Loss
 
 log = logging.getLogger(__name__)
 
@@ -54,24 +58,27 @@ def split(chosen: NDArray[np.int64], units: int, fill: int) -> list[NDArray[np.i
     return np.array_split(chosen, -(-len(chosen) // size)) if len(chosen) else []
 
 
-def fill_of(model: "nn.Module", shape: tuple[int, ...], mode: str, windows: int = 1) -> int:
+def fill_of(
+    model: "nn.Module", shape: tuple[int, ...], mode: str, windows: int = 1, loss: str = "mse"
+) -> int:
     """Find the number of units to whose multiple physical batches are filled up.
 
     Args:
         model: It is not changed.
         shape: Of one window.
         mode: How gradients are computed: ``onepass`` or one of `checks.MODES`; `FORWARD` asks for
-            predictions alone.
+            predictions and their losses.
         windows: Rows of each unit.
+        loss: The task's; one with logarithms is tried too.
 
     Returns:
         One of `FILLS`; 1 means that only one unit at a time is safe on this model and machine.
     """
     import torch
 
-    key = repr((_shape_of(model), shape, mode, windows, torch.get_num_threads()))
+    key = repr((_shape_of(model), shape, mode, windows, loss, torch.get_num_threads()))
     if key not in _found:
-        _found[key] = _try_fills(model, shape, mode, windows)
+        _found[key] = _try_fills(model, shape, mode, windows, trial_of(loss))
     return _found[key]
 
 
@@ -96,11 +103,11 @@ def holds(run: Run, limit: int, fill: int) -> bool:
     return True
 
 
-def _try_fills(model: "nn.Module", shape: tuple[int, ...], mode: str, windows: int) -> int:
+def _try_fills(model: "nn.Module", shape: tuple[int, ...], mode: str, windows: int, loss: "Loss") -> int:
     probe = copy.deepcopy(model).eval()  # dropout falls by place: what is compared is everything else
     _shake(probe)
     kind = {"onepass": _one_pass, FORWARD: _forward}.get(mode, _opacus)
-    limit, run = kind(probe, shape, mode, windows)
+    limit, run = kind(probe, shape, mode, windows, loss)
     if limit == 1:
         return 1  # memory takes no more
     for fill in FILLS:
@@ -139,21 +146,25 @@ def _made_up(shape: tuple[int, ...], windows: int) -> "Callable[[NDArray[np.int6
     return rows
 
 
-def _one_pass(probe: "nn.Module", shape: tuple[int, ...], _mode: str, windows: int) -> tuple[int, Run]:
+def _one_pass(
+    probe: "nn.Module", shape: tuple[int, ...], _mode: str, windows: int, loss: "Loss"
+) -> tuple[int, Run]:
     from interplant.privacy import onepass
 
     engine, rows = onepass.OnePass(probe, 1.0), _made_up(shape, windows)
 
     def run(chosen: NDArray[np.int64]) -> "list[Tensor]":
-        kept = engine.kept(_square, *rows(chosen), windows)
+        kept = engine.kept(loss, *rows(chosen), windows)
         return [part.reshape(len(chosen), -1) for part in kept]
 
     run(np.arange(engine.units(windows)))  # from then on it knows what its layers keep
     return engine.units(windows), run
 
 
-def _opacus(probe: "nn.Module", shape: tuple[int, ...], mode: str, windows: int) -> tuple[int, Run]:
-    from interplant.privacy import dpsgd
+def _opacus(
+    probe: "nn.Module", shape: tuple[int, ...], mode: str, windows: int, loss: "Loss"
+) -> tuple[int, Run]:
+    from interplant.privacy import dpsgd, steps
 
     for layer in probe.modules():
         layer.training = any(True for _ in layer.parameters(recurse=False))  # Opacus watches no others
@@ -161,7 +172,7 @@ def _opacus(probe: "nn.Module", shape: tuple[int, ...], mode: str, windows: int)
     trained = [own for own in probe.parameters() if own.requires_grad]
 
     def run(chosen: NDArray[np.int64]) -> "list[Tensor]":
-        dpsgd.per_sample(wrapped, _square, dpsgd.Batch(*rows(chosen)))
+        dpsgd.per_sample(wrapped, loss, steps.Batch(*rows(chosen)))
         found = [own.grad_sample for own in trained]  # type: ignore[attr-defined]
         for own in trained:
             own.grad = own.grad_sample = None  # type: ignore[attr-defined]
@@ -170,20 +181,20 @@ def _opacus(probe: "nn.Module", shape: tuple[int, ...], mode: str, windows: int)
     return dpsgd.units(probe, windows), run
 
 
-def _forward(probe: "nn.Module", shape: tuple[int, ...], _mode: str, windows: int) -> tuple[int, Run]:
+def _forward(
+    probe: "nn.Module", shape: tuple[int, ...], _mode: str, windows: int, loss: "Loss"
+) -> tuple[int, Run]:
     import torch
 
     rows, kind = _made_up(shape, windows), next(probe.parameters()).dtype
 
     def run(chosen: NDArray[np.int64]) -> "list[Tensor]":
+        x, numbers = rows(chosen)
         with torch.no_grad():
-            return [probe(rows(chosen)[0].to(kind)).reshape(len(chosen), -1)]
+            predicted = per_window(probe(x.to(kind)), len(chosen))
+            return [predicted.reshape(len(chosen), -1), loss(predicted, numbers.to(kind))]
 
     return MOST, run
-
-
-def _square(prediction: "Tensor", target: "Tensor") -> "Tensor":
-    return (prediction - target).square()
 
 
 def _shape_of(model: "nn.Module") -> list[object]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from interplant.core.errors import InterplantError
+from interplant.privacy.losses import combined, per_window, square
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,7 +27,7 @@ ENGINES = ("auto", "onepass", "opacus")
 """Who computes private steps: `onepass` where it can and Opacus elsewhere, or Opacus always."""
 
 
-def check_model(model: "nn.Module", shape: tuple[int, ...], engine: str = "auto") -> str:
+def check_model(model: "nn.Module", shape: tuple[int, ...], engine: str = "auto", outputs: int = 1) -> str:
     """Refuse a model that differential privacy cannot protect; choose how to get its gradients.
 
     Args:
@@ -34,6 +35,7 @@ def check_model(model: "nn.Module", shape: tuple[int, ...], engine: str = "auto"
         shape: Shape of one input, without the batch.
         engine: One of `ENGINES`. ``onepass`` and ``auto`` choose alike; where one pass cannot handle the
             model, the first warns and the second notes it.
+        outputs: Numbers that it must give for each input.
 
     Returns:
         ``onepass``, or the fastest of `MODES` whose per-sample gradients are right on this model.
@@ -48,7 +50,7 @@ def check_model(model: "nn.Module", shape: tuple[int, ...], engine: str = "auto"
         _check_layers(model)
     probe, inputs, other = _probe(model, shape)
     _check_buffers(probe, inputs)
-    _check_independent(probe, inputs, other)
+    _check_independent(probe, inputs, other, outputs)
     if tried:
         if _one_pass_right(probe, inputs):
             return "onepass"
@@ -126,11 +128,11 @@ def _check_buffers(probe: "nn.Module", inputs: "Tensor") -> None:
             )
 
 
-def _check_independent(probe: "nn.Module", inputs: "Tensor", other: "Tensor") -> None:
+def _check_independent(probe: "nn.Module", inputs: "Tensor", other: "Tensor", outputs: int) -> None:
     """Exchange one sample: what the model makes of another must stay, and its gradient too."""
     import torch
 
-    here, there = _first(probe, inputs), _first(probe, other)
+    here, there = _first(probe, inputs, outputs), _first(probe, other, outputs)
     for one, two in zip(here, there, strict=True):
         if not torch.allclose(one, two, rtol=1e-4, atol=1e-6):
             raise InterplantError(
@@ -139,20 +141,21 @@ def _check_independent(probe: "nn.Module", inputs: "Tensor", other: "Tensor") ->
             )
 
 
-def _first(probe: "nn.Module", inputs: "Tensor") -> "list[Tensor]":
+def _first(probe: "nn.Module", inputs: "Tensor", each: int) -> "list[Tensor]":
     """Outputs of all samples but the second, and the gradient of the first."""
     import torch
 
     trainable = {name: p for name, p in probe.named_parameters() if p.requires_grad}
     with _same_dropout():
         outputs = probe(inputs)
-    if outputs.numel() != len(inputs):
+    if outputs.numel() != each * len(inputs):
+        wanted = "one prediction" if each == 1 else f"{each} predictions"
         raise InterplantError(
-            f"the model: expected one prediction a window, found an output of shape "
+            f"the model: expected {wanted} a window, found an output of shape "
             f"{tuple(outputs.shape)} for {len(inputs)} windows"
         )
-    outputs = outputs.reshape(-1)
-    gradients = torch.autograd.grad(outputs[0], list(trainable.values()), allow_unused=True)
+    outputs = per_window(outputs, len(inputs))
+    gradients = torch.autograd.grad(combined(outputs)[0], list(trainable.values()), allow_unused=True)
     for name, gradient in zip(trainable, gradients, strict=True):
         if gradient is None:
             raise InterplantError(
@@ -167,7 +170,7 @@ def _right(probe: "nn.Module", inputs: "Tensor", mode: str) -> bool:
     """Compare Opacus's per-sample gradients with torch's own, one sample at a time."""
     import torch
 
-    from interplant.privacy import dpsgd
+    from interplant.privacy import dpsgd, steps
 
     target = torch.zeros(len(inputs))
     expected = [_alone(probe, inputs, index) for index in range(len(inputs))]
@@ -176,7 +179,7 @@ def _right(probe: "nn.Module", inputs: "Tensor", mode: str) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _same_dropout():
-                dpsgd.per_sample(dpsgd.wrap(subject, mode), _square, dpsgd.Batch(inputs, target))
+                dpsgd.per_sample(dpsgd.wrap(subject, mode), square, steps.Batch(inputs, target))
         found = [getattr(p, "grad_sample", None) for p in subject.parameters() if p.requires_grad]
         return all(
             grads is not None and torch.allclose(torch.stack(column), grads, rtol=1e-3, atol=1e-5)
@@ -203,15 +206,15 @@ def _as_in_a_loop(probe: "nn.Module", inputs: "Tensor", units: "list[tuple[Tenso
     """Compare one pass, ``rows`` samples a unit, with the units' gradients."""
     import torch
 
-    from interplant.privacy import dpsgd, onepass
+    from interplant.privacy import onepass, steps
 
     norms = torch.stack([torch.cat([part.flatten() for part in one]).norm() for one in units])
     clip = float(norms.median())
-    factors = dpsgd.clip_factors(norms, clip, "norm")
+    factors = steps.clip_factors(norms, clip, "norm")
     try:
         with _same_dropout():
             found = onepass.OnePass(copy.deepcopy(probe), clip).clipped(
-                _square, inputs, torch.zeros(len(inputs)), rows=rows
+                square, inputs, torch.zeros(len(inputs)), rows=rows
             )
     except InterplantError:
         return False
@@ -228,12 +231,8 @@ def _alone(probe: "nn.Module", inputs: "Tensor", index: int) -> "tuple[Tensor, .
 
     trainable = [p for p in probe.parameters() if p.requires_grad]
     with _same_dropout():
-        output = probe(inputs).reshape(-1)[index]
+        output = combined(per_window(probe(inputs), len(inputs)))[index]
     return torch.autograd.grad(output.square(), trainable)
-
-
-def _square(prediction: "Tensor", target: "Tensor") -> "Tensor":
-    return (prediction - target).square()
 
 
 @contextmanager

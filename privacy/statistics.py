@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from interplant.core.errors import InterplantError
 from interplant.privacy import alike
+from interplant.privacy.inputs import Inputs
+from interplant.privacy.losses import loss_of, per_window
 from interplant.privacy.plan import Plan, Statistic
 from interplant.privacy.stream import Stream
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from interplant.privacy.dpsgd import Loss
 
 GRID = 2.0**-28
 """Width of the grid in standard deviations, before it is brought down to a power of two."""
@@ -33,9 +34,9 @@ DOUBLE_PRECISION = 1e-6
 
 def measure(
     model: "nn.Module",
-    x: NDArray[np.float32],
+    x: Inputs,
     y: NDArray[np.float32],
-    loss: "Loss",
+    loss: str,
     plan: Plan,
     machines: NDArray[np.int64] | None,
     stream: Stream,
@@ -46,7 +47,7 @@ def measure(
         model: The incoming model; it is not changed.
         x: Windows (N, channels, window).
         y: Targets (N,), scaled.
-        loss: One loss a window.
+        loss: The task's, by its name.
         plan: Its statistics, privacy unit and public number of units.
         machines: The machine of each window (N,), where machines are the privacy unit.
         stream: Where noise comes from.
@@ -65,9 +66,9 @@ def measure(
 def unit_values(
     name: str,
     model: "nn.Module",
-    x: NDArray[np.float32],
+    x: Inputs,
     y: NDArray[np.float32],
-    loss: "Loss",
+    loss: str,
     plan: Plan,
     machines: NDArray[np.int64] | None,
 ) -> NDArray[np.float64]:
@@ -144,19 +145,20 @@ def margin(noise: float, size: int = 1) -> float:
     return DOUBLE_PRECISION + noise * GRID * math.sqrt(size)
 
 
-def check_model(model: "nn.Module", shape: tuple[int, ...], plan: Plan) -> None:
+def check_model(model: "nn.Module", shape: tuple[int, ...], plan: Plan, loss: str = "mse") -> None:
     """Raise `InterplantError` if ``model`` cannot run in double precision where a loss is asked for.
 
     Args:
         model: The network; it is not changed.
         shape: Of one window: (channels, window).
         plan: What would be measured.
+        loss: The task's, by its name.
     """
     if not any(one.name == "loss" for one in plan.statistics):
         return
     zeros = np.zeros((2, *shape), np.float32)
     try:
-        _losses(model, zeros, zeros.reshape(2, -1)[:, 0], lambda predicted, target: predicted - target)
+        _losses(model, zeros, zeros.reshape(2, -1)[:, 0], loss)
     except RuntimeError as error:
         raise InterplantError(
             "metrics.loss: expected a model that runs in double precision, found one that does not "
@@ -164,19 +166,19 @@ def check_model(model: "nn.Module", shape: tuple[int, ...], plan: Plan) -> None:
         ) from None
 
 
-def _losses(
-    model: "nn.Module", x: NDArray[np.float32], y: NDArray[np.float32], loss: "Loss"
-) -> NDArray[np.float64]:
+def _losses(model: "nn.Module", x: Inputs, y: NDArray[np.float32], loss: str) -> NDArray[np.float64]:
     """Each window's loss (N,)."""
     import torch
 
-    doubled = copy.deepcopy(model).double().eval()
-    fill = alike.fill_of(doubled, x.shape[1:], alike.FORWARD)
+    doubled, losses = copy.deepcopy(model).double().eval(), loss_of(loss)
+    fill = alike.fill_of(doubled, x.shape[1:], alike.FORWARD, loss=loss)
     found = np.empty(len(y))
     with torch.no_grad():
         for part in alike.split(np.arange(len(y)), alike.MOST, fill):
-            windows = torch.zeros((len(part) + -len(part) % fill, *x.shape[1:]), dtype=torch.float64)
+            size = len(part) + -len(part) % fill
+            windows = torch.zeros((size, *x.shape[1:]), dtype=torch.float64)
             windows[: len(part)] = torch.from_numpy(x[part])
-            predicted = doubled(windows).reshape(-1)[: len(part)]
-            found[part] = loss(predicted, torch.from_numpy(y[part]).double()).numpy()
+            targets = torch.zeros(size, dtype=torch.float64)
+            targets[: len(part)] = torch.from_numpy(y[part])
+            found[part] = losses(per_window(doubled(windows), size), targets)[: len(part)].numpy()
     return found

@@ -16,15 +16,19 @@ from numpy.typing import NDArray
 from interplant.core.errors import InterplantError
 from interplant.core.schema import Training
 from interplant.privacy import alike, checks, statistics
+from interplant.privacy.inputs import Inputs
+from interplant.privacy.losses import loss_of, per_window
 from interplant.privacy.plan import Plan
 from interplant.privacy.stream import Stream
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from interplant.privacy.dpsgd import Batch, Loss, PrivateOptimizer
+    from interplant.privacy.dpsgd import PrivateOptimizer
     from interplant.privacy.noise import Noise
+    from interplant.privacy.onepass import OnePassOptimizer
     from interplant.privacy.optimizers import Sgd
+    from interplant.privacy.steps import Batch, Loss
 
 Array = NDArray[np.float32]
 
@@ -52,7 +56,7 @@ class Trained:
 
 def train(
     model: "nn.Module",
-    x: Array,
+    x: Inputs,
     y: Array,
     training: Training,
     plan: Plan | None,
@@ -63,13 +67,14 @@ def train(
     machines: NDArray[np.int64] | None = None,
     stream: Stream | None = None,
     proximal: float = 0.0,
+    outputs: int = 1,
 ) -> Trained:
     """Train a copy of ``model`` for one round.
 
     Args:
-        model: Maps (batch, channels, window) to one prediction a window; it is not changed.
+        model: Maps (batch, channels, window) to ``outputs`` numbers a window; it is not changed.
         x: Windows, float32 (N, channels, window), normalised.
-        y: Targets, float32 (N,), scaled.
+        y: Targets, float32 (N,), scaled; of classes their places.
         training: Optimizer, learning rate, loss; steps and batch where there is no plan.
         plan: What is run and charged; None trains without privacy.
         reserve: Called once, after the model is found fit and before the first noise is drawn. It
@@ -85,6 +90,7 @@ def train(
             that can be repeated makes training that is not private.
         proximal: How strongly the weights are held to those of ``model``, FedProx's mu; it costs no
             privacy.
+        outputs: Numbers that the model gives for each window.
 
     Raises:
         InterplantError: The model cannot be trained privately, or the data's shape does not fit.
@@ -95,12 +101,12 @@ def train(
         return _plain(model, trained, x, y, training, seed, proximal)
     units = _Units(x, y, plan, machines)
     if not mode:
-        mode = checks.check_model(trained, x.shape[1:], engine)
-        statistics.check_model(model, x.shape[1:], plan)
-    fill = alike.fill_of(trained, x.shape[1:], mode, plan.windows)
+        mode = checks.check_model(trained, x.shape[1:], engine, outputs)
+        statistics.check_model(model, x.shape[1:], plan, training.loss)
+    fill = alike.fill_of(trained, x.shape[1:], mode, plan.windows, training.loss)
     stream = stream or Stream()
     measure = partial(
-        statistics.measure, model, x, y, _loss(training), plan, machines, stream.part("statistics")
+        statistics.measure, model, x, y, training.loss, plan, machines, stream.part("statistics")
     )
     return _private(model, trained, units, training, reserve, measure, mode, fill, stream, proximal)
 
@@ -115,11 +121,11 @@ class _Units:
         machines: The machine of each window.
     """
 
-    def __init__(self, x: Array, y: Array, plan: Plan, machines: NDArray[np.int64] | None) -> None:
+    def __init__(self, x: Inputs, y: Array, plan: Plan, machines: NDArray[np.int64] | None) -> None:
         import torch
 
         self.plan = plan
-        self._x, self._y = torch.from_numpy(x), torch.from_numpy(y)
+        self._x, self._y = x, torch.from_numpy(y)
         self._rows: list[NDArray[np.int64]] | None = None
         self.count = len(x)
         if plan.unit == "unit":
@@ -149,10 +155,10 @@ class _Units:
     def _filled(self, rows: NDArray[np.int64], weights: Array, more: int) -> "Batch":
         import torch
 
-        from interplant.privacy.dpsgd import Batch
+        from interplant.privacy.steps import Batch
 
-        x = self._x.new_zeros((len(rows) + more, *self._x.shape[1:]))
-        torch.index_select(self._x, 0, torch.from_numpy(rows), out=x[: len(rows)])
+        x = torch.zeros((len(rows) + more, *self._x.shape[1:]))
+        x[: len(rows)] = torch.from_numpy(self._x[rows])
         y, counts = self._y.new_zeros((2, len(x)))
         y[: len(rows)], counts[: len(rows)] = self._y[rows], torch.from_numpy(weights)
         return Batch(x, y, counts)
@@ -180,7 +186,7 @@ def _private(
     optimizer = _optimizer(trained, training, proximal)
     noise = Noise(plan, sum(p.numel() for p in optimizer.parameters), stream.part("noise"))
     try:
-        stepper = _stepper(trained, mode, optimizer, _loss(training), plan, noise)
+        stepper = _stepper(trained, mode, optimizer, loss_of(training.loss), plan, noise)
         with torch.random.fork_rng(devices=[]):
             # Dropout falls by place: who could foresee it would see a unit shift everybody else's.
             torch.manual_seed(int(stream.part("dropout").bits(1)[0] >> np.uint64(1)))
@@ -198,20 +204,22 @@ class _Stepper:
 
     units: Callable[[], int]
     descend: "Callable[[list[Batch]], None]"
-    optimizer: "PrivateOptimizer"
+    optimizer: "PrivateOptimizer | OnePassOptimizer"
 
 
 def _stepper(
     model: "nn.Module", mode: str, optimizer: "Sgd", loss: "Loss", plan: Plan, noise: "Noise"
 ) -> _Stepper:
-    from interplant.privacy import dpsgd, onepass
-
     if mode == "onepass":
+        from interplant.privacy import onepass
+
         engine = onepass.OnePass(model, plan.clip, plan.clipping)
         ours = onepass.OnePassOptimizer(optimizer, plan, noise)
         return _Stepper(
             partial(engine.units, plan.windows), partial(onepass.descend, engine, ours, loss), ours
         )
+    from interplant.privacy import dpsgd
+
     wrapped, opacus = dpsgd.wrap(model, mode), dpsgd.PrivateOptimizer(optimizer, plan, noise)
     return _Stepper(
         partial(dpsgd.units, model, plan.windows),
@@ -223,7 +231,7 @@ def _stepper(
 def _plain(
     model: "nn.Module",
     trained: "nn.Module",
-    x: Array,
+    x: Inputs,
     y: Array,
     training: Training,
     seed: int,
@@ -233,14 +241,14 @@ def _plain(
 
     if not len(x):
         raise InterplantError("expected at least one window to train on, found none")
-    optimizer, loss = _optimizer(trained, training, proximal), _loss(training)
-    windows, targets = torch.from_numpy(x), torch.from_numpy(y)
+    optimizer, loss = _optimizer(trained, training, proximal), loss_of(training.loss)
+    targets = torch.from_numpy(y)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # dropout repeats too
         for chosen in _shuffled(len(x), training, seed):
             part = torch.from_numpy(chosen)
             optimizer.zero_grad()
-            mean = loss(trained(windows[part]).reshape(-1), targets[part]).mean()
+            mean = loss(per_window(trained(torch.from_numpy(x[chosen])), len(part)), targets[part]).mean()
             mean.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return Trained(_difference(model, trained), training.steps, "plain", 0)
@@ -265,17 +273,6 @@ def _optimizer(model: "nn.Module", training: Training, proximal: float) -> "Sgd"
     return (Sgd if training.optimizer == "sgd" else Adam)(weights, training.learning_rate, proximal)
 
 
-def _loss(training: Training) -> "Loss":
-    from torch.nn import functional
-
-    function = functional.huber_loss if training.loss == "huber" else functional.mse_loss
-
-    def losses(prediction: "Tensor", target: "Tensor") -> "Tensor":
-        return function(prediction, target, reduction="none")
-
-    return losses
-
-
 def _difference(before: "nn.Module", after: "nn.Module") -> dict[str, Array]:
     """Trained parameters after minus before, by the plain model's names; frozen ones do not cross."""
     old = dict(before.named_parameters())
@@ -286,7 +283,7 @@ def _difference(before: "nn.Module", after: "nn.Module") -> dict[str, Array]:
     }
 
 
-def _check_shapes(x: Array, y: Array) -> None:
+def _check_shapes(x: Inputs, y: Array) -> None:
     if x.dtype != np.float32 or y.dtype != np.float32 or y.ndim != 1 or len(x) != len(y):
         raise InterplantError(
             "expected float32 windows (N, channels, window) and float32 targets (N,), found "

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from interplant.core import config, export, models, signing
+from interplant.core import config, export, models, signing, targets
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import disk_errors, sync_folder, write_atomic
 from interplant.core.processes import python_module
@@ -48,7 +48,7 @@ class PackageOrder:
         task: What was learned.
         lineage: Where it comes from; its ``release`` names the release.
         key: The federation's Ed25519 signing key, PEM.
-        figures: Errors for the card, by what they are, in cycles. Whoever gives them says that these
+        figures: Errors for the card, by what they are; a time's in cycles. Whoever gives them says that these
             numbers about data may be published (simulators, public benchmarks).
     """
 
@@ -188,12 +188,28 @@ def _fill(order: PackageOrder, folder: Path) -> None:
 
 
 def _what(task: Task) -> str:
+    channels, length = task.shape
+    features = ", ".join(task.window.features)
+    inputs = f"the features {features} of each input, " if features else ""
+    several = f", {task.target.outputs}" if task.target.outputs > 1 else ""
     return (
-        f"Predicts `{task.contract.label}` of the task **{task.name}**: the cycles left, at most "
-        f"{task.target.cap:g}. Model `{task.model.name}`. Input `{export.INPUT}`, float32 (batch, "
-        f"{task.channels}, {task.window.length}), normalised by the contract; output "
-        f"`{export.OUTPUT}`, float32 (batch,), in units of {task.target.cap:g} cycles."
+        f"Predicts `{task.contract.label}` of the task **{task.name}**: {_said(task)}. "
+        f"Model `{task.model.name}`. Input `{export.INPUT}`, float32 (batch, {channels}, {length}), {inputs}"
+        f"normalised by the contract; output `{export.OUTPUT}`, float32 (batch{several or ','}), "
+        f"in {targets.unit(task.target)}."
     )
+
+
+def _said(task: Task) -> str:
+    """What is predicted, in words."""
+    target = task.target
+    return {
+        targets.TIME: f"the cycles left, at most {target.cap:g}",
+        targets.VALUE: f"its value at the last reading, declared to be {target.low:g} to {target.high:g}",
+        targets.EVENT: "whether it is 1 at the last reading"
+        + (f" or within {target.horizon:g} after it" if target.horizon else ""),
+        targets.CLASS: f"which of {', '.join(map(str, target.classes))} it is at the last reading",
+    }[target.kind]
 
 
 def _contract(task: Task) -> str:
@@ -248,17 +264,28 @@ def _participant(plant: Participant) -> str:
 
 
 def _limits(order: PackageOrder) -> str:
-    cap = order.task.target.cap
     points = [
-        f"A prediction is never meant to exceed {cap:g} cycles: longer lives look alike.",
+        _limit(order.task),
         "Readings outside the contract's ranges were not trained on.",
         "Each plant tests the release on its own held-out machines before it serves it.",
     ]
     if order.figures:
-        points += [f"{name}: {value:.4g} cycles" for name, value in order.figures.items()]
+        unit = " cycles" if order.task.target.kind == targets.TIME else ""
+        points += [f"{name}: {value:.4g}{unit}" for name, value in order.figures.items()]
     else:
         points.append("No plant's error is given here: those figures do not leave the plants.")
     return "\n".join(["## Limits", "", *(f"- {point}" for point in points)])
+
+
+def _limit(task: Task) -> str:
+    target = task.target
+    return {
+        targets.TIME: f"A prediction is never meant to exceed {target.cap:g} cycles: longer lives look "
+        "alike.",
+        targets.VALUE: "Values outside the declared range were not learned.",
+        targets.EVENT: "Where events are rarer or more frequent than in training, the probability is off.",
+        targets.CLASS: "A state that is none of the classes is taken for one of them.",
+    }[target.kind]
 
 
 def _read_order(path: Path) -> tuple[PackageOrder, Path]:

@@ -233,6 +233,7 @@ def ranged(low: float, high: float, **words: Any) -> Task:
         replace(TASK, contract=replace(TASK.contract, conditions=[Condition("hot", {}, {"health": [0, 1]})])),
         replace(TASK, window=Window(1)),
         replace(TASK, window=Window(4, 2)),
+        replace(TASK, target=replace(TASK.target, cap=21.0)),
         replace(TASK, privacy=replace(TASK.privacy, unit="unit")),
     ],
 )

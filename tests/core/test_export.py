@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from interplant.core import export, models
 from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError
 from interplant.core.schema import Model, Task, Window
+from interplant.core.targets import Target
 
 CHANNELS, LENGTH = 3, 12
 
@@ -216,3 +218,30 @@ def test_light_processes_do_not_import_torch() -> None:
     heavy = ["torch", "onnx", "onnxruntime", "safetensors", "pandas"]
     code = f"import sys, interplant.core.export; sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["cnn1d", "mlp"])
+@pytest.mark.parametrize("features", [[], ["mean", "band1", "band2"]])
+def test_classes_come_out_side_by_side(tmp_path: Path, name: str, features: list[str]) -> None:
+    target = Target(kind="class", classes=["low", "mid", "high"])
+    task = replace(task_of(name), target=target, window=Window(LENGTH, 1, features))
+    model, path = models.build(task), tmp_path / "m.onnx"
+    assert export.export_onnx(model, task, path) <= export.TOLERANCE
+    for count in (0, 1, 5):
+        x = np.random.default_rng(count).standard_normal((count, *task.shape)).astype(np.float32)
+        expected, found = export.predict(model, x, outputs=3), export.predict_onnx(path, x, outputs=3)
+        assert found.shape == expected.shape == (count, 3)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(InterplantError, match=r"expected one prediction for each of 5 windows, found shape"):
+        export.predict(model, x)
+    assert export.parity(model, path, task) <= export.TOLERANCE
+
+
+def test_one_output_stays_a_list_of_numbers(tmp_path: Path) -> None:
+    task = replace(task_of("mlp"), target=Target(kind="event"))
+    model = models.build(task)
+    export.export_onnx(model, task, tmp_path / "m.onnx")
+    x = np.zeros((3, *task.shape), np.float32)
+    assert export.predict_onnx(tmp_path / "m.onnx", x).shape == (3,)
+    with pytest.raises(InterplantError, match="expected 2 predictions for each of 3 windows"):
+        export.predict_onnx(tmp_path / "m.onnx", x, outputs=2)

@@ -81,7 +81,7 @@ def test_a_users_own_model_by_dotted_path() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("cnn2d", "'cnn2d' is neither a registered model (cnn1d) nor a dotted path"),
+        ("cnn2d", "'cnn2d' is neither a registered model (cnn1d, mlp) nor a dotted path"),
         ("own_models.Absent", "'own_models.Absent' cannot be imported; install it"),
         ("absent_package.models.Mine", "'absent_package.models.Mine' cannot be imported; install it"),
         ("own_models.helper", "'own_models.helper' is not a torch.nn.Module class"),

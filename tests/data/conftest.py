@@ -1,10 +1,14 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from interplant.core.contract import Column, Condition, Contract
 from interplant.core.schema import Target, Task, Window
+from interplant.data import download
+
+from .publisher import Publisher, serve
 
 
 @pytest.fixture
@@ -37,3 +41,15 @@ def _readings(*lengths: int) -> pd.DataFrame:
     frame["height"], frame["speed"] = 0.1, 0.01
     frame["heat"], frame["flow"] = frame["cycle"] * 10.0, 5.0
     return frame
+
+
+@pytest.fixture
+def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
+    """A publisher of files over HTTPS, trusted here."""
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    monkeypatch.setenv("SSL_CERT_FILE", str(folder / "cert.pem"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(download, "PAUSE", 0.01)
+    with serve(folder) as made:
+        yield made

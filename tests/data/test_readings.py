@@ -26,7 +26,7 @@ def test_csv_and_parquet_hold_the_same_readings(tmp_path: Path) -> None:
     assert abs(read.train.to_numpy() - DATASET.train.to_numpy()).max() < 1e-9
     assert read.holdout.equals(DATASET.holdout)
     assert read.simulated is False
-    readings.require(read, TASK.contract, "here")
+    readings.require(read, TASK, "here")
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,11 @@ def test_what_is_no_table_is_said_with_its_path(
 
 def test_a_holdout_must_know_its_label(tmp_path: Path) -> None:
     blind = DATASET.holdout.drop(columns=["rul"])
-    assert not readings.violations(blind, TASK.contract, holdout=False)
-    (found,) = readings.violations(blind, TASK.contract, holdout=True)
+    assert not readings.violations(blind, TASK, holdout=False)
+    (found,) = readings.violations(blind, TASK, holdout=True)
     assert (found.column, found.blocks) == ("rul", True)
     with pytest.raises(UsageError, match="here, holdout: column 'rul'"):
-        readings.require(replace(DATASET, holdout=blind), TASK.contract, "here")
+        readings.require(replace(DATASET, holdout=blind), TASK, "here")
 
 
 def test_a_folder_of_cmapss_is_eight_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,14 @@ from hypothesis import strategies as some
 from interplant.core.contract import Column, Contract
 from interplant.core.errors import Refusal
 from interplant.core.schema import Target, Task, Window
-from interplant.data.windows import BOUND, last_windows, normalise, training_windows
+from interplant.data.windows import (
+    BOUND,
+    arranged,
+    last_windows,
+    normalise,
+    training_windows,
+    unit_windows,
+)
 
 Make = Callable[..., pd.DataFrame]
 
@@ -138,3 +146,109 @@ def test_windows_agree_with_the_plain_loop(lengths: list[int], length: int, stri
 def test_normalise_is_bounded_and_linear_between(contract: Contract) -> None:
     values = np.array([[0.0, 0.0, 0.0, 10.0], [0.0, 0.0, 100.0, -1e9], [0.0, 0.0, 25.0, 1e9]])
     assert normalise(values, contract)[:, 2:].tolist() == [[-1, 1], [1, -BOUND], [-0.5, BOUND]]
+
+
+# --- stretches -------------------------------------------------------------------------------------
+
+
+def cycled(task: Task, cycle: str = "", gap: float = 0.0) -> Task:
+    contract = replace(task.contract, cycle=cycle, gap=gap)
+    return replace(task, contract=contract)
+
+
+def test_no_window_reaches_over_a_gap(task: Task, readings: Make) -> None:
+    frame = readings(10)
+    frame.loc[5:, "cycle"] += 3
+    whole = training_windows(frame, task)
+    assert len(whole) == 7
+    assert [len(training_windows(frame, cycled(task, gap=gap))) for gap in (4.0, 3.0)] == [7, 4]
+
+
+def test_one_window_a_cycle(task: Task, readings: Make) -> None:
+    frame = readings(12).assign(stroke=np.repeat([1, 2, 3], 4))
+    by_cycle = replace(cycled(task, "stroke"), window=Window(4, 4))
+    windows = training_windows(frame, by_cycle)
+    assert len(windows) == 3
+    np.testing.assert_allclose(windows.x[1, 2], heat(task, [50, 60, 70, 80]), rtol=1e-6)
+    assert last_windows(frame, by_cycle).y.tolist() == [0]
+
+
+def test_a_short_first_stretch_is_padded_and_a_short_later_one_gives_nothing(
+    task: Task, readings: Make
+) -> None:
+    frame = readings(9).assign(stroke=[1, 1, 2, 2, 2, 2, 2, 3, 3])
+    windows = training_windows(frame, cycled(task, "stroke"))
+    assert len(windows) == 3
+    np.testing.assert_allclose(windows.x[0, 2], heat(task, [10, 10, 10, 20]), rtol=1e-6)
+    np.testing.assert_allclose(windows.x[2, 2], heat(task, [40, 50, 60, 70]), rtol=1e-6)
+    last = last_windows(frame, cycled(task, "stroke"))
+    np.testing.assert_allclose(last.x[0, 2], heat(task, [40, 50, 60, 70]), rtol=1e-6)
+
+
+def test_the_time_left_counts_to_the_machines_last_reading_over_all_stretches(
+    task: Task, readings: Make
+) -> None:
+    frame = readings(9).assign(stroke=np.repeat([1, 2], [4, 5]))
+    assert training_windows(frame, cycled(task, "stroke")).y.tolist() == [5, 1, 0]
+
+
+def test_a_cycle_column_that_is_not_there_is_refused(task: Task, readings: Make) -> None:
+    with pytest.raises(Refusal, match="'stroke'"):
+        training_windows(readings(9), cycled(task, "stroke"))
+
+
+def test_what_must_never_be_an_input_is_none_and_no_surprise(task: Task, readings: Make) -> None:
+    barred = replace(task, contract=replace(task.contract, never=["verdict"]))
+    frame = readings(6)
+    windows = training_windows(frame.assign(verdict="torn"), barred)
+    np.testing.assert_array_equal(windows.x, training_windows(frame, task).x)
+    assert barred.channels == 4
+
+
+def test_gaps_between_timestamps_are_in_seconds(task: Task, readings: Make) -> None:
+    frame = readings(8)
+    frame["cycle"] = pd.to_datetime(frame["cycle"], unit="s", utc=True)
+    frame.loc[4:, "cycle"] += pd.Timedelta(seconds=10)
+    rows = arranged(frame, cycled(task, gap=5.0))
+    assert (rows.last - rows.first + 1).tolist() == [4, 4]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    cycles=some.lists(some.lists(some.integers(1, 6), min_size=1, max_size=4), min_size=1, max_size=4),
+    length=some.integers(1, 4),
+    stride=some.integers(1, 3),
+)
+def test_stretches_agree_with_the_plain_loop(cycles: list[list[int]], length: int, stride: int) -> None:
+    task = Task(
+        name="loop",
+        contract=Contract(sensors={"value": Column("", 0.0, 200.0)}, cycle="stroke"),
+        window=Window(length, stride),
+        target=Target(1000.0),
+    )
+    rows, expected, counts = [], [], []
+    for machine, own in enumerate(cycles):
+        at, found = 0, []
+        for stroke, count in enumerate(own):
+            values = list(range(at, at + count))
+            rows += [(machine, value, float(value), stroke) for value in values]
+            at += count
+            if stroke == 0:
+                values = [values[0]] * (length - count) + values
+            ends = list(range(len(values) - 1, length - 2, -stride))[::-1]
+            found += [values[end - length + 1 : end + 1] for end in ends]
+        expected += found
+        counts.append(len(found))
+    frame = pd.DataFrame(rows, columns=["machine", "cycle", "value", "stroke"])
+    windows = training_windows(frame, task)
+    np.testing.assert_allclose((windows.x[:, 0] + 1) * 100, expected, atol=1e-3)
+    assert unit_windows(frame, task).tolist() == counts
+
+
+def test_features_stand_in_place_of_readings(task: Task, readings: Make) -> None:
+    plain = training_windows(readings(9), task)
+    made = training_windows(readings(9), replace(task, window=Window(4, 1, ["mean", "max"])))
+    assert made.x.shape == (6, 8, 1)
+    np.testing.assert_allclose(made.x[:, 0::2, 0], plain.x.mean(axis=2), atol=1e-6)
+    np.testing.assert_array_equal(made.x[:, 1::2, 0], plain.x.max(axis=2))
+    assert np.abs(made.x).max() <= BOUND

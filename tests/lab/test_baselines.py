@@ -52,7 +52,7 @@ def test_training_alone_is_repeatable_and_learns(small: Task, plants: dict[str, 
     fresh = models.parameters(models.build(small))
     assert all(np.array_equal(first[name], again[name]) for name in first)
     own = plants["a"].train
-    assert baselines.capped_rmse(small, first, own) < baselines.capped_rmse(small, fresh, own)
+    assert baselines.error(small, first, own) < baselines.error(small, fresh, own)
 
 
 def test_pooling_keeps_every_window(plants: dict[str, PlantWindows]) -> None:
@@ -67,7 +67,7 @@ def test_the_error_is_in_cycles(small: Task, plants: dict[str, PlantWindows]) ->
     zero = {name: np.zeros_like(value) for name, value in weights.items()}
     test = plants["a"].test
     expected = float(np.sqrt(np.mean(test.y.astype(float) ** 2)))
-    assert baselines.capped_rmse(small, zero, test) == pytest.approx(expected)
+    assert baselines.error(small, zero, test) == pytest.approx(expected)
 
 
 def test_every_plant_is_measured_on_its_own_machines(small: Task, plants: dict[str, PlantWindows]) -> None:
@@ -75,7 +75,7 @@ def test_every_plant_is_measured_on_its_own_machines(small: Task, plants: dict[s
     errors = baselines.measure(small, plants, {"federated": weights})
     assert set(errors) == {"a", "b"}
     assert errors["a"].keys() == {"alone", "pooled", "federated"}
-    assert errors["b"]["federated"] == pytest.approx(baselines.capped_rmse(small, weights, plants["b"].test))
+    assert errors["b"]["federated"] == pytest.approx(baselines.error(small, weights, plants["b"].test))
     assert errors["a"]["federated"] != errors["b"]["federated"]
 
 

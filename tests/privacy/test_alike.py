@@ -195,19 +195,17 @@ def test_nobody_can_foresee_dropout() -> None:
     assert torch.initial_seed() == 0
 
 
-def test_a_window_does_not_move_the_losses_of_others() -> None:
+@pytest.mark.parametrize(("loss", "outputs"), [("mse", 1), ("bce", 1), ("cross_entropy", 3)])
+def test_a_window_does_not_move_the_losses_of_others(loss: str, outputs: int) -> None:
     """In double precision too weights can be chosen that a last digit decides over."""
     generator = np.random.default_rng(0)
     x, y = generator.standard_normal((290, *SHAPE)).astype(np.float32), np.zeros(290, np.float32)
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(60, 16), nn.Linear(16, 1))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(60, 16), nn.Linear(16, outputs))
     plan = replace(PLAN, statistics=(Statistic("loss", noise=1.0, bound=2.0),))
 
     def losses(count: int) -> np.ndarray:
-        def plain(prediction: Tensor, target: Tensor) -> Tensor:
-            return prediction - target
-
-        return statistics.unit_values("loss", model, x[:count], y[:count], plain, plan, None)
+        return statistics.unit_values("loss", model, x[:count], y[:count], loss, plan, None)
 
     whole = losses(290)
     assert [count for count in range(1, 290) if not np.array_equal(losses(count), whole[:count])] == []

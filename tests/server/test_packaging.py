@@ -16,6 +16,7 @@ from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.release import FILES, Lineage, Participant, read_release, task_digest
 from interplant.core.schema import Model, Task, Window
+from interplant.core.targets import Target
 from interplant.server import packaging
 from interplant.server.packaging import PackageOrder
 
@@ -206,3 +207,27 @@ def test_the_signing_key_is_not_in_the_order(order: PackageOrder, tmp_path: Path
     content = order.to_json(tmp_path / "r-1")
     assert json.loads(content)["key"] == str(order.key)
     assert "PRIVATE KEY" not in content
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (
+            Target(kind="value", low=20.0, high=120.0),
+            ["its value at the last reading, declared to be 20 to 120", "0 is 20 and 1 is 120"],
+        ),
+        (
+            Target(kind="event", horizon=8.0),
+            ["whether it is 1 at the last reading or within 8 after it", "float32 (batch,), in log-odds"],
+        ),
+        (
+            Target(kind="class", classes=[3, 20]),
+            ["which of 3, 20 it is at the last reading", "float32 (batch, 2)", "largest is predicted"],
+        ),
+    ],
+)
+def test_the_card_says_what_each_kind_predicts(order: PackageOrder, target: Target, said: list[str]) -> None:
+    task = replace(order.task, target=target, window=Window(8, 1, ["mean", "std"]))
+    card = packaging.card(replace(order, task=task, figures={"macro F1, plant north": 0.9}))
+    assert all(part in card for part in [*said, "float32 (batch, 4, 1), the features mean, std of each"])
+    assert "cycles" not in card

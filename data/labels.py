@@ -1,0 +1,111 @@
+"""From a table's label column to the label of each reading, by the target's kind.
+
+Each reading's label follows from its own machine's readings alone. One that cannot be known (no class of
+the task's, no number, an event that would lie after the end of the record) is NaN, and its window is left
+out.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interplant.core.schema import Task
+from interplant.core.targets import CLASS, EVENT, TIME, VALUE
+from interplant.data.contract import TOLERANCE, Violation
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+
+
+def encoded(frame: "pd.DataFrame", task: Task) -> "pd.DataFrame":
+    """Return a table with a label column that is numbers: a class's place, or an event's 0 and 1.
+
+    Args:
+        frame: Readings; without the label's column, or with a time or a value in it, it is returned as is.
+        task: Names the label and the target's kind.
+    """
+    target, label = task.target, task.contract.label
+    if target.kind not in (CLASS, EVENT) or label not in frame.columns:
+        return frame
+    values = target.classes if target.kind == CLASS else [0, 1]
+    places = {value: float(place) for place, value in enumerate(values)}
+    return frame.assign(**{label: frame[label].map(places).astype("float64")})
+
+
+def violations(frame: "pd.DataFrame", task: Task) -> Iterator[Violation]:
+    """Yield what keeps a table's label from being that of the task, beside what the contract says.
+
+    Only ``time_to_failure`` needs no label: a machine's record may end with its failure.
+    """
+    label, rows = task.contract.label, len(frame)
+    if label not in frame.columns:
+        if task.target.kind != TIME:
+            said = f"expected by target.kind {task.target.kind} at each reading, not in the data"
+            yield Violation("missing", label, 0, rows, said)
+        return
+    if task.target.kind in (CLASS, EVENT):
+        unknown = encoded(frame, task)[label].isna() & frame[label].notna()
+        if unknown.any():
+            classes = task.target.classes if task.target.kind == CLASS else [0, 1]
+            said = f"expected one of {', '.join(map(str, classes))}, found {_first(frame[label][unknown])}"
+            yield Violation("label", label, int(unknown.sum()), rows, said)
+    if task.target.kind == VALUE:
+        yield from _out_of_range(frame, task)
+
+
+def values(label: Floats | None, task: Task, time: Floats, machines: NDArray[np.intp]) -> Floats:
+    """Return the label of each reading, in the unit of `interplant.data.windows.Windows.y`.
+
+    Args:
+        label: Of each reading (N,), `encoded`; those of a machine together and in the order of their times.
+            None for the time to the machine's last reading.
+        task: Its target.
+        time: Of each reading (N,).
+        machines: Place of the first reading of each machine, and N at the end.
+    """
+    target = task.target
+    if label is None:
+        last = machines[1:] - 1
+        return np.repeat(time[last], np.diff(machines)) - time
+    if target.kind == EVENT:
+        return _within(label, time, machines, target.horizon)
+    if target.kind == VALUE:
+        width = TOLERANCE * (target.high - target.low)
+        return np.clip(label, target.low - width, target.high + width)
+    return label
+
+
+def _within(label: Floats, time: Floats, machines: NDArray[np.intp], horizon: float) -> Floats:
+    """Whether the label is 1 at a reading or no more than ``horizon`` later; NaN where nobody can tell."""
+    last = np.empty(len(label), np.intp)
+    for first, end in itertools.pairwise(machines):
+        own = time[first:end]
+        last[first:end] = first + np.searchsorted(own, own + horizon, side="right") - 1
+    seen = _sums(label == 1.0)[last + 1] > _sums(label == 1.0)[:-1]
+    unknown = _sums(np.isnan(label))[last + 1] > _sums(np.isnan(label))[:-1]
+    ends = np.repeat(time[machines[1:] - 1], np.diff(machines))
+    return np.where(seen, 1.0, np.where(unknown | (time + horizon > ends), np.nan, 0.0))
+
+
+def _sums(found: NDArray[np.bool_]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(found)])
+
+
+def _out_of_range(frame: "pd.DataFrame", task: Task) -> Iterator[Violation]:
+    target, label = task.target, task.contract.label
+    if frame[label].dtype.kind not in "iuf":
+        return  # the contract says so
+    width = TOLERANCE * (target.high - target.low)
+    outside = (frame[label] < target.low - width) | (frame[label] > target.high + width)
+    if outside.any():
+        said = f"far outside its declared range, {target.low:g} to {target.high:g} (target.low, target.high)"
+        yield Violation("range", label, int(outside.sum()), len(frame), said, task.contract.strays)
+
+
+def _first(found: Any) -> str:
+    return repr(found.iloc[0].item() if hasattr(found.iloc[0], "item") else found.iloc[0])
