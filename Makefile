@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -20,8 +21,9 @@ setup: .venv/ready  ## Make the environment in .venv.
 demo: setup  ## Run the whole loop on this machine: coordinator, four plants, TLS, privacy.
 	$(BIN)/interplant demo $(ARGS)
 
-test: setup  ## Run every test.
-	$(BIN)/python -m pytest $(ARGS)
+# A file's tests stay in one process, for what they share; the long files begin, see tests/conftest.py.
+test: setup  ## Run every test, in two processes.
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup  ## Lint, format, types, layout, documents.
 	$(BIN)/ruff check --output-format concise .

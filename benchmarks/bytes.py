@@ -28,7 +28,8 @@ from interplant.core import config
 from interplant.core import federation_pb2 as pb
 from interplant.core.inline import INLINE
 from interplant.core.schema import Compression, Connection, Plant, Rounds, Task
-from interplant.core.wire import Tensors, blob_of, pieces, tensors_of, to_bytes, to_parcel
+from interplant.core.tensors import Tensors
+from interplant.core.wire import blob_of, pieces, tensors_of, to_bytes, to_parcel
 from interplant.data.frames import Dataset
 from interplant.data.tasks import builtin
 from interplant.lab.baselines import PlantWindows, error
@@ -36,8 +37,7 @@ from interplant.lab.prepared import Source, datasets, offer_readings
 from interplant.lab.simulation import SimulatedGrid
 from interplant.lab.virtual import scratch, virtual_plant
 from interplant.server import rounds
-from interplant.server.run_folder import RunFolder
-from interplant.server.runs import make_order
+from interplant.server.run_folder import RunFolder, make_order
 
 BAR = 3.9
 """Times fewer bytes that int8 with error feedback shall need, both ways and all rounds together."""

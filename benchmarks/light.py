@@ -16,11 +16,11 @@ from still import still
 from interplant.client import joining, link
 from interplant.client.agent import Agent
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import Trained
+from interplant.client.trained import Trained
 from interplant.core import logs, processes
 from interplant.core.files import write_atomic
 from interplant.core.schema import Task
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 from interplant.data.frames import Dataset
 from interplant.lab.federation import LocalFederation
 from interplant.lab.virtual import VirtualDirectory, VirtualRepository

@@ -32,6 +32,7 @@ from interplant.privacy import alike, dpsgd, onepass
 from interplant.privacy.noise import Noise
 from interplant.privacy.optimizers import Adam
 from interplant.privacy.plan import Plan
+from interplant.privacy.steps import Batch
 
 CHANNELS, WINDOW, WIDTH = 14, 30, 64
 
@@ -154,9 +155,7 @@ def one_pass(model: nn.Module, plan: Plan, x: Tensor, y: Tensor) -> Step:
     def step() -> None:
         split = alike.split(chosen, engine.units(rows), alike.FILLS[0])
         parts = [slice(part[0] * rows, (part[-1] + 1) * rows) for part in split]
-        batches = [
-            dpsgd.Batch(x[part], y[part], weights if weights is None else weights[part]) for part in parts
-        ]
+        batches = [Batch(x[part], y[part], weights if weights is None else weights[part]) for part in parts]
         onepass.descend(engine, optimizer, loss, batches)
 
     return step
@@ -174,7 +173,7 @@ def opacus(model: nn.Module, plan: Plan, mode: str, x: Tensor, y: Tensor) -> Ste
     parts = alike.split(np.arange(len(x)), dpsgd.units(model), alike.FILLS[0])
 
     def step() -> None:
-        batches = [dpsgd.Batch(x[part[0] : part[-1] + 1], y[part[0] : part[-1] + 1]) for part in parts]
+        batches = [Batch(x[part[0] : part[-1] + 1], y[part[0] : part[-1] + 1]) for part in parts]
         dpsgd.descend(wrapped, optimizer, loss, batches)
 
     return step

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 from still import still
 
-from interplant.client.gateway import Trained
+from interplant.client.trained import Trained
 from interplant.core import config
 from interplant.core.schema import Task
-from interplant.core.wire import Tensors, to_bytes
+from interplant.core.tensors import Tensors
+from interplant.core.wire import to_bytes
 from interplant.data.tasks import builtin
 from interplant.lab.simulate import Fleet, Simulated, simulate_fleet
 from interplant.lab.virtual import VirtualTrainer

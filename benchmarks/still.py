@@ -3,9 +3,9 @@
 import numpy as np
 
 from interplant.client.account import Account
-from interplant.client.gateway import Trained
+from interplant.client.trained import Trained
 from interplant.core.schema import Task
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 from interplant.lab.virtual import VirtualDirectory
 from interplant.privacy.ledger import Ledger
 

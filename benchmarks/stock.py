@@ -16,7 +16,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from interplant.core.wire import Tensors, from_bytes, to_bytes
+from interplant.core.tensors import Tensors
+from interplant.core.wire import from_bytes, to_bytes
 from interplant.lab.flower_engine import run_on_flower
 
 _LIMIT = 600.0

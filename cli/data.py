@@ -1,5 +1,6 @@
 """``interplant data``: a plant's readings and their snapshots. None of it leaves the plant."""
 
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,11 +12,18 @@ from interplant.cli.plant import HERE, Directory
 from interplant.cli.tasks import TaskName, load_task
 from interplant.cli.tree import Group
 from interplant.client.directory import PlantDirectory
-from interplant.core.errors import UsageError
+from interplant.core.errors import InterplantError, UsageError
 
 if TYPE_CHECKING:
     from interplant.data.frames import Dataset
     from interplant.data.snapshots import Repository
+
+PlantTask = Annotated[
+    str,
+    typer.Option(
+        "--task", help="A task file or a built-in task, whose contract holds where the plant has none."
+    ),
+]
 
 app = Group("A plant's readings: check them, make snapshots, list them.")
 
@@ -46,17 +54,79 @@ def fetch(
 
 
 @app.command()
-def check(
+def ingest(
+    directory: Directory = HERE,
     path: Annotated[
-        Path, typer.Argument(help="A table (.csv, .parquet), or a folder with train and holdout, or C-MAPSS.")
-    ],
-    task: TaskName = "turbofan",
+        Path | None, typer.Option("--from", help="A table or a folder of tables, in place of the sources.")
+    ] = None,
+    source: Annotated[list[str] | None, typer.Option(help="Only this source of plant.yaml.")] = None,
+    task: PlantTask = "",
+    watch: Annotated[bool, typer.Option("--watch", help="Go on as more comes, until Ctrl-C.")] = False,
+    infer: Annotated[
+        bool, typer.Option("--infer", help="Print a contract drafted from --from, and bring nothing in.")
+    ] = False,
+    label: Annotated[str, typer.Option(help="With --infer: the column that is to be predicted.")] = "",
     json: Json = False,
 ) -> None:
-    """Compare readings with a task's contract; exit 2 if one may not learn from them."""
+    """Bring readings from the plant's sources into its store; what breaks the contract goes to quarantine."""
+    from interplant.client import intake
+
+    plant = PlantDirectory(directory)
+    if infer:
+        from interplant.data.drafting import draft
+
+        if path is None:
+            raise UsageError("--infer: expected --from with a sample, found none")
+        drafted = draft(intake.sample(path), label)
+        show(json, {"contract": drafted}, drafted.rstrip())
+        return
+    store = intake.store_of(plant, load_task(task) if task else None)
+    stopping = threading.Event()
+    if watch:
+        from interplant.core.processes import on_stop_signals
+
+        on_stop_signals(stopping)
+    brought = intake.bring(plant, store, source, path, watch, stopping)
+    rows = [
+        [
+            one.source,
+            one.rows,
+            one.bad,
+            ", ".join(f"{rule} {count}" for rule, count in one.rules.items()) or "-",
+        ]
+        for one in brought
+    ]
+    columns = ["source", "readings", "quarantine", "why (rule, column, readings)"]
+    bad = sum(one.bad for one in brought)
+    hint = f"\n{bad} readings are in quarantine: interplant data check --dir {directory}" if bad else ""
+    show(json, [asdict(one) for one in brought], table(columns, rows, "Nothing came.") + hint)
+
+
+@app.command()
+def check(
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A table, a folder with train and holdout, or C-MAPSS; without it the quarantine."
+        ),
+    ] = None,
+    directory: Directory = HERE,
+    release: Annotated[
+        bool, typer.Option("--release", help="Hold the quarantine to the contract again, as it is now.")
+    ] = False,
+    task: PlantTask = "",
+    json: Json = False,
+) -> None:
+    """Compare readings with a contract (exit 2 if one may not learn from them), or show the quarantine."""
+    if path is None:
+        _check_store(PlantDirectory(directory), release, task, json)
+        return
+    if release:
+        raise UsageError("--release: expected no path: it releases what is in the plant's own quarantine")
     from interplant.data import readings
 
-    wanted = load_task(task)
+    name = task or "turbofan"
+    wanted = load_task(name)
     found = [
         {"file": str(place), **asdict(one), "blocks": one.blocks}
         for place, frame, holdout in readings.tables(path)
@@ -67,7 +137,7 @@ def check(
         for one in found
     ]
     columns = ["file", "column", "rule", "rows", "what", "blocks"]
-    good = f"The readings keep the contract of task {task}."
+    good = f"The readings keep the contract of task {name}."
     show(json, {"path": str(path), "violations": found}, table(columns, rows, good))
     blocking = [one for one in found if one["blocks"]]
     if blocking:
@@ -76,6 +146,26 @@ def check(
             f"{first['file']}: column {first['column']!r}: {first['expected']}; "
             f"{len(blocking)} such in all: mend the data before you make a snapshot"
         )
+
+
+def _check_store(plant: PlantDirectory, release: bool, task: str, json: bool) -> None:
+    from interplant.client import intake
+    from interplant.data.door import RULES
+    from interplant.data.ingest import release as let_go
+
+    store = intake.store_of(plant, load_task(task) if task else None)
+    released = let_go(store, plant.load().data.sources) if release else 0
+    found = store.quarantine.summary()
+    rows = [
+        [source, rule, column, count, value, RULES.get(rule, "")]
+        for source, rule, column, count, value in found
+    ]
+    names = ["source", "rule", "column", "readings", "such as", "what"]
+    told = table(names, rows, f"{store.path}: nothing is in quarantine.")
+    if release:
+        told = f"{released} readings were released.\n{told}"
+    document = [dict(zip(names[:5], row, strict=False)) for row in rows]
+    show(json, {"store": str(store.path), "released": released, "quarantine": document}, told)
 
 
 @app.command()
@@ -91,15 +181,18 @@ def snapshot(
     ] = None,
     machines: Annotated[int, typer.Option(help="Machines to simulate.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
-    task: TaskName = "turbofan",
+    task: PlantTask = "",
     message: Annotated[str, typer.Option("--message", "-m", help="What changed, for `data log`.")] = "",
     json: Json = False,
 ) -> None:
-    """Make the plant's newest snapshot from files, from C-MAPSS or from the simulator."""
+    """Make the plant's newest snapshot from its store; or from files, from C-MAPSS or from the simulator."""
+    if source is None and cmapss is None and simulate is None:
+        _snapshot_store(PlantDirectory(directory), task, message, json)
+        return
     from interplant.data import readings
     from interplant.data.windows import sizes, unit_windows
 
-    wanted, repository = load_task(task), _repository(directory)
+    wanted, repository = load_task(task or "turbofan"), _repository(directory)
     dataset, origin = _dataset(source, cmapss, subset, simulate, machines, seed)
     readings.require(dataset, wanted, origin)
     made = repository.snapshot(dataset, message, wanted.contract.machine)
@@ -123,18 +216,133 @@ def snapshot(
     )
 
 
+def _snapshot_store(plant: PlantDirectory, task: str, message: str, json: bool) -> None:
+    from interplant.client import erasure, intake
+    from interplant.client.directory import data_repository
+
+    repository, settings = data_repository(plant), plant.load().data
+    if not (plant.path / settings.store).is_dir():
+        raise UsageError(
+            "expected one of --from DIR, --cmapss DIR and --simulate NUMBER, or readings in the store: "
+            "`interplant data ingest` brings them"
+        )
+    store = intake.store_of(plant, load_task(task) if task else None)
+    made = repository.freeze(store, message, settings.simulated)
+    gone = erasure.prune(plant, repository, settings.keep)
+    document = {name: getattr(made, name) for name in ("digest", "created", "rows", "machines", "simulated")}
+    document |= {"sources": dict(made.sources), "quarantined": made.quarantined, "purged": gone}
+    show(
+        json,
+        document,
+        f"Snapshot {made.digest[:12]}: {made.rows} readings of {made.machines} machines"
+        f"{', simulated' if made.simulated else ''}; {sum(made.sources.values())} came in since the last, "
+        f"{made.quarantined} went to quarantine."
+        + (f"\n{len(gone)} older snapshots were removed (data.keep)." if gone else ""),
+    )
+
+
 @app.command()
 def log(directory: Directory = HERE, json: Json = False) -> None:
     """List the plant's snapshots, the newest first."""
-    found = _repository(directory).log()
-    rows = [[one.digest[:12], one.created, one.rows, one.machines, one.simulated] for one in found]
-    columns = ["snapshot", "created", "readings", "machines", "simulated"]
-    document = [{name: value for name, value in asdict(one).items() if name != "folder"} for one in found]
+    repository = _repository(directory)
+    purged = repository.purged()
+    rows = []
+    document = []
+    for one in repository.log():
+        gone = purged.get(one.digest)
+        own = {name: value for name, value in asdict(one).items() if name not in ("folder", "files")}
+        document.append(own | {"files": len(one.files), "removed": gone["why"] if gone else ""})
+        state = f"removed: {gone['why']} {gone['when']}" if gone else "kept"
+        cells = [one.created, one.rows, one.machines, one.quarantined, one.simulated, state]
+        rows.append([one.digest[:12], *cells])
+    columns = ["snapshot", "created", "readings", "machines", "quarantine", "simulated", "state"]
     show(json, document, table(columns, rows, "There is no snapshot yet: interplant data snapshot"))
 
 
+@app.command()
+def diff(
+    one: Annotated[str, typer.Argument(help="A snapshot, by its first digits.")],
+    other: Annotated[str, typer.Argument(help="Another; by default the newest.")] = "",
+    directory: Directory = HERE,
+    json: Json = False,
+) -> None:
+    """Show by day and machine where two snapshots differ."""
+    from interplant.data import versions
+
+    repository = _repository(directory)
+    before, after = repository.find(one), repository.find(other or None)
+    changes = versions.diff(repository, before, after)
+    rows = [[change.day, change.machine, change.before, change.after] for change in changes]
+    columns = ["day", "machine", before.digest[:12], after.digest[:12]]
+    document = {
+        "before": before.digest,
+        "after": after.digest,
+        "changes": [asdict(change) for change in changes],
+    }
+    show(json, document, table(columns, rows, "The two hold the same readings."))
+
+
+@app.command()
+def erase(
+    directory: Directory = HERE,
+    machine: Annotated[str, typer.Option(help="Erase this machine's readings.")] = "",
+    since: Annotated[str, typer.Option(help="Erase from this time on.")] = "",
+    until: Annotated[str, typer.Option(help="Erase up to this time, itself included.")] = "",
+    task: PlantTask = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; it cannot be undone.")] = False,
+    json: Json = False,
+) -> None:
+    """Erase a machine's or a period's readings from the store and from every snapshot, for good."""
+    from interplant.client import erasure, intake
+
+    plant = PlantDirectory(directory)
+    store = intake.store_of(plant, load_task(task) if task else None)
+    first, last = (erasure.moment(text, store.contract) if text else None for text in (since, until))
+    if not yes:
+        typer.confirm("This removes the readings from the store and from all snapshots. Go on?", abort=True)
+    done = erasure.erase(plant, store, machine or None, first, last)
+    releases = ", ".join(done.releases) or "none"
+    show(
+        json,
+        asdict(done),
+        f"{done.partitions} partitions changed; {len(done.purged)} snapshots were removed; the newest is "
+        f"{done.snapshot[:12]}.\nReleases at this plant that were trained on what is gone: {releases}.",
+    )
+
+
+@app.command()
+def drift(
+    source: Annotated[
+        Path, typer.Option("--from", help="A table (.csv, .parquet) of live readings, or a folder of tables.")
+    ],
+    directory: Directory = HERE,
+    snapshot: Annotated[
+        str | None, typer.Option(help="Digest of a snapshot to compare with instead of the champion's.")
+    ] = None,
+    task: TaskName = "turbofan",
+    plot: Annotated[Path | None, typer.Option(help="Draw each sensor over time as this PNG.")] = None,
+    fail: Annotated[bool, typer.Option("--fail", help="Exit 1 if a drift began.")] = False,
+    json: Json = False,
+) -> None:
+    """Compare live readings with the snapshot that the champion was trained on; events go to drift.jsonl."""
+    from interplant.cli import drifting
+    from interplant.client import drift as monitor
+    from interplant.data import blocks
+
+    plant = PlantDirectory(directory)
+    held = monitor.against(plant, load_task(task), snapshot)
+    report = monitor.watch(plant, held, blocks.of_path(source, held.task.contract))
+    if plot is not None:
+        from interplant.data.drift_plot import draw
+
+        draw(report.monitor, monitor.events_of(plant, report), plot)
+    show(json, drifting.document(report), drifting.text(report))
+    if fail and report.began:
+        raise InterplantError(f"{len(report.began)} drifts began; {plant.drift_events} holds them")
+
+
 def _repository(directory: Path) -> "Repository":
-    from interplant.client.setup import data_repository
+    from interplant.client.directory import data_repository
 
     return data_repository(PlantDirectory(directory))
 

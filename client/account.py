@@ -43,10 +43,11 @@ class Account:
         Raises:
             Refusal: ``ledger_behind`` or ``ledger``.
         """
-        receipts.require(directory, ledger)
         lineage = lineage_of(directory, plant)
-        for former in former_names(directory, plant, lineage, ledger.lineages()):
-            ledger.alias(lineage, former)
+        with ledger.one_look():
+            receipts.require(directory, ledger)
+            for former in former_names(directory, plant, lineage, ledger.lineages()):
+                ledger.alias(lineage, former)
         policy = plant.policy.privacy
         caps = Caps(
             policy.epsilon, policy.delta, policy.tasks.get(task.name), plant.data.declared_unit_windows

@@ -24,13 +24,8 @@ from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.inline import check_inline
 from interplant.core.release import ReleaseRefused
-from interplant.core.wire import (
-    Tensors,
-    from_bytes,
-    from_parcel,
-    tensors_of,
-    to_parcel,
-)
+from interplant.core.tensors import Tensors
+from interplant.core.wire import from_bytes, from_parcel, tensors_of, to_parcel
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from safetensors import SafetensorError, safe_open
 
 from interplant.client.directory import PlantDirectory
@@ -38,9 +38,9 @@ from interplant.core.compression import (
     unpack,
 )
 from interplant.core.errors import InterplantError, Refusal
-from interplant.core.flower import arrays
+from interplant.core.flower import arrays, records_of
 from interplant.core.schema import CODECS
-from interplant.core.wire import UPDATE, Tensors
+from interplant.core.tensors import UPDATE, Tensors
 
 log = logging.getLogger(__name__)
 
@@ -83,12 +83,12 @@ class Terms:
         Raises:
             Refusal: They are not words that this version understands.
         """
-        words = message.content.config_records.get(COMPRESSION)
+        words = records_of(message.content, ConfigRecord).get(COMPRESSION)
         if words is None:
             return None
         takes = plant.load().connection.compression
         try:
-            task = message.content.config_records["task"]
+            task = records_of(message.content, ConfigRecord)["task"]
             codecs = {key: str(words[key]) for key in ("update", "model", "codec")}
             keep = float(str(words["keep"]))
             if not set(codecs.values()) <= {NONE, *CODECS} or not 0 < keep <= 0.5:
@@ -157,7 +157,7 @@ def lighter(plant: PlantDirectory, terms: Terms | None, reply: Message) -> Messa
     """
     if terms is None or terms.update == NONE:
         return reply
-    update = {name: array.numpy() for name, array in reply.content.array_records[UPDATE].items()}
+    update = {name: array.numpy() for name, array in records_of(reply.content, ArrayRecord)[UPDATE].items()}
     meant = moved(update, _residual(plant, terms, update))
     if not all(np.isfinite(array).all() for array in meant.values()):
         meant = update

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from interplant.core import config
@@ -26,142 +26,157 @@ class PlantDirectory:
 
     path: Path
 
-    @property
+    @cached_property
     def config(self) -> Path:
         """``plant.yaml``: settings and policy."""
         return self.path / "plant.yaml"
 
-    @property
+    @cached_property
     def keys(self) -> Path:
         """Secrets of the plant, and what it trusts."""
         return self.path / "keys"
 
-    @property
+    @cached_property
     def plant_key(self) -> Path:
         """Private key of the plant's connection; it never leaves."""
         return self.keys / "plant.key"
 
-    @property
+    @cached_property
     def plant_certificate(self) -> Path:
         """Certificate of the plant's connection."""
         return self.keys / "plant.crt"
 
-    @property
+    @cached_property
     def ca_certificate(self) -> Path:
         """Certificate of the federation's authority: the trust root."""
         return self.keys / "ca.crt"
 
-    @property
+    @cached_property
     def release_public_key(self) -> Path:
         """Public key that checks releases."""
         return self.keys / "release.pub"
 
-    @property
+    @cached_property
     def snapshot_key(self) -> Path:
         """32 secret bytes under which snapshots are known outside; they never leave."""
         return self.keys / "snapshot.key"
 
-    @property
+    @cached_property
     def tls_files(self) -> TlsFiles:
         """The three files of the plant's connection."""
         return TlsFiles(self.ca_certificate, self.plant_certificate, self.plant_key)
 
-    @property
+    @cached_property
     def data(self) -> Path:
         """The plant's data: a Git and DVC repository, unless ``plant.yaml`` names another."""
         return self.path / "data"
 
-    @property
+    @cached_property
     def remote(self) -> Path:
         """The data's local DVC remote."""
         return self.path / "remote"
 
-    @property
+    @cached_property
     def ledger(self) -> Path:
         """Durable record of privacy spent."""
         return self.path / "ledger.db"
 
-    @property
+    @cached_property
     def receipt(self) -> Path:
         """The receipt that this plant signed last."""
         return self.path / "receipt.json"
 
-    @property
+    @cached_property
     def told_receipt(self) -> Path:
         """The last receipt of this plant, as the coordinator has it."""
         return self.path / "receipt-told.json"
 
-    @property
+    @cached_property
     def outbox(self) -> Path:
         """Replies that the coordinator has not taken yet."""
         return self.path / "outbox"
 
-    @property
+    @cached_property
     def compression(self) -> Path:
         """By run: the model held, and what packing left of updates; see `interplant.client.compression`."""
         return self.path / "compression"
 
-    @property
+    @cached_property
     def releases(self) -> Path:
         """One folder a release."""
         return self.path / "releases"
 
-    @property
+    @cached_property
     def champion(self) -> Path:
         """Which release serves now."""
         return self.path / "champion.json"
 
-    @property
+    @cached_property
     def audit(self) -> Path:
         """What left the plant, line by line."""
         return self.path / "audit.jsonl"
 
-    @property
+    @cached_property
     def rounds(self) -> Path:
         """The plant's own record of its rounds, line by line; it stays here."""
         return self.path / "rounds.jsonl"
 
-    @property
+    @cached_property
     def fetched(self) -> Path:
         """Blobs on their way in, and arrays between agent and trainer."""
         return self.path / "fetched"
 
-    @property
+    @cached_property
+    def windows(self) -> Path:
+        """By snapshot and task: the windows of a store's readings; see `interplant.data.mapped`."""
+        return self.path / "windows"
+
+    @cached_property
     def paused(self) -> Path:
         """While this file is there the plant takes part in no round; see `interplant.client.policy`."""
         return self.path / "paused"
 
-    @property
+    @cached_property
     def terms(self) -> Path:
         """What each private task asked of the data when it first came; see `interplant.client.policy`."""
         return self.path / "terms.json"
 
-    @property
+    @cached_property
     def answers(self) -> Path:
         """Whether snapshots fit contracts, as told under differential privacy; see `quality`."""
         return self.path / "answers.json"
 
-    @property
+    @cached_property
+    def drift(self) -> Path:
+        """What the drift monitor knows and remembers: numbers about data, which never leave."""
+        return self.path / "drift"
+
+    @cached_property
+    def drift_events(self) -> Path:
+        """Drifts that began, line by line; they stay here."""
+        return self.path / "drift.jsonl"
+
+    @cached_property
     def serve_lock(self) -> Path:
         """Held by `plant serve`."""
         return self.path / "serve.lock"
 
-    @property
+    @cached_property
     def connection(self) -> Path:
         """What the agent last noted of its connection."""
         return self.path / "connection.json"
 
-    @property
+    @cached_property
     def spending(self) -> Path:
         """Figures computed from the ledger, kept because computing them takes seconds."""
         return self.path / "spent.json"
 
-    @property
+    @cached_property
     def trainer_log(self) -> Path:
         """Log of the trainer process."""
         return self.path / "trainer.log"
 
-    @property
+    @cached_property
     def agent_log(self) -> Path:
         """Log of the agent process."""
         return self.path / "agent.log"
@@ -191,6 +206,21 @@ class PlantDirectory:
                 f"{self.path}: expected a plant directory (plant.yaml and keys/), found none; "
                 "make one with `interplant plant join FILE`"
             )
+
+
+def data_repository(plant: PlantDirectory) -> Repository:
+    """Open the plant's data repository; the plant's own is made, or completed after a killed join.
+
+    Raises:
+        UsageError: ``plant.yaml`` names another, and there is none.
+    """
+    path = plant.path / plant.load().data.repository
+    try:
+        return Repository(path)
+    except UsageError:
+        if path != plant.data:
+            raise
+        return Repository.create(path, plant.remote)
 
 
 @lru_cache(maxsize=8)

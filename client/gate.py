@@ -90,12 +90,12 @@ def measure(plant: PlantDirectory, release: Release, champion: str | None, margi
         raise ReleaseRefused(
             "other_task", f"the champion {champion} is for {other.name!r}, a {other.target.kind}"
         )
-    dataset = _dataset(plant)
+    dataset = _dataset(plant, release.task)
     if dataset.holdout.empty:
         raise ReleaseRefused("no_holdout")
     windows, rival = _rival(plant, dataset, release.task, champion, other, margin)
     target = release.task.target
-    predicted = export.predict_onnx(release.folder / ONNX, windows.x, outputs=target.outputs)
+    predicted = export.predict_onnx(release.folder / ONNX, windows.x[:], outputs=target.outputs)
     _check_plausible(predicted, target)
     found = measures.scores(target, measures.Predicted(predicted, windows.y))
     measure = measures.MEASURES[target.kind]
@@ -147,7 +147,7 @@ def _rival(
     cut = training_windows if same else last_windows
     windows = _some(cut(dataset.holdout, task))
     old = windows if same else cut(dataset.holdout, other)
-    predicted = export.predict_onnx(plant.releases / champion / ONNX, old.x, outputs=other.target.outputs)
+    predicted = export.predict_onnx(plant.releases / champion / ONNX, old.x[:], outputs=other.target.outputs)
     error = _error(predicted, windows if task.target.kind == TIME else old, other)
     return windows, _Rival("worse", "champion", error, error * (1.0 + margin))
 
@@ -159,9 +159,9 @@ def _some(windows: "Windows") -> "Windows":
     return windows
 
 
-def _dataset(plant: PlantDirectory) -> "Dataset":
+def _dataset(plant: PlantDirectory, task: Task) -> "Dataset":
     repository = plant.repository()
-    return snapshots.load(repository.open())
+    return snapshots.load(repository.open(), task.split)
 
 
 def _error(predicted: export.Floats, windows: "Windows", task: Task) -> float:

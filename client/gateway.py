@@ -16,29 +16,20 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Message, MetricRecord
 
 from interplant.client.directory import PlantDirectory
+from interplant.client.trained import Trained
 from interplant.core.compression import COMPRESSION, HOLDS, NONE
 from interplant.core.errors import Refusal
 from interplant.core.files import disk_errors
-from interplant.core.flower import arrays
+from interplant.core.flower import arrays, config_record, content_of
 from interplant.core.receipt import Receipt
 from interplant.core.schema import CODECS, Task
-from interplant.core.wire import UPDATE, Tensors
+from interplant.core.tensors import UPDATE, Tensors
 from interplant.privacy.plan import statistics_of
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A round's result inside the plant: the update, its receipt, and noised metrics by name."""
-
-    update: Tensors
-    receipt: Receipt
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def let_out(
@@ -66,11 +57,8 @@ def let_out(
     _check_receipt(trained.receipt, task)
     _check_metrics(trained.metrics, task, plant)
     _check_words(words or {})
-    content = RecordDict(
-        {
-            UPDATE: arrays(trained.update),
-            "receipt": ConfigRecord(trained.receipt.as_dict()),
-        }
+    content = content_of(
+        {UPDATE: arrays(trained.update), "receipt": config_record(trained.receipt.as_dict())}
     )
     entry: dict[str, object] = {
         "what": "update",
@@ -82,7 +70,7 @@ def let_out(
         content["metrics"] = MetricRecord(dict(trained.metrics))
         entry["metrics"] = trained.metrics
     if words:
-        content[COMPRESSION] = ConfigRecord(dict(words))
+        content[COMPRESSION] = config_record(words)
         entry[COMPRESSION] = dict(words)
     _log(plant, entry)
     return Message(content, reply_to=request)

@@ -47,6 +47,8 @@ COMMENTS: Final = {
     "data.declared_units": "Public number of machines, rounded: the same for tasks that count by machine.",
     "data.declared_unit_windows": """Public number of windows that no machine passes: what charges by
         window are worth when a machine is counted.""",
+    "data.drift": "How `interplant data drift` holds readings against the champion's snapshot: readings of a "
+    "window, and how many of 10 000 windows may alarm by chance, over all sensors together.",
     "data.simulated": "True marks data from the simulator, wherever its results are shown.",
     "policy": "What this plant offers; an empty list offers nothing.",
     "policy.tasks": "Names of the tasks that may train here.",

@@ -149,7 +149,9 @@ class _Look:
         account = Account.of(directory, plant, task, Ledger(directory.ledger))
         before = account.spent().epsilon
         charge = account.reserve(asked, RUN, 0)
-        return cls(directory, plant, account, snapshot, charge, before, repository.load(snapshot).train)
+        return cls(
+            directory, plant, account, snapshot, charge, before, repository.load(snapshot, task.split).train
+        )
 
     def result(self, what: str, one: Statistic, found: dict[str, Any]) -> Measured:
         """Say what was found and what it cost, and log it."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from interplant.core import blobs
 from interplant.core import federation_pb2 as pb
 from interplant.core.files import write_atomic
-from interplant.core.wire import Tensors, pack
+from interplant.core.tensors import Tensors
+from interplant.core.wire import pack
 
 
 class Outbox:

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 
-from flwr.app import Message
+from flwr.app import ArrayRecord, ConfigRecord, Message
 
 from interplant.client import compression, gateway, policy, receipts
 from interplant.client.compression import Terms
@@ -11,10 +11,10 @@ from interplant.client.directory import PlantDirectory
 from interplant.client.trainer import Trainer
 from interplant.core import config
 from interplant.core.errors import InterplantError, Refusal
-from interplant.core.flower import refuse
+from interplant.core.flower import records_of, refuse
 from interplant.core.release import check_id
 from interplant.core.schema import Task
-from interplant.core.wire import WEIGHTS, Tensors
+from interplant.core.tensors import WEIGHTS, Tensors
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +74,10 @@ def read(message: Message) -> Request:
         Refusal: It is not one that this version understands.
     """
     try:
-        words = message.content.config_records["task"]
+        words = dict(records_of(message.content, ConfigRecord)["task"])
         task = config.task_from_json(str(words["task"]))
-        weights = {name: array.numpy() for name, array in message.content.array_records[WEIGHTS].items()}
+        sent = records_of(message.content, ArrayRecord)[WEIGHTS]
+        weights = {name: array.numpy() for name, array in sent.items()}
         receipt = str(words.get("receipt", ""))
         return Request(check_id(str(words["run"])), int(str(words["round"])), task, weights, receipt)
     except (KeyError, ValueError, TypeError, InterplantError) as error:

@@ -1,11 +1,10 @@
-"""``interplant plant serve``: the agent, restarted when it dies; the agent keeps the trainer."""
+"""``interplant plant serve``: agent and sources, started again when they die; the agent keeps the trainer."""
 
 import threading
 from typing import Final
 
 from interplant.client import connection
-from interplant.client.directory import PlantDirectory
-from interplant.client.setup import data_repository
+from interplant.client.directory import PlantDirectory, data_repository
 from interplant.core import certificates, processes
 from interplant.core.errors import InterplantError
 from interplant.core.files import only_one
@@ -35,10 +34,14 @@ def serve(plant: PlantDirectory, stopping: threading.Event | None = None) -> int
         stopping = threading.Event()
         processes.on_stop_signals(stopping)
     with only_one(plant.serve_lock, "this plant"):
-        agent = Service("agent", python_module("interplant.client.agent", str(plant.path.resolve())))
+        here = str(plant.path.resolve())
+        services = [Service("agent", python_module("interplant.client.agent", here))]
+        if plant.load().data.sources:
+            services.append(Service("sources", python_module("interplant.client.feeding", here)))
         try:
-            if supervise([agent], stopping):
-                raise InterplantError(agent.reason or "the agent ended without a word")
+            if supervise(services, stopping):
+                reasons = [service.reason for service in services if service.reason]
+                raise InterplantError(reasons[0] if reasons else "the agent ended without a word")
         finally:
             connection.forget(plant)
     return 0

@@ -20,8 +20,8 @@ from interplant.core import config
 from interplant.core.errors import Refusal
 from interplant.core.files import write_atomic
 from interplant.core.schema import Plant, PrivacyPolicy, Task
-from interplant.data import contract
 from interplant.data.shares import bad_shares
+from interplant.data.snapshots import Snapshot
 from interplant.privacy.plan import Measurement, Plan, Statistic
 from interplant.privacy.statistics import noised
 from interplant.privacy.stream import Stream
@@ -102,7 +102,7 @@ def require(
         charge(asked)
         (one,) = asked.statistics
         # Noise alone must not refuse good data: a plant of 25 machines would be refused by chance.
-        limit = contract.STRAY_SHARE * asked.records + DEVIATIONS * one.noise
+        limit = task.contract.strays * asked.records + DEVIATIONS * one.noise
         fits = noised(bad_shares(readings, task), one, Stream()) <= limit
         end = account.ledger.end()
         answer = Answer(fits, end.entries, end.hash)
@@ -113,8 +113,23 @@ def require(
     if not answer.fits:
         raise Refusal(
             "contract",
-            f"under differential privacy, clearly more than {contract.STRAY_SHARE:.0%} of the readings break "
+            f"under differential privacy, clearly more than {task.contract.strays:.0%} of the readings break "
             "the contract; `interplant data check` shows which",
+        )
+
+
+def require_intake(snapshot: Snapshot, task: Task) -> None:
+    """Abstain if more of what came since the snapshot before is in quarantine than the contract allows.
+
+    Raises:
+        Refusal: ``quarantine``.
+    """
+    came = sum(snapshot.sources.values()) + snapshot.quarantined
+    if snapshot.quarantined > task.contract.strays * came:
+        raise Refusal(
+            "quarantine",
+            f"{snapshot.quarantined} of {came} readings since the snapshot before: `interplant data check` "
+            "shows why; mend it, release them, make a snapshot",
         )
 
 

@@ -77,16 +77,17 @@ def require(plant: PlantDirectory, ledger: Ledger) -> None:
     Raises:
         Refusal: ``ledger_behind``.
     """
-    for one in _known(plant):
-        ledger.require_receipt(one.entries, one.head)
     lines = _read(plant.told_receipt).splitlines()
+    for one in _known(plant, lines):
+        ledger.require_receipt(one.entries, one.head)
     if len(lines) > 1:
         write_atomic(plant.told_receipt, lines[-1] + "\n", 0o600)
 
 
 def repair(plant: PlantDirectory, ledger: Ledger) -> list[Receipt]:
     """Charge what receipts name and the ledger does not hold; return those receipts."""
-    return [one for one in _known(plant) if ledger.repair(_end(plant, one, ledger))]
+    lines = _read(plant.told_receipt).splitlines()
+    return [one for one in _known(plant, lines) if ledger.repair(_end(plant, one, ledger))]
 
 
 def _end(plant: PlantDirectory, one: Receipt, ledger: Ledger) -> End:
@@ -100,11 +101,11 @@ def _end(plant: PlantDirectory, one: Receipt, ledger: Ledger) -> End:
     return End(one.entries, one.head, account, one.trail)
 
 
-def _known(plant: PlantDirectory) -> list[Receipt]:
+def _known(plant: PlantDirectory, told: list[str]) -> list[Receipt]:
     """Receipts that the ledger may be behind: the plant's own last one, and those it was told of."""
     own = _own(plant)
     found = [own] if own else []
-    for line in _read(plant.told_receipt).splitlines():
+    for line in told:
         try:
             one = receipt.from_json(line)
             if one.signer in _signers(plant) and one != own:
@@ -134,4 +135,7 @@ def _public(plant: PlantDirectory) -> str:
 
 
 def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""

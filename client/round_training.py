@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interplant.client import quality
+from interplant.client import intake, quality
 from interplant.client.account import Account
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import Trained
+from interplant.client.trained import Trained
 from interplant.core import config, models
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.files import disk_errors
 from interplant.core.receipt import Receipt
 from interplant.core.schema import Task
 from interplant.core.targets import scaled
-from interplant.core.wire import Tensors
-from interplant.data.snapshots import Repository, Snapshot
+from interplant.core.tensors import Tensors
+from interplant.data.mapped import forget_windows, mapped_windows
+from interplant.data.snapshots import Repository, Snapshot, reader_of
 from interplant.data.windows import Windows, training_windows
 from interplant.privacy import checks, statistics
 from interplant.privacy.ledger import Ledger, Reservation
@@ -76,6 +77,7 @@ def train_round(
     repository = directory.repository()
     ledger = bench.ledger = bench.ledger or Ledger(directory.ledger)
     account = Account.of(directory, plant, task, ledger)
+    intake.require_version(directory, task)
     charges: list[Reservation] = []
 
     def charge(charged: Charged) -> None:
@@ -101,8 +103,10 @@ def train_round(
         answer = quality.owed(directory, plant, task)
         account.require(plan, *([answer] if answer else []))  # before data is touched
     snapshot = repository.open()
+    if not billed:  # else whether data is good is told with noise alone
+        quality.require_intake(snapshot, task)
     try:
-        windows = _windows(bench, repository, snapshot, task, fits if billed else None)
+        windows = _windows(directory, bench, repository, snapshot, task, fits if billed else None)
     except Refusal:
         if charges:
             seal()  # the refusal tells of the data: its charge must not be undone unnoticed
@@ -130,6 +134,7 @@ def train_round(
 
 
 def _windows(
+    directory: PlantDirectory,
     bench: Bench,
     repository: Repository,
     snapshot: Snapshot,
@@ -139,20 +144,26 @@ def _windows(
     """Return the snapshot's windows, cut once.
 
     Args:
+        directory: Keeps those of a store in a file.
         bench: Keeps them.
         repository: The plant's.
         snapshot: Of the plant.
         task: Contract, windows and target.
         fits: Refuses readings that break the contract, where that is charged; else they are held to it.
     """
-    parts = (task.contract, task.window, task.target)
+    parts = (task.contract, task.window, task.target, task.split)
     asked = [snapshot.digest, *map(config.dump, parts), task.privacy.unit, fits is not None]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     if bench.key != key or bench.windows is None:
-        readings = repository.load(snapshot).train
-        if fits is not None:
-            fits(readings)
-        bench.key, bench.windows = key, training_windows(readings, task, checked=fits is not None)
+        if fits is None and (reader := reader_of(snapshot)):
+            windows = mapped_windows(reader, task, directory.windows / key)
+            forget_windows(directory.windows, key)
+        else:
+            readings = repository.load(snapshot, task.split).train
+            if fits is not None:
+                fits(readings)
+            windows = training_windows(readings, task, checked=fits is not None)
+        bench.key, bench.windows = key, windows
     return bench.windows
 
 

@@ -3,12 +3,10 @@
 import shutil
 from pathlib import Path
 
-from interplant.client.directory import PlantDirectory
+from interplant.client.directory import PlantDirectory, data_repository
 from interplant.client.joining import join_federation, read_join_file
 from interplant.client.link import TurnedAwayError, enrol
-from interplant.core.errors import UsageError
 from interplant.core.staging import staging_path
-from interplant.data.snapshots import Repository
 
 
 def join_plant(file: Path, directory: Path, address: str | None = None) -> PlantDirectory:
@@ -30,18 +28,3 @@ def join_plant(file: Path, directory: Path, address: str | None = None) -> Plant
         raise
     data_repository(plant)
     return plant
-
-
-def data_repository(plant: PlantDirectory) -> Repository:
-    """Open the plant's data repository; the plant's own is made, or completed after a killed join.
-
-    Raises:
-        UsageError: ``plant.yaml`` names another, and there is none.
-    """
-    path = plant.path / plant.load().data.repository
-    try:
-        return Repository(path)
-    except UsageError:
-        if path != plant.data:
-            raise
-        return Repository.create(path, plant.remote)

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import Trained
+from interplant.client.trained import Trained
 from interplant.core import blobs, config, processes
 from interplant.core.errors import REFUSALS, InterplantError, Refusal
 from interplant.core.receipt import Receipt
 from interplant.core.schema import Task
-from interplant.core.wire import UPDATE, WEIGHTS, Tensors, in_record, of_record
+from interplant.core.tensors import UPDATE, WEIGHTS, Tensors, in_record, of_record
 
 log = logging.getLogger(__name__)
 

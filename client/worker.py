@@ -13,7 +13,7 @@ from typing import Any
 from interplant.client.directory import PlantDirectory
 from interplant.core import blobs, config, logs, processes
 from interplant.core.errors import InterplantError, Refusal
-from interplant.core.wire import WEIGHTS, of_record
+from interplant.core.tensors import WEIGHTS, of_record
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +49,14 @@ def main(words: list[str]) -> int:
 def _warm_up(private_only: bool) -> None:
     """Load what the first round would load otherwise: seconds that nothing waits for now.
 
-    A plant that may also train without privacy does not make such a round wait for Opacus.
+    A plant that may also train without privacy does not make such a round wait for the accountants.
     """
     importlib.import_module("pandas")
     importlib.import_module("pyarrow.parquet")
     if not private_only:
         return
     importlib.import_module("dp_accounting.pld")
-    importlib.import_module("interplant.privacy.dpsgd")
+    importlib.import_module("interplant.privacy.onepass")
 
 
 def _answer(plant: PlantDirectory, bench: Any, job: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sha256_file, sync_folder
 
 if TYPE_CHECKING:
-    from interplant.core.wire import Tensors
+    from interplant.core.tensors import Tensors
 
 _DTYPES = {
     "F64": np.float64,

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -117,8 +118,13 @@ def write_key(path: Path, pem: bytes) -> None:
 
 
 def read_key(path: Path) -> Key:
-    """Read a private key from a file."""
-    return parse_key(_read(path), str(path))
+    """Read a private key from a file; the same bytes are parsed once, which takes as long as to sign."""
+    return _parsed(_read(path), str(path))
+
+
+@lru_cache(maxsize=1024)
+def _parsed(pem: bytes, origin: str) -> Key:
+    return parse_key(pem, origin)
 
 
 # --- requests --------------------------------------------------------------------------------------

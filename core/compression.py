@@ -31,7 +31,7 @@ import numpy as np
 from interplant.core.errors import InterplantError
 
 if TYPE_CHECKING:
-    from interplant.core.wire import Tensors
+    from interplant.core.tensors import Tensors
 
 NONE = "none"
 """The word for arrays that travel as they are."""

@@ -68,14 +68,14 @@ def parse(
     if tree is None and _refers(content):
         # Only a file of this machine may: a message could read the environment through it.
         raise UsageError(f"{origin}: expected plain values, found ${{...}}")
-    for key, error in _wrong_entries(schema, content):
-        raise UsageError(f"{_place(origin, tree, key)}: {_sentence(error)}")
+    words = _from_words(overrides)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), content)
-        merged = OmegaConf.merge(merged, _from_words(overrides))
+        merged = OmegaConf.merge(OmegaConf.structured(schema), content, words)
         value: T = OmegaConf.to_object(merged)  # type: ignore[assignment]
         value.check()
     except OmegaConfBaseException as error:
+        for entry, wrong in _wrong_entries(schema, content):
+            raise UsageError(f"{_place(origin, tree, entry)}: {_sentence(wrong)}") from None
         key = getattr(error, "full_key", None) or ""
         raise UsageError(f"{_place(origin, tree, key)}: {_sentence(error)}") from None
     except Impossible as error:
@@ -107,7 +107,12 @@ def to_json(value: Any) -> str:
 
     Keys are not sorted: the order of a contract's columns is the order of the model's input channels.
     """
-    return json.dumps(dump(value), separators=(",", ":"))
+    return text_of(dump(value))
+
+
+def text_of(content: dict[str, Any]) -> str:
+    """Return what `dump` gives as `to_json` writes it."""
+    return json.dumps(content, separators=(",", ":"))
 
 
 def to_yaml(value: Any) -> str:

@@ -27,6 +27,8 @@ REFUSALS: Final[dict[str, str]] = {
     "model_unfit": "the model does not fit the global weights or cannot be trained privately",
     "no_snapshot": "the plant has no snapshot of its data yet",
     "contract": "the plant's data does not fit the task's contract",
+    "contract_version": "the plant's contract is another version than the task needs",
+    "quarantine": "more of what the plant's sources brought breaks its contract than the contract allows",
     "undeclared_size": "the plant has not declared the public size of its data (data.declared_windows)",
     "model_lost": "the plant has lost the model that this round's differs from; it gets the next one whole",
     "trainer_died": "the plant's trainer process ended while it worked",

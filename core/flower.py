@@ -3,17 +3,29 @@
 Everything else uses ``flwr.app``, ``flwr.serverapp`` and ``flwr.clientapp``. Not public here: the
 keyword ``Message(metadata=...)`` (a message's id has no setter, so a message with a given id is built
 from its metadata), ``flwr.supercore.run.Run`` (an annotation and an empty value of `Grid.run`),
-``RecordDict`` taking its parts by type, and the name by which Flower's wire knows an `Array`.
+``RecordDict`` taking its parts by type, the dictionary inside a record, and the name by which Flower's wire
+knows an `Array`. Records are filled in that dictionary: to have Flower check each array and word again takes
+longer than to serialise a small update.
 """
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Error, Message, Metadata, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    Metadata,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
@@ -26,16 +38,25 @@ __all__ = [
     "OneRunGrid",
     "Run",
     "arrays",
+    "config_record",
+    "content_of",
     "context",
+    "dtype_name",
     "empty_run",
     "let_go",
     "message",
+    "records_of",
     "refusal",
     "refuse",
 ]
 
 _REFUSAL_CODE = 1000
 """Flower's own error codes are small; ours say more in their reason."""
+
+_PLAIN: Final = frozenset({bool, bytes, float, int, str})
+"""What a record of words may hold beside lists."""
+
+Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 @dataclass(frozen=True)
@@ -98,21 +119,24 @@ class HeldArray(Array):
     """
 
     def __init__(self, array: "np.ndarray[Any, Any]") -> None:
-        self._held = array
-        self.dtype, self.shape, self.stype = _name(array.dtype), array.shape, "numpy.ndarray"
+        # Flower's own way to set them takes longer than all else of an array.
+        vars(self).update(
+            _held=array, dtype=dtype_name(array.dtype), shape=array.shape, stype="numpy.ndarray"
+        )
 
     @cached_property
     def data(self) -> bytes:  # type: ignore[override] # the same bytes, later
         """The array as an npy file."""
-        return Array.from_numpy_ndarray(self._held).data
+        return Array.from_numpy_ndarray(self.numpy()).data
 
     def numpy(self) -> "np.ndarray[Any, Any]":
         """Return the array."""
-        return self._held
+        held: np.ndarray[Any, Any] = vars(self)["_held"]
+        return held
 
 
 @cache
-def _name(dtype: "np.dtype[Any]") -> str:
+def dtype_name(dtype: "np.dtype[Any]") -> str:
     """A dtype as Flower writes it; numpy takes longer to find the word than all else of an array takes."""
     return str(dtype)
 
@@ -123,9 +147,38 @@ HeldArray.__qualname__ = "Array"  # on Flower's own wire it is one
 def arrays(tensors: "Mapping[str, np.ndarray[Any, Any]]") -> ArrayRecord:
     """Make the record of these arrays, without a copy."""
     record = ArrayRecord()  # its other constructors turn every array into bytes
-    for name, array in tensors.items():
-        record[name] = HeldArray(array)
+    _inside(record).update({name: HeldArray(array) for name, array in tensors.items()})
     return record
+
+
+def config_record(values: Mapping[str, Any]) -> ConfigRecord:
+    """Make the record of these words and numbers.
+
+    Raises:
+        TypeError: A value is of a kind that Flower does not send.
+    """
+    if not (set(map(type, values.values())) <= _PLAIN and set(map(type, values)) <= {str}):
+        return ConfigRecord(dict(values))  # lists, or what Flower refuses
+    record = ConfigRecord()
+    _inside(record).update(values)
+    return record
+
+
+def content_of(records: Mapping[str, ArrayRecord | ConfigRecord | MetricRecord]) -> RecordDict:
+    """Make a message's content of its records."""
+    made = RecordDict()
+    _inside(made).update(records)
+    return made
+
+
+def records_of(content: RecordDict, kind: type[Record]) -> dict[str, Record]:
+    """Return a content's records of one kind by name; they are its own, the dictionary is not."""
+    return {name: record for name, record in content.items() if isinstance(record, kind)}
+
+
+def _inside(record: RecordDict | ArrayRecord | ConfigRecord) -> dict[str, Any]:
+    found: dict[str, Any] = vars(record)["_data"]
+    return found
 
 
 def let_go(message: Message) -> None:
@@ -135,8 +188,8 @@ def let_go(message: Message) -> None:
     comes by, several models after they were read.
     """
     if message.has_content():
-        for record in message.content.array_records.values():
-            record.clear()
+        for record in records_of(message.content, ArrayRecord).values():
+            _inside(record).clear()
 
 
 def context(node_id: int, run_id: int, node: dict[str, Any], run: dict[str, Any]) -> Context:

@@ -7,10 +7,11 @@ All figures follow from public plans, not from data; what identifies data is key
 import base64
 import json
 import math
+import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -94,6 +95,13 @@ class Receipt:
 
 _KINDS = {field.name: field.type for field in fields(Receipt)}
 
+_KNOWN: dict[str, Receipt] = {}
+"""Receipts by the texts that this process has checked or signed, the oldest first."""
+
+_MOST_KNOWN: Final = 1024
+
+_LOCK = threading.Lock()
+
 _LONGEST = {"account": LONGEST_ACCOUNT, "trail": LONGEST_TRAIL}
 
 
@@ -104,11 +112,14 @@ def account_json(charges: Mapping[str, Iterable[tuple[str, float, float, int]]])
 
 def signed(receipt: Receipt, key: ec.EllipticCurvePrivateKey) -> Receipt:
     """Return the receipt with its signer and signature."""
-    named = replace(receipt, signer=public_text(key), signature="")
-    signature = key.sign(_signed_text(named), ec.ECDSA(hashes.SHA256()))
-    return replace(named, signature=base64.b64encode(signature).decode())
+    content = receipt.as_dict() | {"signer": public_text(key)}
+    signature = key.sign(_signed_text(content), ec.ECDSA(hashes.SHA256()))
+    made = Receipt(**content | {"signature": base64.b64encode(signature).decode()})
+    _remember(to_json(made), made)
+    return made
 
 
+@lru_cache(maxsize=1024)
 def public_text(key: ec.EllipticCurvePrivateKey) -> str:
     """Return a key's public half as a receipt names it."""
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -142,12 +153,12 @@ def verify(receipt: Receipt) -> None:
     try:
         key = _key_of(receipt.signer)
         signature = base64.b64decode(receipt.signature, validate=True)
-        key.verify(signature, _signed_text(receipt), ec.ECDSA(hashes.SHA256()))
+        key.verify(signature, _signed_text(receipt.as_dict()), ec.ECDSA(hashes.SHA256()))
     except (InvalidSignature, ValueError, TypeError):
         raise InterplantError("receipt.signature: it is not this key's over this receipt") from None
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def _key_of(signer: str) -> ec.EllipticCurvePublicKey:
     key = load_der_public_key(base64.b64decode(signer, validate=True))
     if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -160,13 +171,16 @@ def to_json(receipt: Receipt) -> str:
     return json.dumps(receipt.as_dict(), sort_keys=True)
 
 
-@lru_cache(maxsize=1024)
-def from_json(text: str | bytes) -> Receipt:
-    """Read what `to_json` wrote, and check its signature; the same text is checked once.
+def from_json(text: str) -> Receipt:
+    """Read what `to_json` wrote, and check its signature.
+
+    A text that this process has checked before, or signed, is not checked again.
 
     Raises:
         InterplantError: It is not a receipt, or its signature is wrong.
     """
+    if known := _KNOWN.get(text):
+        return known
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
@@ -175,13 +189,21 @@ def from_json(text: str | bytes) -> Receipt:
         raise InterplantError("expected a receipt as JSON, found something else")
     receipt = parse(content)
     verify(receipt)
+    _remember(text, receipt)
     return receipt
 
 
-def _signed_text(receipt: Receipt) -> bytes:
-    content = receipt.as_dict()
-    del content["signature"]
-    return b"interplant-receipt/1\n" + json.dumps(content, sort_keys=True).encode()
+def _remember(text: str, receipt: Receipt) -> None:
+    with _LOCK:
+        while len(_KNOWN) >= _MOST_KNOWN:
+            del _KNOWN[next(iter(_KNOWN))]
+        _KNOWN[text] = receipt
+
+
+def _signed_text(content: Mapping[str, Any]) -> bytes:
+    """What is signed of a receipt's fields: all but the signature."""
+    rest = {name: value for name, value in content.items() if name != "signature"}
+    return b"interplant-receipt/1\n" + json.dumps(rest, sort_keys=True).encode()
 
 
 def _is_sensible(value: Any, longest: int) -> bool:

@@ -313,6 +313,27 @@ class Source:
 
 
 @dataclass
+class Drift:
+    """How live readings are held against the champion's snapshot; see `interplant.data.drift`.
+
+    ``window`` counts readings, of all machines together. ``false_alarms`` is how many of 10 000 windows may
+    alarm by chance, over all sensors and tests together.
+    """
+
+    window: int = 100
+    false_alarms: float = 1.0
+
+    def check(self, prefix: str = "") -> None:
+        """Raise `Impossible` for the first value that cannot be."""
+        need(
+            10 <= self.window <= 1_000_000,
+            f"{prefix}window",
+            f"expected 10 to 1000000 readings, found {self.window}",
+        )
+        between(self.false_alarms, 1e-4, 1000.0, f"{prefix}false_alarms")
+
+
+@dataclass
 class PlantData:
     """Where the plant's data lies, and its size as the plant declares it: public, rounded, 0 if not told.
 
@@ -321,12 +342,14 @@ class PlantData:
     ``declared_unit_windows`` the most windows that one of them has.
 
     ``store`` is the folder into which ``sources`` bring readings, ``contract`` the file of the contract that
-    they are held to at the door; where it is empty, ``interplant data ingest`` is told a task.
+    they are held to at the door; where it is empty, ``interplant data ingest`` is told a task. ``keep`` is
+    how many snapshots are kept, 0 for all; one that a release here was trained on stays.
     """
 
     repository: str = "data"
     store: str = "store"
     contract: str = ""
+    keep: int = 0
     sources: list[Source] = field(default_factory=list)
     machine: str = "machine"
     time: str = "cycle"
@@ -334,6 +357,7 @@ class PlantData:
     declared_units: int = 0
     declared_unit_windows: int = 0
     simulated: bool = False
+    drift: Drift = field(default_factory=Drift)
 
 
 @dataclass
@@ -401,6 +425,8 @@ class Plant:
         for key in ("declared_windows", "declared_units", "declared_unit_windows"):
             size = getattr(self.data, key)
             need(size >= 0, f"data.{key}", f"expected 0 (not declared) or more, found {size}")
+        need(self.data.keep >= 0, "data.keep", f"expected 0 (all) or more, found {self.data.keep}")
+        self.data.drift.check("data.drift.")
         for place, source in enumerate(self.data.sources):
             key = f"data.sources.{place}"
             need(

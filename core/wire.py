@@ -12,14 +12,24 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, TensorSpec, serialize
 from safetensors import numpy as tensors_file
 
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.files import PIECE
-from interplant.core.flower import Envelope, arrays, message, refusal
+from interplant.core.flower import (
+    Envelope,
+    arrays,
+    config_record,
+    content_of,
+    dtype_name,
+    message,
+    records_of,
+    refusal,
+)
 from interplant.core.inline import INLINE, blob_of
+from interplant.core.tensors import Tensors
 
 PROTOCOL = "2"
 """Version of core/federation.proto and of this format; both sides must have the same."""
@@ -27,35 +37,35 @@ PROTOCOL = "2"
 MAX_RECORDS = 1 << 20
 """Bytes of JSON that a message may carry beside its tensors."""
 
-WEIGHTS, UPDATE = "weights", "update"
-"""The records of arrays that a round sends and receives."""
-
-Tensors = dict[str, np.ndarray[Any, Any]]
-
 
 def tensors_of(content: RecordDict) -> Tensors:
     """Return every array of a message, named ``record/name``."""
     return {
         f"{record}/{name}": array.numpy()
-        for record, named in content.array_records.items()
+        for record, named in records_of(content, ArrayRecord).items()
         for name, array in named.items()
     }
 
 
 def to_bytes(tensors: Tensors) -> bytes:
     """Serialise arrays as safetensors, which stores only C-ordered ones rightly."""
-    return tensors_file.save({name: np.asarray(array, order="C") for name, array in tensors.items()})
-
-
-def in_record(record: str, tensors: Tensors) -> Tensors:
-    """Name arrays as `tensors_of` names those of a record."""
-    return {f"{record}/{name}": array for name, array in tensors.items()}
-
-
-def of_record(record: str, tensors: Tensors) -> Tensors:
-    """The arrays of a record by their own names; see `in_record`."""
-    head = f"{record}/"
-    return {name.removeprefix(head): array for name, array in tensors.items() if name.startswith(head)}
+    ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    if not all(array.dtype.isnative for array in ordered.values()):
+        return tensors_file.save(ordered)
+    # What that function does; it asks each array for the name of its dtype, which is slow.
+    return bytes(
+        serialize(
+            {
+                name: TensorSpec(
+                    dtype=dtype_name(array.dtype),
+                    shape=array.shape,
+                    data_ptr=array.__array_interface__["data"][0],
+                    data_len=array.nbytes,
+                )
+                for name, array in ordered.items()
+            }
+        )
+    )
 
 
 def pack(tensors: Tensors, store: Callable[[Tensors], pb.Blob]) -> tuple[pb.Blob, bytes]:
@@ -137,9 +147,8 @@ def from_parcel(
         if parcel.error:
             code = parcel.error if parcel.error in REFUSALS else "internal"
             return message(envelope, None, Error(0, code))
-        content = RecordDict(dict(by_record(tensors) if records is None else records))
-        _fill(content, json.loads(parcel.records or b"{}"))
-        return message(envelope, content)
+        held = by_record(tensors) if records is None else records
+        return message(envelope, content_of({**held, **_records(json.loads(parcel.records or b"{}"))}))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InterplantError(
             f"message {parcel.message_id or parcel.reply_to} cannot be read: {error}"
@@ -160,14 +169,13 @@ def pieces(
 
 def _records_json(content: RecordDict) -> bytes:
     records = {
-        "config": {name: dict(record) for name, record in content.config_records.items()},
-        "metrics": {name: dict(record) for name, record in content.metric_records.items()},
+        "config": {name: dict(record) for name, record in records_of(content, ConfigRecord).items()},
+        "metrics": {name: dict(record) for name, record in records_of(content, MetricRecord).items()},
     }
     return json.dumps(records, separators=(",", ":"), allow_nan=True).encode()
 
 
-def _fill(content: RecordDict, records: dict[str, Any]) -> None:
-    for record, values in records.get("config", {}).items():
-        content[record] = ConfigRecord(values)
-    for record, values in records.get("metrics", {}).items():
-        content[record] = MetricRecord(values)
+def _records(read: dict[str, Any]) -> dict[str, ConfigRecord | MetricRecord]:
+    """Make the records that `_records_json` has written."""
+    words = {name: config_record(values) for name, values in read.get("config", {}).items()}
+    return {**words, **{name: MetricRecord(values) for name, values in read.get("metrics", {}).items()}}

@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 TOLERANCE: Final = 1.0
 """Widths of the declared range by which a reading may pass either end."""
 
-STRAY_SHARE: Final = 0.01
-"""Share of rows that may lie out of range before the whole table is refused: one wild reading is
-clipped, a sensor in the wrong unit is not."""
-
 Floats = NDArray[np.float64]
 
 
@@ -39,6 +35,8 @@ class Violation:
         count: Rows that break the rule; 0 when the column itself is wrong.
         rows: Rows of the table.
         expected: What the contract asks for.
+        allowed: Share of the rows that may break it: one wild reading is clipped, a sensor in the wrong unit
+            is not.
     """
 
     rule: str
@@ -46,12 +44,13 @@ class Violation:
     count: int
     rows: int
     expected: str
+    allowed: float = 0.0
 
     @property
     def blocks(self) -> bool:
         """Whether nothing may be learned from a table with this violation."""
         if self.rule == "range":
-            return self.count > STRAY_SHARE * self.rows
+            return self.count > self.allowed * self.rows
         return self.rule != "extra"
 
     def __str__(self) -> str:
@@ -92,8 +91,9 @@ def bad_readings(frame: "pd.DataFrame", contract: Contract) -> NDArray[np.bool_]
 
     Each follows from its own reading alone. The columns are there and numeric; see `usable`.
     """
-    inputs = [*columns(contract), *([contract.label] if contract.label in frame.columns else [])]
-    finite = np.isfinite(frame[inputs].to_numpy(dtype=np.float64)).all(axis=1)
+    finite = np.isfinite(frame[columns(contract)].to_numpy(dtype=np.float64)).all(axis=1)
+    if contract.label in frame.columns:
+        finite &= ~np.isinf(frame[contract.label].to_numpy(dtype=np.float64))
     found: NDArray[np.bool_] = ~finite | _outside(frame, contract).any(axis=1)
     return found
 
@@ -130,7 +130,7 @@ def check(frame: "pd.DataFrame", contract: Contract) -> list[Violation]:
     found += wrong
     unusable = {violation.column for violation in wrong}
     numeric = [name for name in present if name not in unusable]
-    found += _not_finite(frame, numeric)
+    found += _not_finite(frame, numeric, contract.label)
     if set(columns(contract)) <= set(numeric):
         found += _out_of_range(frame, contract)
     if {contract.machine, contract.time} <= set(numeric):
@@ -213,10 +213,12 @@ def _kind(series: Any) -> str:
     return series.dtype.kind if isinstance(series.dtype, np.dtype) else "O"
 
 
-def _not_finite(frame: "pd.DataFrame", numeric: list[str]) -> Iterator[Violation]:
+def _not_finite(frame: "pd.DataFrame", numeric: list[str], label: str) -> Iterator[Violation]:
     for name in numeric:
-        count = int((~np.isfinite(frame[name].to_numpy())).sum())
-        if count:
+        values = frame[name].to_numpy()
+        # A label that is not known yet is none; its windows are left out.
+        wrong = np.isinf(values) if name == label else ~np.isfinite(values)
+        if count := int(wrong.sum()):
             yield Violation("finite", name, count, len(frame), "not a finite number")
 
 
@@ -231,6 +233,7 @@ def _out_of_range(frame: "pd.DataFrame", contract: Contract) -> Iterator[Violati
             len(frame),
             f"far outside its declared range, {column.low:g} to {column.high:g} {column.unit} "
             "over all conditions",
+            contract.strays,
         )
 
 

@@ -49,7 +49,7 @@ def violations(frame: "pd.DataFrame", task: Task) -> Iterator[Violation]:
             yield Violation("missing", label, 0, rows, said)
         return
     if task.target.kind in (CLASS, EVENT):
-        unknown = encoded(frame, task)[label].isna()
+        unknown = encoded(frame, task)[label].isna() & frame[label].notna()
         if unknown.any():
             classes = task.target.classes if task.target.kind == CLASS else [0, 1]
             said = f"expected one of {', '.join(map(str, classes))}, found {_first(frame[label][unknown])}"
@@ -104,7 +104,7 @@ def _out_of_range(frame: "pd.DataFrame", task: Task) -> Iterator[Violation]:
     outside = (frame[label] < target.low - width) | (frame[label] > target.high + width)
     if outside.any():
         said = f"far outside its declared range, {target.low:g} to {target.high:g} (target.low, target.high)"
-        yield Violation("range", label, int(outside.sum()), len(frame), said)
+        yield Violation("range", label, int(outside.sum()), len(frame), said, task.contract.strays)
 
 
 def _first(found: Any) -> str:

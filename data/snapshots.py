@@ -8,30 +8,37 @@ Order makes a kill harmless: the readings are in cache and remote before the com
 the last commit is always a whole snapshot; `Repository.snapshot` starts over whatever lies about.
 """
 
-import configparser
 import hashlib
 import hmac
 import json
-import logging
 import os
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Protocol
 
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.files import disk_errors, only_one, write_atomic
+from interplant.core.schema import Split
 from interplant.data import tables
+from interplant.data.dvc_session import cached_file, dvc_session
 from interplant.data.frames import Dataset
+from interplant.data.frozen import Frozen, FrozenReader, dataset_of
 from interplant.data.git import git
+from interplant.data.hashes import hashes_of, remember
+from interplant.data.index import Intake
+from interplant.data.store import Store
 
 READINGS: Final = "readings"
 RECORD: Final = "snapshot.json"
+PURGED: Final = "purged.json"
+"""By digest: when and why a snapshot's readings were removed; see `interplant.data.versions`."""
+
 _POINTER: Final = f"{READINGS}.dvc"
 _SHORTEST: Final = 8
 """Digits of a digest that are enough to name it."""
@@ -63,6 +70,9 @@ class Snapshot:
         machines: Machines to train on.
         simulated: Whether the plant simulator made the readings.
         files: SHA-256 of each file by name.
+        contract: Version of the contract that the readings kept when they came; 0 of a dataset of two tables.
+        sources: Readings that each source brought since the snapshot before.
+        quarantined: Readings that broke the contract since then.
         folder: Where the checked files lie, once opened.
     """
 
@@ -73,6 +83,9 @@ class Snapshot:
     machines: int
     simulated: bool
     files: Mapping[str, str]
+    contract: int = 0
+    sources: Mapping[str, int] = field(default_factory=dict)
+    quarantined: int = 0
     folder: Path | None = None
 
 
@@ -81,6 +94,11 @@ def _first_commit(path: Path, device: int, inode: int) -> str:
     """Asked once for each folder: a process a round would cost as much as the round."""
     first: str = git(path, "rev-list", "--max-parents=0", "--reverse", "HEAD").split()[0]
     return first[:16]
+
+
+def tag_of(digest: str) -> str:
+    """Return the Git tag of a snapshot; what no tag names, `interplant.data.versions.purge` removes."""
+    return f"snapshot-{digest[:12]}"
 
 
 def keyed_digest(digest: str, secret: bytes) -> str:
@@ -95,8 +113,12 @@ def keyed_digest(digest: str, secret: bytes) -> str:
     return hmac.new(secret, digest.encode(), hashlib.sha256).hexdigest()
 
 
-def load(snapshot: Snapshot) -> Dataset:
+def load(snapshot: Snapshot, split: Split | None = None) -> Dataset:
     """Return the readings of an opened snapshot; what is parsed is what was hashed.
+
+    Args:
+        snapshot: Opened.
+        split: What a task holds out of a store's readings; two tables are parted already.
 
     Raises:
         UsageError: The snapshot is from `Repository.log` and was not opened.
@@ -104,9 +126,18 @@ def load(snapshot: Snapshot) -> Dataset:
     """
     if snapshot.folder is None:
         raise UsageError(f"snapshot {snapshot.digest[:12]}: open it before reading it")
+    if reader := reader_of(snapshot):
+        return dataset_of(reader, split or Split())
     contents = _contents(snapshot.folder)
     _verify(tables.hashes(contents), snapshot, snapshot.folder)
     return tables.decode(contents)
+
+
+def reader_of(snapshot: Snapshot) -> FrozenReader | None:
+    """Return what reads an opened snapshot of a store machine by machine; None for one of two tables."""
+    if snapshot.folder is None or {tables.TRAIN, tables.HOLDOUT} & snapshot.files.keys():
+        return None
+    return FrozenReader(snapshot.folder, snapshot.files)
 
 
 def most_readings(repository: Path) -> int:
@@ -116,7 +147,12 @@ def most_readings(repository: Path) -> int:
     """
     try:
         manifest = json.loads((repository / READINGS / tables.MANIFEST).read_text(encoding="utf-8"))
-        return max(manifest["train"]["machines"].values(), default=0)
+        if "days" not in manifest:
+            return max(manifest["train"]["machines"].values(), default=0)
+        counts: Counter[str] = Counter()
+        for day in manifest["days"].values():
+            counts.update(day)
+        return max(counts.values(), default=0)
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         # Damaged readings are the business of `Repository.open`, which says so.
         return 0
@@ -163,7 +199,7 @@ class Repository:
             if not (path / name).exists():
                 write_atomic(path / name, content)
         repository = cls(path)
-        with repository._locked():
+        with repository.locked():
             git(path, "add", "--", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
             if git(path, "status", "--porcelain", "--untracked-files=no"):
                 git(path, "commit", "--quiet", "--message=Make the data repository")
@@ -180,29 +216,69 @@ class Repository:
         Returns:
             The snapshot, opened.
         """
-        contents = tables.encode(dataset, machine)
-        hashes = tables.hashes(contents)
-        digest = tables.digest(hashes)
-        with self._locked():
+        content = tables.Tables.of(dataset, machine)
+        with self.locked():
+            return self._finish(content, self._place(content), message)
+
+    def freeze(self, store: Store, message: str = "", simulated: bool = False) -> Snapshot:
+        """Make what ``store`` holds the plant's newest snapshot; partitions that did not change cost little.
+
+        Args:
+            store: The plant's. Readings may come in meanwhile: they are in the next snapshot.
+            message: The commit's message.
+            simulated: Whether the plant simulator made the readings.
+
+        Returns:
+            The snapshot, opened.
+
+        Raises:
+            UsageError: The store is empty.
+        """
+        store.settle()
+        with self.locked():
+            with store.locked():
+                content = Frozen.of(store.readings, store.partitions(), store.contract, simulated)
+                intake = store.index.intake()
+                placed = self._place(content)
+                if placed:
+                    store.index.forget_intake()
+            made = self._finish(content, placed, message, store.contract.version, intake)
+            store.share(self._readings, content.partitions)
+        return made
+
+    def _place(self, content: "Content") -> bool:
+        """Put the files of a snapshot in their place; return whether that changed anything."""
+        newest = self._newest()
+        same = newest is not None and newest.files == content.hashes
+        present = hashes_of(self._readings, self._memory)
+        if same and self._pending is None and present == content.hashes:
+            return False
+        self._begin(tables.digest(content.hashes))
+        content.place(self._readings, present)
+        return True
+
+    def _finish(
+        self, content: "Content", placed: bool, message: str, version: int = 0, intake: Sequence[Intake] = ()
+    ) -> Snapshot:
+        """Track, push, commit and tag what was placed."""
+        if placed:
+            self._track(linked=content.linked)
+            # DVC may have put its own links in the files' place; their bytes are the same.
+            remember(self._memory, self._readings, content.hashes)
             newest = self._newest()
-            same = newest is not None and newest.digest == digest
-            if not (same and self._pending is None and _hashes(self._readings) == hashes):
-                self._begin(digest)
-                self._replace(contents)
-                self._track()
-                if same:
-                    git(self.path, "checkout", "--quiet", "HEAD", "--", RECORD, _POINTER)
-                else:
-                    self._commit(contents, hashes, message)
-            newest = self._newest()
-            assert newest is not None
-            self._tag(newest)
-            self._marker.unlink(missing_ok=True)
+            if newest is not None and newest.files == content.hashes:
+                git(self.path, "checkout", "--quiet", "HEAD", "--", RECORD, _POINTER)
+            else:
+                self._commit(content, message, version, intake)
+        newest = self._newest()
+        assert newest is not None
+        self._tag(newest)
+        self._marker.unlink(missing_ok=True)
         return replace(newest, folder=self._readings)
 
-    def load(self, snapshot: Snapshot) -> Dataset:
+    def load(self, snapshot: Snapshot, split: Split | None = None) -> Dataset:
         """Return the readings of an opened snapshot; see `load`."""
-        return load(snapshot)
+        return load(snapshot, split)
 
     @property
     def lineage(self) -> str:
@@ -211,11 +287,32 @@ class Repository:
         return _first_commit(self.path, place.st_dev, place.st_ino)
 
     def log(self) -> list[Snapshot]:
-        """Return all snapshots, the newest first."""
+        """Return all snapshots, the newest first; `purged` ones among them."""
         commits = git(self.path, "log", "--format=%H", "--", RECORD).split()
         names = "".join(f"{commit}:{RECORD}\n" for commit in commits)
         answers = git(self.path, "cat-file", "--batch", text=names) if commits else ""
         return [_parse(commit, content) for commit, content in zip(commits, _bodies(answers), strict=True)]
+
+    def purged(self) -> dict[str, dict[str, str]]:
+        """Return by digest ``when`` and ``why`` snapshots' readings were removed."""
+        try:
+            found: dict[str, dict[str, str]] = json.loads((self.path / PURGED).read_text(encoding="utf-8"))
+            return found
+        except FileNotFoundError:
+            return {}
+
+    def find(self, digest: str | None = None) -> Snapshot:
+        """Return a snapshot without its readings: the newest, or the one whose digest starts so.
+
+        Raises:
+            Refusal: ``no_snapshot``: there is none yet.
+            UsageError: None or several have this digest, or its readings were removed.
+        """
+        snapshot = self._find(digest)
+        if gone := self.purged().get(snapshot.digest):
+            why = f"{gone['why']} {gone['when']}"
+            raise UsageError(f"snapshot {snapshot.digest[:12]}: its readings were removed ({why})")
+        return snapshot
 
     def open(self, digest: str | None = None) -> Snapshot:
         """Return a snapshot whose files lie in ``folder`` and are checked against its digest.
@@ -231,8 +328,8 @@ class Repository:
             UsageError: None or several have this digest.
             InterplantError: A file was changed, or is nowhere to be found.
         """
-        snapshot = self._find(digest)
-        found = _hashes(self._readings)
+        snapshot = self.find(digest)
+        found = hashes_of(self._readings, self._memory)
         if found == snapshot.files:
             return replace(snapshot, folder=self._readings)
         newest = self._newest()
@@ -241,7 +338,7 @@ class Repository:
         folder = self.path / "versions" / snapshot.digest
         if not folder.is_dir():
             self._fetch(snapshot, folder)
-        _verify(_hashes(folder), snapshot, folder)
+        _verify(hashes_of(folder, self._memory), snapshot, folder)
         return replace(snapshot, folder=folder)
 
     # --- what lies where -----------------------------------------------------------------------
@@ -249,6 +346,10 @@ class Repository:
     @property
     def _readings(self) -> Path:
         return self.path / READINGS
+
+    @property
+    def _memory(self) -> Path:
+        return self.path / ".git" / "interplant-hashes.db"
 
     @property
     def _marker(self) -> Path:
@@ -285,7 +386,8 @@ class Repository:
     # --- the steps of a snapshot ---------------------------------------------------------------
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from changing the repository while the block runs."""
         with only_one(self.path / ".git" / "interplant.lock", "a snapshot of this repository"):
             # What a killed git left behind; nobody else commits here while the lock is held.
             for name in ("index.lock", "HEAD.lock", "refs/heads/main.lock"):
@@ -297,31 +399,23 @@ class Repository:
         # A kill may have left half a pointer; DVC writes it anew.
         (self.path / _POINTER).unlink(missing_ok=True)
 
-    def _replace(self, contents: Mapping[str, bytes]) -> None:
-        incoming = self.path / "incoming"
-        shutil.rmtree(incoming, ignore_errors=True)
-        for name, content in contents.items():
-            write_atomic(incoming / name, content)
-        with disk_errors(self._readings):
-            if self._readings.is_dir():
-                shutil.rmtree(self._readings)
-            incoming.rename(self._readings)
-
-    def _track(self) -> None:
-        with _dvc(self.path) as dvc:
+    def _track(self, linked: bool) -> None:
+        with dvc_session(self.path, linked) as dvc:
             dvc.add(str(self._readings))
             dvc.push()
 
-    def _commit(self, contents: Mapping[str, bytes], hashes: Mapping[str, str], message: str) -> None:
-        manifest = tables.manifest_of(contents)
+    def _commit(self, content: "Content", message: str, version: int, intake: Sequence[Intake]) -> None:
         snapshot = Snapshot(
-            digest=tables.digest(hashes),
+            digest=tables.digest(content.hashes),
             commit="",
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            rows=manifest["train"]["rows"],
-            machines=len(manifest["train"]["machines"]),
-            simulated=manifest["simulated"],
-            files=dict(hashes),
+            rows=content.rows,
+            machines=content.machines,
+            simulated=content.simulated,
+            files=content.hashes,
+            contract=version,
+            sources={one.source: one.rows for one in intake},
+            quarantined=max(0, sum(one.bad for one in intake)),
         )
         record = {k: v for k, v in asdict(snapshot).items() if k not in ("commit", "folder")}
         write_atomic(self.path / RECORD, json.dumps(record, indent=1) + "\n")
@@ -330,7 +424,7 @@ class Repository:
         git(self.path, "commit", "--quiet", f"--message={subject}", "--", RECORD, _POINTER)
 
     def _tag(self, snapshot: Snapshot) -> None:
-        name = f"snapshot-{snapshot.digest[:12]}"
+        name = tag_of(snapshot.digest)
         if not git(self.path, "tag", "--list", name):
             git(self.path, "tag", name, snapshot.commit)
 
@@ -340,51 +434,56 @@ class Repository:
         with disk_errors(folder):
             folder.parent.mkdir(exist_ok=True)
         try:
-            with _dvc(self.path) as dvc, dvc.switch(snapshot.commit):
-                dvc.dvcfs.get(f"/{READINGS}", str(incoming), recursive=True)
+            self._get(snapshot, incoming)
+            damaged = [name for name, own in _hashes(incoming).items() if own != snapshot.files.get(name)]
+            if damaged and self._drop_cached(snapshot, damaged):
+                shutil.rmtree(incoming)
+                self._get(snapshot, incoming)
             _verify(_hashes(incoming), snapshot, self.path / ".dvc" / "cache")
             if not folder.is_dir():
                 incoming.rename(folder)
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
 
+    def _get(self, snapshot: Snapshot, folder: Path) -> None:
+        with dvc_session(self.path) as dvc, dvc.switch(snapshot.commit):
+            dvc.dvcfs.get(f"/{READINGS}", str(folder), recursive=True)
 
-@contextmanager
-def _dvc(path: Path) -> Iterator[Any]:
-    """DVC's repository object, quiet and with its bookkeeping inside the repository."""
-    with warnings.catch_warnings():
-        # DVC's own dependencies warn of their deprecations while they are imported and used.
-        warnings.simplefilter("ignore")
-        from dvc.exceptions import DvcException
-        from dvc.repo import Repo
-        from dvc_data.index import DataIndexDirError
-
-        logging.getLogger("dvc").setLevel(logging.ERROR)
-        home = path.resolve() / ".dvc"
-        settings = {
-            "core": {"site_cache_dir": str(home / "tmp" / "site")},
-            # At a past revision DVC reads its settings from Git and cannot resolve a relative path.
-            "remote": {"plant": {"url": str(home / _remote(home))}},
-        }
-        try:
-            with (
-                disk_errors(path),
-                Repo(str(path.resolve()), config=settings) as repository,
-            ):
-                yield repository
-        except (DvcException, DataIndexDirError, FileNotFoundError) as error:
-            said = str(error).splitlines()[0]
-            raise InterplantError(f"{path}: DVC could not store or fetch the data: {said}") from error
+    def _drop_cached(self, snapshot: Snapshot, names: list[str]) -> bool:
+        """Remove damaged files from DVC's cache, where a working file may have shared their bytes."""
+        pointer = git(self.path, "show", f"{snapshot.commit}:{_POINTER}")
+        found = [cached_file(self.path, pointer, name) for name in names]
+        for path in found:
+            if path is not None:
+                path.unlink(missing_ok=True)
+        return any(found)
 
 
-def _remote(home: Path) -> str:
-    """Where the remote is, as ``.dvc/config`` says it: relative to ``.dvc`` or absolute."""
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read(home / "config", encoding="utf-8")
-    try:
-        return parser["'remote \"plant\"'"]["url"]
-    except KeyError:
-        raise InterplantError(f"{home / 'config'}: expected a remote called plant") from None
+class Content(Protocol):
+    """What a snapshot is made of."""
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each file by name, sorted."""
+
+    @property
+    def rows(self) -> int:
+        """Readings to train on."""
+
+    @property
+    def machines(self) -> int:
+        """Machines to train on."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the plant simulator made the readings."""
+
+    @property
+    def linked(self) -> bool:
+        """Whether nobody changes the files in place, so that DVC's cache may share their bytes."""
+
+    def place(self, folder: Path, present: Mapping[str, str]) -> None:
+        """Make ``folder`` hold these files, of which ``present`` are there already, by SHA-256."""
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from interplant.core import config
 from interplant.core.contract import Contract
 from interplant.core.schema import Source
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+UNPARSED: Final = "unparsed"
+"""Column of what is no reading (a line that was cut, a message that is no JSON), as the text that came."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,8 @@ class Batch:
     """Readings as a source found them, before anything about them was checked.
 
     Args:
-        table: One reading a row, columns by the contract's names where the source maps them. Values are of
-            whatever type the source gives: numbers, text, timestamps.
+        table: One reading a row, columns by the source's own names or the contract's. Values are of whatever
+            type the source gives: numbers, text, timestamps. A row with text in `UNPARSED` is no reading.
         origin: Where they were found, for a person: a file and its first row, a topic, a table, a server.
         kept: Called once the store has everything of the batch on disk, in readings or in quarantine.
     """
@@ -75,6 +79,22 @@ def open_source(source: Source, place: Place) -> Feed:
     module: Any = import_module(f"interplant.data.{source.kind}_source")
     feed: Feed = module.open_source(source, place)
     return feed
+
+
+def words(source: Source, schema: type[config.T]) -> config.T:
+    """Return a source's ``args`` as its kind's own dataclass.
+
+    Raises:
+        UsageError: A key is unknown, a value is missing, has the wrong type or is impossible.
+    """
+    return config.parse(source.args, schema, f"data.sources.{source.name}.args")
+
+
+def numeric(source: Source, contract: Contract) -> frozenset[str]:
+    """Return the names, the source's own and the contract's, of columns that hold numbers."""
+    names = {*contract.settings, *contract.sensors, contract.label, *contract.never, contract.cycle} - {""}
+    names |= {contract.time} if contract.clock == "count" else set()
+    return frozenset(names | {own for own, name in source.columns.items() if name in names})
 
 
 def renamed(names: list[str], columns: Mapping[str, str]) -> list[str]:

@@ -3,10 +3,14 @@
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from interplant.core.errors import UsageError
+from interplant.core.files import disk_errors, write_atomic
 from interplant.data.frames import Dataset
 
 if TYPE_CHECKING:
@@ -15,6 +19,54 @@ if TYPE_CHECKING:
 TRAIN: Final = "train.parquet"
 HOLDOUT: Final = "holdout.parquet"
 MANIFEST: Final = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a snapshot of two tables is made of.
+
+    Args:
+        contents: The files by name; see `encode`.
+    """
+
+    contents: Mapping[str, bytes]
+    linked: Final = False
+
+    @classmethod
+    def of(cls, dataset: Dataset, machine: str) -> "Tables":
+        """Take a dataset; see `encode`."""
+        return cls(encode(dataset, machine))
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each file by name, sorted."""
+        return hashes(self.contents)
+
+    @property
+    def rows(self) -> int:
+        """Readings to train on: the holdout is not counted."""
+        return int(manifest_of(self.contents)["train"]["rows"])
+
+    @property
+    def machines(self) -> int:
+        """Machines to train on."""
+        return len(manifest_of(self.contents)["train"]["machines"])
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the plant simulator made the readings."""
+        return bool(manifest_of(self.contents)["simulated"])
+
+    def place(self, folder: Path, present: Mapping[str, str]) -> None:
+        """Make ``folder`` hold these files and no others."""
+        incoming = folder.with_name("incoming")
+        shutil.rmtree(incoming, ignore_errors=True)
+        for name, content in self.contents.items():
+            write_atomic(incoming / name, content)
+        with disk_errors(folder):
+            if folder.is_dir():
+                shutil.rmtree(folder)
+            incoming.rename(folder)
 
 
 def encode(dataset: Dataset, machine: str = "machine") -> dict[str, bytes]:

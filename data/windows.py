@@ -26,6 +26,7 @@ from interplant.core.targets import TIME
 from interplant.data import labels
 from interplant.data.contract import TOLERANCE, Floats, columns, limits, require, usable
 from interplant.data.features import features
+from interplant.privacy.inputs import Inputs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +50,7 @@ class Windows:
         machine: The machine of each window, int64 (N,).
     """
 
-    x: NDArray[np.float32]
+    x: Inputs
     y: NDArray[np.float32]
     machine: NDArray[np.int64]
 
@@ -100,12 +101,16 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class _Readings:
-    """What a window needs of the reading in each place."""
+class Labelled:
+    """Windows whose label is known.
 
-    inputs: NDArray[np.float32]
-    label: NDArray[np.float64]
-    machine: NDArray[np.int64]
+    Args:
+        ends: Place of each one's last reading (N,).
+        y: Labels; see `Windows`.
+    """
+
+    ends: NDArray[np.intp]
+    y: NDArray[np.float32]
 
 
 def training_windows(frame: "pd.DataFrame", task: Task, checked: bool = False) -> Windows:
@@ -127,7 +132,7 @@ def training_windows(frame: "pd.DataFrame", task: Task, checked: bool = False) -
     """
     frame = _taken(frame, task, checked)
     rows = arranged(frame, task)
-    return _cut(_readings(frame, task, rows), rows.ends(task.window), task)
+    return _cut(frame, rows, rows.ends(task.window), task)
 
 
 def last_windows(frame: "pd.DataFrame", task: Task, checked: bool = False) -> Windows:
@@ -137,7 +142,7 @@ def last_windows(frame: "pd.DataFrame", task: Task, checked: bool = False) -> Wi
     """
     frame = _taken(frame, task, checked)
     rows = arranged(frame, task)
-    return _cut(_readings(frame, task, rows), rows.lasts(task.window), task)
+    return _cut(frame, rows, rows.lasts(task.window), task)
 
 
 @dataclass(frozen=True)
@@ -245,25 +250,35 @@ def _broken(
     return found
 
 
-def _readings(frame: "pd.DataFrame", task: Task, rows: Rows) -> _Readings:
-    contract = task.contract
-    machine = frame[contract.machine].to_numpy(dtype=np.int64)[rows.order]
+def labelled_ends(frame: "pd.DataFrame", rows: Rows, ends: NDArray[np.intp], task: Task) -> Labelled:
+    """Return which of the windows that end at ``ends`` have a label, and theirs.
+
+    Args:
+        frame: Readings, the label `interplant.data.labels.encoded`; the inputs are not looked at.
+        rows: Their order.
+        ends: Place of each window's last reading.
+        task: Its target.
+    """
+    contract, target = task.contract, task.target
     known = contract.label in frame.columns
     label = frame[contract.label].to_numpy(dtype=np.float64)[rows.order] if known else None
-    found = labels.values(label, task, _times(frame, contract)[rows.order], rows.machines)
-    inputs = normalise(frame[columns(contract)].to_numpy(dtype=np.float64), contract)
-    return _Readings(inputs[rows.order], found, machine)
-
-
-def _cut(readings: _Readings, ends: NDArray[np.intp], task: Task) -> Windows:
-    length, target = task.window.length, task.target
-    found = readings.label[ends]
+    found = labels.values(label, task, _times(frame, contract)[rows.order], rows.machines)[ends]
     ends, found = ends[~np.isnan(found)], found[~np.isnan(found)]
-    y = (np.minimum(found, target.cap) if target.kind == TIME else found).astype(np.float32)
-    if not len(ends):
-        return Windows(np.empty((0, *task.shape), np.float32), y, np.empty(0, np.int64))
-    every = np.lib.stride_tricks.sliding_window_view(readings.inputs, length, axis=0)
-    return Windows(_inputs(every, ends - (length - 1), task.window), y, readings.machine[ends])
+    return Labelled(
+        ends, (np.minimum(found, target.cap) if target.kind == TIME else found).astype(np.float32)
+    )
+
+
+def _cut(frame: "pd.DataFrame", rows: Rows, ends: NDArray[np.intp], task: Task) -> Windows:
+    contract, length = task.contract, task.window.length
+    found = labelled_ends(frame, rows, ends, task)
+    if not len(found.ends):
+        return Windows(np.empty((0, *task.shape), np.float32), found.y, np.empty(0, np.int64))
+    machine = frame[contract.machine].to_numpy(dtype=np.int64)[rows.order]
+    inputs = normalise(frame[columns(contract)].to_numpy(dtype=np.float64), contract)
+    every = np.lib.stride_tricks.sliding_window_view(inputs[rows.order], length, axis=0)
+    x = _inputs(every, found.ends - (length - 1), task.window)
+    return Windows(x, found.y, machine[found.ends])
 
 
 def _inputs(every: NDArray[np.float32], starts: NDArray[np.intp], window: Window) -> NDArray[np.float32]:

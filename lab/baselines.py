@@ -20,7 +20,8 @@ from interplant.core.errors import InterplantError
 from interplant.core.files import write_atomic
 from interplant.core.schema import Task
 from interplant.core.targets import TIME, scaled
-from interplant.core.wire import Tensors, from_bytes
+from interplant.core.tensors import Tensors
+from interplant.core.wire import from_bytes
 from interplant.data.frames import Dataset
 from interplant.data.snapshots import Repository, load
 from interplant.data.windows import Windows, last_windows, training_windows
@@ -50,7 +51,7 @@ class PlantWindows:
 
 def read_plant(repository: Path, task: Task) -> PlantWindows:
     """Cut the newest snapshot of a data repository."""
-    return PlantWindows.of(load(Repository(repository).open()), task)
+    return PlantWindows.of(load(Repository(repository).open(), task.split), task)
 
 
 def measured_windows(holdout: "pd.DataFrame", task: Task) -> Windows:
@@ -106,7 +107,7 @@ def _predicted(task: Task, weights: Tensors, test: Windows) -> measures.Predicte
 
     model = models.build(task)
     models.set_parameters(model, weights)
-    return measures.Predicted(predict(model, test.x, outputs=task.target.outputs), test.y)
+    return measures.Predicted(predict(model, test.x[:], outputs=task.target.outputs), test.y)
 
 
 def measure(

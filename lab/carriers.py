@@ -143,7 +143,8 @@ class SimulateCarrier:
         return folder.name
 
     def _order(self, task: Task, rules: Rounds, release: bool) -> RunFolder:
-        from interplant.server.runs import make_order, new_run_id
+        from interplant.server.run_folder import make_order
+        from interplant.server.runs import new_run_id
 
         run_id = new_run_id()
         run = RunFolder(self.federation.coordinator.runs / run_id)

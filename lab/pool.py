@@ -1,6 +1,7 @@
 """The simulate engine over many virtual plants: a grid over a few processes, without a network."""
 
 import multiprocessing
+import selectors
 import sys
 import threading
 import time
@@ -8,18 +9,18 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.connection import wait as wait_for
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError
-from interplant.core.flower import OneRunGrid
+from interplant.core.flower import OneRunGrid, records_of
 from interplant.core.inline import blob_of
-from interplant.core.wire import Tensors, from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
+from interplant.core.tensors import Tensors
+from interplant.core.wire import from_bytes, from_parcel, tensors_of, to_bytes, to_parcel
 from interplant.lab import host
 from interplant.lab.host import Recipe, Reply
-from interplant.server.registry import node_id
+from interplant.server.records import node_id
 
 AHEAD = 2
 """Messages that a process has beside the one it answers: more would only hold more updates in memory."""
@@ -111,6 +112,9 @@ class PooledGrid(OneRunGrid):
         for pipe in theirs:
             pipe.close()
         self._workers = [_Worker(pipe) for pipe in ours]
+        self._hearing = selectors.DefaultSelector()
+        for worker in self._workers:
+            self._hearing.register(worker.pipe, selectors.EVENT_READ, worker)
         self._bodies: dict[str, bytes] = {}
         self._ready: dict[str, Reply] = {}
 
@@ -130,6 +134,7 @@ class PooledGrid(OneRunGrid):
 
     def close(self) -> None:
         """End the processes."""
+        self._hearing.close()
         for worker in self._workers:
             worker.pipe.close()
         self._process.join(_JOIN)
@@ -159,7 +164,7 @@ class PooledGrid(OneRunGrid):
         return [each.metadata.message_id for each in held]
 
     def _body(self, content: RecordDict, written: dict[tuple[int, ...], pb.Blob]) -> pb.Blob:
-        key = tuple(id(record) for record in content.array_records.values())
+        key = tuple(id(record) for record in records_of(content, ArrayRecord).values())
         if key not in written:
             body = to_bytes(tensors_of(content))
             written[key] = blob_of(body)
@@ -207,14 +212,13 @@ class PooledGrid(OneRunGrid):
         """Take in what the processes have to say; False if it is nothing for ``seconds``."""
         for worker in self._workers:
             worker.feed(self._bodies)
-        busy = {worker.pipe: worker for worker in self._workers if worker.sent}
-        heard = wait_for(list(busy), seconds)
-        for pipe in heard:
-            worker = busy[pipe]  # type: ignore[index] # they are ours
-            reply = worker.receive()
+        heard = self._hearing.select(seconds)
+        for key, _ in heard:
+            speaker: _Worker = key.data
+            reply = speaker.receive()
             assert reply is not None
-            message_id, _ = worker.sent.popleft()
-            worker.held.add(message_id)
+            message_id, _ = speaker.sent.popleft()
+            speaker.held.add(message_id)
             self._ready[message_id] = reply
         return bool(heard)
 

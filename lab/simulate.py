@@ -16,7 +16,7 @@ import numpy as np
 from interplant.core import config
 from interplant.core.errors import UsageError
 from interplant.core.schema import Connection, Plant, Rounds, Task
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 from interplant.data.frames import Dataset
 from interplant.data.readings import ENDINGS, read_folder
 from interplant.data.simulator import simulate
@@ -28,8 +28,7 @@ from interplant.lab.pool import PooledGrid
 from interplant.lab.prepared import offer_readings
 from interplant.lab.virtual import VirtualTrainer, scratch
 from interplant.server import rounds
-from interplant.server.run_folder import Checkpoint, RunFolder
-from interplant.server.runs import make_order
+from interplant.server.run_folder import Checkpoint, RunFolder, make_order
 
 TESTED = 8
 """Plants on whose held-out machines the models are measured, at most."""
@@ -184,6 +183,7 @@ def simulate_fleet(
             start_from=str(start_from or ""),
         )
         run.create(order)
+        run.task()  # read once here, and not again in each copy of this process
         recipe = Recipe(
             place,
             fleet_settings(fleet, task),

@@ -13,9 +13,8 @@ from interplant.client.trainer import InlineTrainer
 from interplant.core.flower import OneRunGrid, context
 from interplant.core.schema import Rounds, Task
 from interplant.server import rounds
-from interplant.server.registry import node_id
-from interplant.server.run_folder import Checkpoint, RunFolder
-from interplant.server.runs import make_order
+from interplant.server.records import node_id
+from interplant.server.run_folder import Checkpoint, RunFolder, make_order
 
 
 class SimulatedGrid(OneRunGrid):

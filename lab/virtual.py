@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import Trained
 from interplant.client.round_training import Bench, train_round
+from interplant.client.trained import Trained
 from interplant.core import certificates
-from interplant.core.schema import Plant, Task
-from interplant.core.wire import Tensors
+from interplant.core.schema import Plant, Split, Task
+from interplant.core.tensors import Tensors
 from interplant.data.frames import Dataset
 from interplant.data.snapshots import Snapshot
 
@@ -48,8 +48,8 @@ class VirtualRepository:
         digest = hashlib.sha256(self.name.encode()).hexdigest()
         return Snapshot(digest, "", "", 0, 0, simulated=True, files={})
 
-    def load(self, snapshot: Snapshot) -> Dataset:
-        """Make the readings."""
+    def load(self, snapshot: Snapshot, split: Split) -> Dataset:
+        """Make the readings; they are parted already."""
         return self.make()
 
 

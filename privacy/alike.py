@@ -24,7 +24,7 @@ from interplant.privacy.losses import per_window, trial_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from interplant.privacy.dpsgd import Loss
+    from interplant.privacy.steps import Loss
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def _one_pass(
 def _opacus(
     probe: "nn.Module", shape: tuple[int, ...], mode: str, windows: int, loss: "Loss"
 ) -> tuple[int, Run]:
-    from interplant.privacy import dpsgd
+    from interplant.privacy import dpsgd, steps
 
     for layer in probe.modules():
         layer.training = any(True for _ in layer.parameters(recurse=False))  # Opacus watches no others
@@ -172,7 +172,7 @@ def _opacus(
     trained = [own for own in probe.parameters() if own.requires_grad]
 
     def run(chosen: NDArray[np.int64]) -> "list[Tensor]":
-        dpsgd.per_sample(wrapped, loss, dpsgd.Batch(*rows(chosen)))
+        dpsgd.per_sample(wrapped, loss, steps.Batch(*rows(chosen)))
         found = [own.grad_sample for own in trained]  # type: ignore[attr-defined]
         for own in trained:
             own.grad = own.grad_sample = None  # type: ignore[attr-defined]

@@ -170,7 +170,7 @@ def _right(probe: "nn.Module", inputs: "Tensor", mode: str) -> bool:
     """Compare Opacus's per-sample gradients with torch's own, one sample at a time."""
     import torch
 
-    from interplant.privacy import dpsgd
+    from interplant.privacy import dpsgd, steps
 
     target = torch.zeros(len(inputs))
     expected = [_alone(probe, inputs, index) for index in range(len(inputs))]
@@ -179,7 +179,7 @@ def _right(probe: "nn.Module", inputs: "Tensor", mode: str) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _same_dropout():
-                dpsgd.per_sample(dpsgd.wrap(subject, mode), square, dpsgd.Batch(inputs, target))
+                dpsgd.per_sample(dpsgd.wrap(subject, mode), square, steps.Batch(inputs, target))
         found = [getattr(p, "grad_sample", None) for p in subject.parameters() if p.requires_grad]
         return all(
             grads is not None and torch.allclose(torch.stack(column), grads, rtol=1e-3, atol=1e-5)
@@ -206,11 +206,11 @@ def _as_in_a_loop(probe: "nn.Module", inputs: "Tensor", units: "list[tuple[Tenso
     """Compare one pass, ``rows`` samples a unit, with the units' gradients."""
     import torch
 
-    from interplant.privacy import dpsgd, onepass
+    from interplant.privacy import onepass, steps
 
     norms = torch.stack([torch.cat([part.flatten() for part in one]).norm() for one in units])
     clip = float(norms.median())
-    factors = dpsgd.clip_factors(norms, clip, "norm")
+    factors = steps.clip_factors(norms, clip, "norm")
     try:
         with _same_dropout():
             found = onepass.OnePass(copy.deepcopy(probe), clip).clipped(

@@ -3,14 +3,12 @@
 Abadi et al., "Deep learning with differential privacy" (2016). Opacus computes the per-sample
 gradients, clips and sums; what it leaves to the caller is settled here: the denominator and the
 steps come from the plan, a machine's windows are averaged before they are clipped, a non-finite
-contribution counts as zero, an empty batch is noise alone, and the noise comes from `noise`.
+contribution counts as zero, an empty batch is noise alone, and sum and noise are those of `steps`.
 
-Importing this module imports torch and Opacus.
+Importing this module imports torch and Opacus: 50 MB, which a trainer that needs one pass only does without.
 """
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from opacus.grad_sample import GradSampleModule, GradSampleModuleExpandedWeights
@@ -21,31 +19,13 @@ from interplant.privacy.losses import per_window
 from interplant.privacy.noise import Noise
 from interplant.privacy.optimizers import Sgd
 from interplant.privacy.plan import Plan
+from interplant.privacy.steps import Batch, Loss, Noised, clip_factors
 
 PHYSICAL_BYTES = 4 << 20
 """Memory for one physical batch of per-sample gradients; it changes speed, never the result."""
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Maps predictions (n,), or (n, outputs), and targets (n,) to losses (n,), one a sample."""
 
-
-@dataclass(frozen=True)
-class Batch:
-    """A physical batch: whole units, in blocks of as many rows as the plan has windows a unit.
-
-    Args:
-        x: Inputs (N, ...).
-        y: Targets (N,).
-        weights: What each row's loss is times (N,): one over its unit's windows, 0 for rows that only
-            fill a block. None where a row is a unit.
-    """
-
-    x: Tensor
-    y: Tensor
-    weights: Tensor | None = None
-
-
-class PrivateOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus ships no types
+class PrivateOptimizer(Noised, DPOptimizer):  # type: ignore[misc] # Opacus ships no types
     """Opacus's optimizer with a plan's denominator, its own noise, and bad contributions zeroed.
 
     Args:
@@ -78,20 +58,6 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus ships no typ
             norms[bad] = 0.0
         factors = clip_factors(norms, self.max_grad_norm, self.clipping)
         self.accumulate([factors @ own for own in units])
-
-    def accumulate(self, sums: list[Tensor]) -> None:
-        """Add a physical batch's clipped sums, one a parameter; in double precision."""
-        for parameter, total in zip(self.params, sums, strict=True):
-            kept = parameter.summed_grad
-            shaped = total.view_as(parameter)
-            parameter.summed_grad = shaped.double() if kept is None else kept.add_(shaped)
-
-    def add_noise(self) -> None:
-        """Add this step's noise to the sums of all parameters at once."""
-        flat = torch.cat([parameter.summed_grad.flatten() for parameter in self.params])
-        parts = torch.split(self.noise.add_to(flat).float(), [p.numel() for p in self.params])
-        for parameter, part in zip(self.params, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
 
     def empty_batch(self) -> None:
         """Stand in for a batch that drew nobody: no sum, so that `step` adds noise alone."""
@@ -154,20 +120,6 @@ def units(model: nn.Module, windows: int = 1) -> int:
     weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rows = max(1, min(1024, PHYSICAL_BYTES // (4 * max(1, weights))))
     return max(1, rows // windows)
-
-
-def clip_factors(norms: Tensor, clip: float, clipping: str) -> Tensor:
-    """What each unit's gradient is times, so that none is longer than ``clip``.
-
-    Args:
-        norms: Gradient norms (N,).
-        clip: L2 norm.
-        clipping: ``norm`` scales a longer gradient down (Abadi et al., 2016); ``normalised`` brings every
-            gradient near ``clip`` (Bu, Wang, Zha and Karypis, "Automatic clipping", 2023).
-    """
-    if clipping == "normalised":
-        return clip / (norms + 0.01)
-    return (clip / (norms + 1e-6)).clamp(max=1.0)
 
 
 def _by_unit(rows: Tensor, windows: int) -> Tensor:

@@ -100,7 +100,8 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._looked = False
         self._history = History()
         new = not self.path.exists()
         with self._errors(), disk_errors(self.path):
@@ -204,14 +205,30 @@ class Ledger:
             if not self._history.has_former(lineage, former):
                 self._append(connection, _body("alias", lineage) | {"former": former})
 
+    @contextmanager
+    def one_look(self) -> Iterator[None]:
+        """Answer what is asked within the block from one look at the file, taken as the block begins."""
+        with self._lock:
+            with self._reading():
+                pass
+            self._looked = True
+            try:
+                yield
+            finally:
+                self._looked = False
+
     def lineages(self) -> list[str]:
         """Return every name that was ever charged."""
         with self._reading():
             return self._history.lineages()
 
     def end(self) -> End:
-        """Return the end of the chain and the account, all of one moment."""
-        with self._reading():
+        """Return the end of the chain and the account as this object has last seen them.
+
+        All that it has charged itself is in it; what others have charged since its last look will be in the
+        next receipt.
+        """
+        with self._lock:
             return self._history.end(GENESIS)
 
     def commit(self, reservation: Reservation) -> None:
@@ -343,8 +360,10 @@ class Ledger:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        with self._lock, self._errors(), self._connected(writes=False) as connection:
-            self._catch_up(connection)
+        with self._lock:
+            if not self._looked:
+                with self._errors(), self._connected(writes=False) as connection:
+                    self._catch_up(connection)
             yield
 
     @contextmanager

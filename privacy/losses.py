@@ -11,7 +11,7 @@ from interplant.core.errors import InterplantError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from interplant.privacy.dpsgd import Loss
+    from interplant.privacy.steps import Loss
 
 
 def loss_of(name: str) -> "Loss":

@@ -3,9 +3,9 @@
 Book-keeping after Bu, Wang, Zha and Karypis, "Differentially private optimization on large model at small
 cost" (2023), with the factors of Abadi et al. (2016) or those of Bu, Wang, Zha and Karypis, "Automatic
 clipping" (2023). What each layer contributes is in `onepass_layers`, `onepass_linear`, `onepass_conv`,
-`onepass_norms` and `onepass_recurrent`; the denominator, the noise and the optimizer are those of `dpsgd`.
+`onepass_norms` and `onepass_recurrent`; clipping, sum and noise are those of `steps`.
 
-Importing this module imports torch and Opacus.
+Importing this module imports torch.
 """
 
 import functools
@@ -21,12 +21,12 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from interplant.core.errors import InterplantError
 from interplant.privacy import onepass_conv, onepass_layers, onepass_linear, onepass_norms, onepass_time
-from interplant.privacy.dpsgd import Batch, Loss, PrivateOptimizer, clip_factors, finish
 from interplant.privacy.losses import per_window
 from interplant.privacy.noise import Noise
 from interplant.privacy.onepass_layers import Call, Share, Tape
 from interplant.privacy.optimizers import Sgd
 from interplant.privacy.plan import Plan
+from interplant.privacy.steps import Batch, Loss, Noised, clip_factors
 
 PHYSICAL_BYTES = 12 << 20
 """Memory for what a physical batch keeps of its layers; it changes speed, never the result."""
@@ -278,29 +278,42 @@ def _physical_samples(shares: list[Share], count: int) -> int:
     return max(1, min(PHYSICAL_SAMPLES[1], PHYSICAL_BYTES * count // max(1, kept)))
 
 
-class OnePassOptimizer(PrivateOptimizer):
-    """`PrivateOptimizer` for gradients that arrive clipped and summed.
+class OnePassOptimizer(Noised):
+    """A plan's noise and denominator for gradients that arrive clipped and summed.
 
-    Its ``step`` is still Opacus's: skipped steps, hooks, noise and denominator are unchanged. The
-    parameters become parts of one vector, which to Opacus and to the optimizer is all there is: what they
-    do to each parameter is done once.
+    The parameters become parts of one vector, which to the optimizer is all there is: what is done to each
+    parameter is done once.
 
     Args:
         optimizer: Takes the noised mean; it is given the vector in place of the parameters.
-        plan: See `PrivateOptimizer`.
-        noise: See `PrivateOptimizer`.
+        plan: Denominator, and how many rows are one unit.
+        noise: The noise of the plan's steps.
     """
 
-    sums: list[Tensor]
-
     def __init__(self, optimizer: Sgd, plan: Plan, noise: Noise) -> None:
-        trained = [own for own in optimizer.parameters if own.requires_grad]
-        optimizer.hold([as_one(trained)])
-        super().__init__(optimizer, plan, noise)
+        optimizer.hold([as_one([own for own in optimizer.parameters if own.requires_grad])])
+        self.params, self.noise = optimizer.parameters, noise
+        self._forget()
+        self.windows, self.zeroed = plan.windows, 0
+        self.expected_batch_size = plan.denominator
+        self._optimizer = optimizer
 
-    def clip_and_accumulate(self) -> None:
-        """Add the physical batch's clipped sum to the logical batch's."""
-        self.accumulate([torch.cat([total.flatten() for total in self.sums])])
+    def add(self, clipped: "Clipped") -> None:
+        """Add a physical batch's clipped sum to the logical batch's."""
+        self.zeroed += clipped.zeroed
+        self.accumulate([torch.cat([total.flatten() for total in clipped.sums])])
+
+    def step(self) -> None:
+        """Add noise to the logical batch's sum, divide by the plan's denominator, and move the weights."""
+        self.add_noise()
+        for parameter in self.params:
+            parameter.grad /= self.expected_batch_size
+        self._optimizer.step()
+        self._forget()
+
+    def _forget(self) -> None:
+        for parameter in self.params:
+            parameter.grad = parameter.summed_grad = None
 
 
 def as_one(parameters: list[nn.Parameter]) -> nn.Parameter:
@@ -321,9 +334,6 @@ def descend(
     """Take one step on one logical batch, given as physical batches (none: noise alone)."""
     if not batches:
         batches = [Batch(torch.empty(0), torch.empty(0))]
-    for number, batch in enumerate(batches, start=1):
-        found = engine.clipped(loss, batch.x, batch.y, batch.weights, optimizer.windows)
-        optimizer.zeroed += found.zeroed
-        optimizer.sums = found.sums
-        optimizer.empty_batch()  # Opacus asks for per-sample gradients: there are none
-        finish(optimizer, last=number == len(batches))
+    for batch in batches:
+        optimizer.add(engine.clipped(loss, batch.x, batch.y, batch.weights, optimizer.windows))
+    optimizer.step()

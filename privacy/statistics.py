@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from interplant.core.errors import InterplantError
 from interplant.privacy import alike
+from interplant.privacy.inputs import Inputs
 from interplant.privacy.losses import loss_of, per_window
 from interplant.privacy.plan import Plan, Statistic
 from interplant.privacy.stream import Stream
 
 if TYPE_CHECKING:
     from torch import nn
+
 
 GRID = 2.0**-28
 """Width of the grid in standard deviations, before it is brought down to a power of two."""
@@ -32,7 +34,7 @@ DOUBLE_PRECISION = 1e-6
 
 def measure(
     model: "nn.Module",
-    x: NDArray[np.float32],
+    x: Inputs,
     y: NDArray[np.float32],
     loss: str,
     plan: Plan,
@@ -64,7 +66,7 @@ def measure(
 def unit_values(
     name: str,
     model: "nn.Module",
-    x: NDArray[np.float32],
+    x: Inputs,
     y: NDArray[np.float32],
     loss: str,
     plan: Plan,
@@ -164,9 +166,7 @@ def check_model(model: "nn.Module", shape: tuple[int, ...], plan: Plan, loss: st
         ) from None
 
 
-def _losses(
-    model: "nn.Module", x: NDArray[np.float32], y: NDArray[np.float32], loss: str
-) -> NDArray[np.float64]:
+def _losses(model: "nn.Module", x: Inputs, y: NDArray[np.float32], loss: str) -> NDArray[np.float64]:
     """Each window's loss (N,)."""
     import torch
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from interplant.core.errors import InterplantError
 from interplant.core.schema import Training
 from interplant.privacy import alike, checks, statistics
+from interplant.privacy.inputs import Inputs
 from interplant.privacy.losses import loss_of, per_window
 from interplant.privacy.plan import Plan
 from interplant.privacy.stream import Stream
@@ -23,9 +24,11 @@ from interplant.privacy.stream import Stream
 if TYPE_CHECKING:
     from torch import nn
 
-    from interplant.privacy.dpsgd import Batch, Loss, PrivateOptimizer
+    from interplant.privacy.dpsgd import PrivateOptimizer
     from interplant.privacy.noise import Noise
+    from interplant.privacy.onepass import OnePassOptimizer
     from interplant.privacy.optimizers import Sgd
+    from interplant.privacy.steps import Batch, Loss
 
 Array = NDArray[np.float32]
 
@@ -53,7 +56,7 @@ class Trained:
 
 def train(
     model: "nn.Module",
-    x: Array,
+    x: Inputs,
     y: Array,
     training: Training,
     plan: Plan | None,
@@ -118,11 +121,11 @@ class _Units:
         machines: The machine of each window.
     """
 
-    def __init__(self, x: Array, y: Array, plan: Plan, machines: NDArray[np.int64] | None) -> None:
+    def __init__(self, x: Inputs, y: Array, plan: Plan, machines: NDArray[np.int64] | None) -> None:
         import torch
 
         self.plan = plan
-        self._x, self._y = torch.from_numpy(x), torch.from_numpy(y)
+        self._x, self._y = x, torch.from_numpy(y)
         self._rows: list[NDArray[np.int64]] | None = None
         self.count = len(x)
         if plan.unit == "unit":
@@ -152,10 +155,10 @@ class _Units:
     def _filled(self, rows: NDArray[np.int64], weights: Array, more: int) -> "Batch":
         import torch
 
-        from interplant.privacy.dpsgd import Batch
+        from interplant.privacy.steps import Batch
 
-        x = self._x.new_zeros((len(rows) + more, *self._x.shape[1:]))
-        torch.index_select(self._x, 0, torch.from_numpy(rows), out=x[: len(rows)])
+        x = torch.zeros((len(rows) + more, *self._x.shape[1:]))
+        x[: len(rows)] = torch.from_numpy(self._x[rows])
         y, counts = self._y.new_zeros((2, len(x)))
         y[: len(rows)], counts[: len(rows)] = self._y[rows], torch.from_numpy(weights)
         return Batch(x, y, counts)
@@ -201,20 +204,22 @@ class _Stepper:
 
     units: Callable[[], int]
     descend: "Callable[[list[Batch]], None]"
-    optimizer: "PrivateOptimizer"
+    optimizer: "PrivateOptimizer | OnePassOptimizer"
 
 
 def _stepper(
     model: "nn.Module", mode: str, optimizer: "Sgd", loss: "Loss", plan: Plan, noise: "Noise"
 ) -> _Stepper:
-    from interplant.privacy import dpsgd, onepass
-
     if mode == "onepass":
+        from interplant.privacy import onepass
+
         engine = onepass.OnePass(model, plan.clip, plan.clipping)
         ours = onepass.OnePassOptimizer(optimizer, plan, noise)
         return _Stepper(
             partial(engine.units, plan.windows), partial(onepass.descend, engine, ours, loss), ours
         )
+    from interplant.privacy import dpsgd
+
     wrapped, opacus = dpsgd.wrap(model, mode), dpsgd.PrivateOptimizer(optimizer, plan, noise)
     return _Stepper(
         partial(dpsgd.units, model, plan.windows),
@@ -226,7 +231,7 @@ def _stepper(
 def _plain(
     model: "nn.Module",
     trained: "nn.Module",
-    x: Array,
+    x: Inputs,
     y: Array,
     training: Training,
     seed: int,
@@ -237,13 +242,13 @@ def _plain(
     if not len(x):
         raise InterplantError("expected at least one window to train on, found none")
     optimizer, loss = _optimizer(trained, training, proximal), loss_of(training.loss)
-    windows, targets = torch.from_numpy(x), torch.from_numpy(y)
+    targets = torch.from_numpy(y)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # dropout repeats too
         for chosen in _shuffled(len(x), training, seed):
             part = torch.from_numpy(chosen)
             optimizer.zero_grad()
-            mean = loss(per_window(trained(windows[part]), len(part)), targets[part]).mean()
+            mean = loss(per_window(trained(torch.from_numpy(x[chosen])), len(part)), targets[part]).mean()
             mean.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return Trained(_difference(model, trained), training.steps, "plain", 0)
@@ -278,7 +283,7 @@ def _difference(before: "nn.Module", after: "nn.Module") -> dict[str, Array]:
     }
 
 
-def _check_shapes(x: Array, y: Array) -> None:
+def _check_shapes(x: Inputs, y: Array) -> None:
     if x.dtype != np.float32 or y.dtype != np.float32 or y.ndim != 1 or len(x) != len(y):
         raise InterplantError(
             "expected float32 windows (N, channels, window) and float32 targets (N,), found "

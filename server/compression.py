@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord
 from interplant.core.compression import NONE, PACKED, difference, digest_of, moved, pack, unpack
 from interplant.core.flower import arrays
 from interplant.core.schema import Compression
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 from interplant.server.run_folder import Checkpoint
 
 

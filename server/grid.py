@@ -7,21 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import grpc
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from interplant.core import blobs
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
 from interplant.core.errors import InterplantError
-from interplant.core.flower import OneRunGrid
-from interplant.core.wire import (
-    Tensors,
-    from_bytes,
-    from_parcel,
-    pack,
-    tensors_of,
-    to_parcel,
-)
+from interplant.core.flower import OneRunGrid, records_of
+from interplant.core.tensors import Tensors
+from interplant.core.wire import from_bytes, from_parcel, pack, tensors_of, to_parcel
 from interplant.server.control import connect
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.replies import StoppedError
@@ -135,7 +129,7 @@ class GrpcGrid(OneRunGrid):
         return list(self._patiently(lambda: self._local.Nodes(pb.Empty())).nodes)
 
     def _body(self, content: RecordDict, written: dict[tuple[int, ...], pb.Blob]) -> pb.Blob:
-        key = tuple(id(record) for record in content.array_records.values())
+        key = tuple(id(record) for record in records_of(content, ArrayRecord).values())
         if key not in written:
             written[key], body = pack(tensors_of(content), self._spool.put)
             if body:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from interplant.core.errors import InterplantError
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 from interplant.strategies.strategy import Strategy
 
 

@@ -4,7 +4,6 @@ Several processes use one database at once; each method is one transaction. What
 plain frozen values of `interplant.server.records`.
 """
 
-import hashlib
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -46,6 +45,7 @@ from interplant.server.records import (
     Release,
     Round,
     Run,
+    node_id,
 )
 
 __all__ = [
@@ -465,14 +465,6 @@ class Registry:
             query = query.where(EventRow.subject == subject)
         with reading(self._engine) as session:
             return [_record(Event, row) for row in session.scalars(query)]
-
-
-def node_id(name: str) -> int:
-    """Return Flower's number for a plant: the same for the same name, positive, 63 bits.
-
-    Made from the name, so that a federation rebuilt elsewhere visits its plants in the same order.
-    """
-    return (int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> 1) or 1
 
 
 def _record(kind: type[T], row: Base) -> T:

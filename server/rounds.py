@@ -17,9 +17,10 @@ from flwr.serverapp import ServerApp
 from interplant.core import config, models
 from interplant.core.compression import COMPRESSION
 from interplant.core.errors import InterplantError
-from interplant.core.flower import Grid, let_go
+from interplant.core.flower import Grid, config_record, content_of, let_go, records_of
 from interplant.core.schema import Rounds, Task
-from interplant.core.wire import Tensors, from_bytes
+from interplant.core.tensors import Tensors
+from interplant.core.wire import from_bytes
 from interplant.privacy.plan import statistics_of
 from interplant.server import replies
 from interplant.server.compression import Broadcast
@@ -250,9 +251,9 @@ def _take(work: Work, reply: Message, name: str, number: int, merging: Merging, 
 
 def _check_signer(reply: Message, receipts: Mapping[str, str]) -> None:
     """Where the grid does not know who speaks, a plant is who signed the first receipt of that name."""
-    if not reply.has_content() or RECEIPT not in reply.content.config_records:
+    said = records_of(reply.content, ConfigRecord).get(RECEIPT) if reply.has_content() else None
+    if said is None:
         return  # not even a receipt: `checked` says so
-    said = reply.content.config_records[RECEIPT]
     before = receipts.get(str(said.get("plant", "")))
     if before and json.loads(before)["signer"] != said.get("signer"):
         raise BadUpdateError(
@@ -280,9 +281,9 @@ def _push(
             "receipt": receipts.get(asked[node], ""),
         }
         arrays, about = sent.to(work.holders.get(asked[node], ""))
-        content = RecordDict({WEIGHTS: arrays, TASK: ConfigRecord(words)})
+        content = content_of({WEIGHTS: arrays, TASK: config_record(words)})
         if about:
-            content[COMPRESSION] = ConfigRecord(about)
+            content[COMPRESSION] = config_record(about)
         return content
 
     messages = [grid.create_message(content(node), "train", node, str(number)) for node in nodes]

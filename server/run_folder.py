@@ -6,6 +6,7 @@ people who ask; the simulate and flower engines have no registry.
 
 from __future__ import annotations  # a command that starts a run does not load Flower
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from interplant.core.files import disk_errors, takes_turns, write_atomic
 from interplant.core.schema import Compression, Rounds, Task
 
 if TYPE_CHECKING:
-    from interplant.core.wire import Tensors
+    from interplant.core.tensors import Tensors
 
 _STATE = "strategy's state: "
 """Before the names of the strategy's arrays in a checkpoint; no parameter of a model is called so."""
@@ -103,8 +104,8 @@ class RunFolder:
             raise InterplantError(f"{self.path}: expected a run's order.json, found: {error}") from None
 
     def task(self) -> Task:
-        """Read the order's task."""
-        return config.parse(self.order().task, Task, f"{self.path}/order.json")
+        """Read the order's task; treat it as read-only."""
+        return config.task_from_json(config.text_of(self.order().task))
 
     def rounds(self) -> Rounds:
         """Read the order's rules for rounds."""
@@ -187,6 +188,26 @@ class RunFolder:
         path = self.path / "rounds.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return [record for line in lines if (record := _record(line)) is not None]
+
+
+def make_order(
+    run: str, task: Task, rules: Rounds, engine: str, release: bool, start_from: str = ""
+) -> Order:
+    """Write down what a run shall do; see `Order`."""
+    return Order(
+        run=run,
+        run_id=flower_run_id(run),
+        task=config.dump(task),
+        rounds=asdict(rules),
+        engine=engine,
+        release=release,
+        start_from=start_from,
+    )
+
+
+def flower_run_id(run: str) -> int:
+    """Flower's number for a run."""
+    return int.from_bytes(hashlib.sha256(run.encode()).digest()[:8], "big") >> 1
 
 
 def _take_out(arrays: Tensors, head: str) -> Tensors:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations  # a command that starts a run does not load Flower
 
-import hashlib
 import secrets
 import shutil
 from contextlib import closing
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +16,11 @@ from interplant.server.control import ring
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.records import Run
 from interplant.server.registry import Registry
-from interplant.server.run_folder import Order, RunFolder
+from interplant.server.run_folder import RunFolder, make_order
 from interplant.strategies import registry as strategies
 
 if TYPE_CHECKING:
-    from interplant.core.wire import Tensors
+    from interplant.core.tensors import Tensors
 
 _FIRST = "first.safetensors"
 """The weights that a run starts from, in its folder."""
@@ -92,21 +90,6 @@ def first_weights(task: Task, release: Path | None = None) -> Tensors:
     return models.parameters(model)
 
 
-def make_order(
-    run: str, task: Task, rules: Rounds, engine: str, release: bool, start_from: str = ""
-) -> Order:
-    """Write down what a run shall do; see `Order`."""
-    return Order(
-        run=run,
-        run_id=flower_run_id(run),
-        task=config.dump(task),
-        rounds=asdict(rules),
-        engine=engine,
-        release=release,
-        start_from=start_from,
-    )
-
-
 def stop_run(directory: CoordinatorDirectory, run_id: str) -> Run:
     """Stop a run after what it is doing; what its rounds have learned stays."""
     with closing(Registry.open(directory.path)) as registry:
@@ -131,8 +114,3 @@ def resume_run(directory: CoordinatorDirectory, run_id: str) -> Run:
 def new_run_id() -> str:
     """Make a run id of the time and chance; letters, digits and hyphens."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def flower_run_id(run: str) -> int:
-    """Flower's number for a run."""
-    return int.from_bytes(hashlib.sha256(run.encode()).digest()[:8], "big") >> 1

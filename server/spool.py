@@ -13,7 +13,7 @@ from interplant.core.errors import InterplantError
 from interplant.core.files import PIECE, disk_errors, sha256_file
 
 if TYPE_CHECKING:
-    from interplant.core.wire import Tensors
+    from interplant.core.tensors import Tensors
 
 
 class Spool:

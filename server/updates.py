@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
-from interplant.core import receipt, wire
+from interplant.core import receipt, tensors
 from interplant.core.compression import COMPRESSION, HOLDS, NONE, PACKED, largest, unpack
 from interplant.core.errors import REFUSALS, InterplantError
-from interplant.core.flower import HeldArray, refusal
+from interplant.core.flower import HeldArray, records_of, refusal
 from interplant.core.schema import Compression
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 
-UPDATE, RECEIPT, METRICS, WEIGHTS, TASK = wire.UPDATE, "receipt", "metrics", wire.WEIGHTS, "task"
+UPDATE, RECEIPT, METRICS, WEIGHTS, TASK = tensors.UPDATE, "receipt", "metrics", tensors.WEIGHTS, "task"
 """Names of the records that a round sends and receives."""
 
 _NPY_HEAD = 1024
@@ -68,7 +68,7 @@ def checked(
     if reply.has_error():
         code = refusal(reply)
         raise BadUpdateError(code, REFUSALS[code])
-    records = reply.content.array_records
+    records = records_of(reply.content, ArrayRecord)
     if set(records) != {UPDATE}:
         raise BadUpdateError(
             "bad_names", f"expected arrays named {UPDATE!r} only, found {sorted(records)[:3]}"
@@ -85,7 +85,7 @@ def checked(
 
 def _told(reply: Message, offer: Compression) -> tuple[str, str]:
     """How a plant says that it has packed its update, and the digest of the model that it says it holds."""
-    words = dict(reply.content.config_records.get(COMPRESSION, {})) if offer.offered else {}
+    words = dict(records_of(reply.content, ConfigRecord).get(COMPRESSION, {})) if offer.offered else {}
     codec, holds = words.get("update", NONE), words.get("holds", "")
     if words and words.keys() != {"update", "holds"}:
         raise BadUpdateError("bad_packed", "expected the words 'update' and 'holds', found others")
@@ -160,7 +160,7 @@ def _bounded(arrays: Tensors, max_norm: float) -> None:
 
 
 def _receipt(reply: Message, offer: Compression) -> dict[str, Any]:
-    records = reply.content.config_records
+    records = records_of(reply.content, ConfigRecord)
     if set(records) - ({COMPRESSION} if offer.offered else set()) != {RECEIPT}:
         raise BadUpdateError("bad_receipt", f"expected a receipt, found {sorted(records)[:3]}")
     try:
@@ -172,7 +172,7 @@ def _receipt(reply: Message, offer: Compression) -> dict[str, Any]:
 
 
 def _metrics(reply: Message, names: Collection[str]) -> dict[str, float]:
-    records = reply.content.metric_records
+    records = records_of(reply.content, MetricRecord)
     if not set(records) <= {METRICS}:
         raise BadUpdateError("bad_receipt", f"expected a record {METRICS!r} at most, found others")
     found: dict[str, float] = {}

@@ -7,9 +7,8 @@ whatever the number of threads.
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -29,8 +28,7 @@ _MOST_WORKERS = 8
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Elements ``start`` to ``stop`` of the flat array ``name``."""
 
     name: str
@@ -58,7 +56,7 @@ def over(parts: Iterable[Piece], work: Callable[[Piece], Result], rows: int = 1)
         rows: How many values it takes for each element.
     """
     todo = list(parts)
-    total = sum(part.stop - part.start for part in todo)
+    total = sum([stop - start for _, start, stop in todo])
     if total * rows < _ALONE or _workers() < 2:
         return [work(part) for part in todo]
     # One share a thread, the first on this one: a hand-over a piece would cost as much as the piece.
@@ -108,17 +106,31 @@ def moved(weights: Mapping[str, Array], steps: Mapping[str, Array]) -> Arrays:
         weights: The global model.
         steps: In the same shapes and in `working` dtypes.
     """
+    return moved_by(weights, lambda part: part.of(steps), pieces(weights))
+
+
+def moved_by(
+    weights: Mapping[str, Array], step: Callable[[Piece], Array], parts: Iterable[Piece], rows: int = 1
+) -> Arrays:
+    """Return what `moved` returns, for steps that are made piece by piece.
+
+    Args:
+        weights: The global model.
+        step: Makes the step of a piece, flat and in the `working` dtype.
+        parts: Of the weights, all of them.
+        rows: How many values a step takes for each element.
+    """
     here = ordered(weights)
     found = {name: np.empty(array.shape, array.dtype) for name, array in here.items()}
 
     def move(part: Piece) -> None:
-        step = part.of(steps)
+        own = step(part)
         if not is_float(here[part.name]):
-            step = np.rint(step).astype(here[part.name].dtype)
+            own = np.rint(own).astype(here[part.name].dtype)
         # A step of float32 on float16 is rounded once, after the sum.
-        np.copyto(part.of(found), part.of(here) + step, casting="same_kind")
+        np.copyto(part.of(found), part.of(here) + own, casting="same_kind")
 
-    over(pieces(here), move)
+    over(parts, move, rows)
     return found
 
 

@@ -8,7 +8,7 @@ out of the range of the others.
 from dataclasses import dataclass
 
 from interplant.strategies.arguments import number
-from interplant.strategies.arrays import Array, Arrays, moved
+from interplant.strategies.arrays import Array, Arrays
 from interplant.strategies.network import middle_rows
 from interplant.strategies.spill import Spill, Spilling
 
@@ -28,7 +28,7 @@ class Median(Spilling):
 
     def finish(self, merge: Spill, weights: Arrays, state: Arrays) -> tuple[Arrays, Arrays]:
         """Move the weights by the median."""
-        return moved(weights, merge.reduce(self._median)), state
+        return merge.moved(weights, self._median), state
 
     def _median(self, rows: Array) -> Array:
         """Median of each column; of an even number, the mean of the middle two."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from interplant.strategies.arguments import number, whole
-from interplant.strategies.arrays import Array, Arrays, moved
+from interplant.strategies.arrays import Array, Arrays
 from interplant.strategies.spill import Spill, Spilling
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class MultiKrum(Spilling):
             )  # fmt: skip
         chosen = nearest(distances(merge), self.faulty, self.keep)
         step = self.learning_rate / len(chosen)
-        return moved(weights, merge.reduce(lambda rows: step * rows.sum(axis=0), chosen)), state
+        return merge.moved(weights, lambda rows: step * rows.sum(axis=0), chosen), state
 
 
 def distances(merge: Spill) -> Array:

@@ -20,7 +20,7 @@ import numpy as np
 from interplant.core import blobs
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors
-from interplant.strategies.arrays import Array, Arrays, Piece, ordered, over, pieces, working
+from interplant.strategies.arrays import Array, Arrays, Piece, moved_by, ordered, over, pieces, working
 
 _BLOCK_BYTES = 1 << 21
 """Bytes of a piece over all updates in float64: a few such blocks a thread are all that is in memory."""
@@ -103,24 +103,19 @@ class Spill:
         self._written += 1
         return _InFile(self._file, {name: place + start for name, start in self._starts.items()})
 
-    def reduce(self, rule: Callable[[Array], Array], chosen: Sequence[int] | None = None) -> Arrays:
-        """Make one array of each name.
+    def moved(
+        self, weights: Arrays, rule: Callable[[Array], Array], chosen: Sequence[int] | None = None
+    ) -> Arrays:
+        """Return the weights, each moved by what a rule makes of the updates; see `arrays.moved`.
 
         Args:
+            weights: The global model.
             rule: Maps the updates' values (count, n), in the `working` dtype and free to be changed, to
-                one row (n,).
+                one row (n,) in that dtype.
             chosen: Only these updates; all if left out.
-
-        Returns:
-            What the rule gave, in the shapes of the weights and the `working` dtypes.
         """
-        found = {name: np.empty(shape, working(self._weights[name])) for name, shape in self._shapes.items()}
-
-        def work(part: Piece) -> None:
-            part.of(found)[:] = rule(self.read(part, chosen))
-
-        over(self.pieces(found), work, self.count)
-        return found
+        parts = self.pieces(weights)
+        return moved_by(weights, lambda part: rule(self.read(part, chosen)), parts, self.count)
 
     def each(self, rule: Callable[[Array], Array]) -> Iterator[Array]:
         """Yield what ``rule`` gives for each piece's values (count, n), in the order of the pieces."""

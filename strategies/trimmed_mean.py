@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from interplant.strategies.arguments import number
-from interplant.strategies.arrays import Array, Arrays, moved
+from interplant.strategies.arrays import Array, Arrays
 from interplant.strategies.network import middle_rows
 from interplant.strategies.spill import Spill, Spilling
 
@@ -34,7 +34,7 @@ class TrimmedMean(Spilling):
 
     def finish(self, merge: Spill, weights: Arrays, state: Arrays) -> tuple[Arrays, Arrays]:
         """Move the weights by the trimmed mean."""
-        return moved(weights, merge.reduce(self._trimmed)), state
+        return merge.moved(weights, self._trimmed), state
 
     def _trimmed(self, rows: Array) -> Array:
         cut = int(self.beta * len(rows))

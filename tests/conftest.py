@@ -1,13 +1,30 @@
 """What every test has."""
 
 import ctypes
+import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""Tests run side by side, one for each core; torch's own threads would only wait for one another."""
+
+FIRST = ("mutants", "system", "lab", "server", "client", "cli")
+"""Folders whose tests take long: they begin, so that no process has a long one left when others are done."""
+
 _libc = ctypes.CDLL(None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the folders with long tests begin; within a folder the order stays."""
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return FIRST.index(folder) if folder in FIRST else len(FIRST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

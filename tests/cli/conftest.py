@@ -28,6 +28,7 @@ from interplant.core.release import (
     task_digest,
 )
 from interplant.core.schema import Task
+from interplant.data.snapshots import keyed_digest
 from interplant.data.tasks import builtin
 from interplant.server import setup as coordinator_setup
 from interplant.server.authority import Authority
@@ -46,6 +47,7 @@ class Result:
 
     @property
     def json(self) -> Any:
+        assert self.out, self.err
         return json.loads(self.out)
 
 
@@ -123,6 +125,19 @@ def place(made: Path, tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def plant(place: Path) -> PlantDirectory:
     return PlantDirectory(place / "north")
+
+
+def make_release_of(plant: PlantDirectory, digest: str) -> None:
+    """Put a release at a plant whose lineage names one of the plant's snapshots."""
+    folder = plant.releases / "trained-on-it"
+    folder.mkdir(parents=True)
+    secret = plant.snapshot_key.read_bytes()
+    one = Participant("north", keyed_digest(digest, secret), 3, "dp-sgd", "window", 0.5, 1e-5, True)
+    lineage = Lineage(
+        folder.name, RUN, "turbofan", "ab" * 32, "0.1.0", "1", None, "2026-01-01T12:30:00+00:00",
+        3, "grpc", True, True, (one,),
+    )  # fmt: skip
+    (folder / LINEAGE).write_text(lineage.to_json())
 
 
 def edit(path: Path, old: str, new: str) -> None:

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pyarrow as pa
 import pytest
 
 from interplant.cli.commands import command
 from interplant.client import setup as plant_setup
-from interplant.core import certificates
+from interplant.core import certificates, config
+from interplant.core.schema import Source, Task
 from interplant.data import cmapss
+from interplant.data.door import admit
 from interplant.data.simulator import simulate
 from interplant.data.snapshots import Repository
+from interplant.data.store import Store
+from interplant.data.tasks import builtin
 from interplant.server import runs
 from interplant.server.authority import Authority
 from interplant.server.directory import CoordinatorDirectory
@@ -141,6 +146,25 @@ def prepare(name: str, place: Path, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(cmapss, "FILES", known)
     if name == "interplant privacy measure":
         Repository(place / "north" / "data").snapshot(simulate(0, 2, 0))
+    if name == "interplant data drift":
+        dataset = simulate(0, 8, 0)
+        snapshot = Repository(place / "north" / "data").snapshot(dataset)
+        EXAMPLES[name][EXAMPLES[name].index("--snapshot") + 1] = snapshot.digest
+        dataset.train.to_csv(place / "today.csv", index=False)
+    if name == "interplant data ingest":
+        (place / "export").mkdir()
+        simulate(0, 2, 0).train.to_csv(place / "export" / "readings.csv", index=False)
+    if name in ("interplant data diff", "interplant data erase"):
+        store = Store(place / "north" / "store", config.load(builtin("turbofan"), Task).contract)
+        repository = Repository(place / "north" / "data")
+        for machine in ("3", "4"):
+            readings = simulate(0, 1, int(machine)).train.assign(machine=machine)
+            store.add(
+                admit(pa.Table.from_pandas(readings), store.contract, Source("export", "folder"), "").good
+            )
+            made = repository.freeze(store)
+            if machine == "3":
+                EXAMPLES["interplant data diff"][2] = made.digest
     if name == "interplant data check":
         (place / "export").mkdir()
         dataset = simulate(0, 2, 0)

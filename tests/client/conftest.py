@@ -14,12 +14,13 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import Receipt, Trained
+from interplant.client.gateway import Receipt
+from interplant.client.trained import Trained
 from interplant.core import certificates, config, models
 from interplant.core.contract import Column, Contract
 from interplant.core.flower import Envelope, message
 from interplant.core.schema import Connection, Model, Plant, Privacy, Target, Task, Training, Window
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 from interplant.data.frames import Dataset
 from interplant.data.snapshots import Repository
 

@@ -15,7 +15,8 @@ from interplant.core import certificates
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
 from interplant.core.flower import Envelope, message
-from interplant.core.wire import Tensors, from_bytes, tensors_of, to_bytes, to_parcel
+from interplant.core.tensors import Tensors
+from interplant.core.wire import from_bytes, tensors_of, to_bytes, to_parcel
 
 HOUR = timedelta(hours=1)
 

@@ -21,12 +21,12 @@ from interplant.client import agent as module
 from interplant.client import connection, deployment, policy
 from interplant.client.agent import Agent
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import Trained
 from interplant.client.outbox import Outbox
+from interplant.client.trained import Trained
 from interplant.core import blobs, certificates, processes, signing, wire
 from interplant.core import federation_pb2 as pb
 from interplant.core.compression import unpack
-from interplant.core.wire import UPDATE, Tensors, in_record, of_record
+from interplant.core.tensors import UPDATE, Tensors, in_record, of_record
 
 from .conftest import START, TASK, FakeTrainer, audited, edit, request
 from .coordinator import Refusing, Scripted, until

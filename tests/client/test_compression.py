@@ -13,8 +13,8 @@ from flwr.app import ConfigRecord, Message
 from interplant.client import compression, gateway
 from interplant.client.agent import Agent
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import Trained
 from interplant.client.participation import take_part
+from interplant.client.trained import Trained
 from interplant.client.trainer import InlineTrainer
 from interplant.core import blobs
 from interplant.core import federation_pb2 as pb
@@ -22,7 +22,7 @@ from interplant.core.compression import CODECS, difference, digest_of, moved, pa
 from interplant.core.errors import Refusal
 from interplant.core.flower import arrays, refusal
 from interplant.core.schema import Compression, Privacy
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 from interplant.privacy.ledger import Ledger
 
 from .conftest import OPEN, TASK, FakeTrainer, audited, edit, receipt, request, weights

@@ -9,11 +9,11 @@ import pytest
 
 from interplant.client import gateway
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import Trained
+from interplant.client.trained import Trained
 from interplant.core.errors import InterplantError, Refusal
 from interplant.core.receipt import Receipt
 from interplant.core.schema import Metric, Task
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 
 from .conftest import OPEN, START, TASK, audited, edit, receipt, request
 

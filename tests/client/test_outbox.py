@@ -11,7 +11,8 @@ from interplant.client import outbox as module
 from interplant.client.outbox import Outbox
 from interplant.core import blobs, wire
 from interplant.core import federation_pb2 as pb
-from interplant.core.wire import Tensors, blob_of, to_bytes
+from interplant.core.tensors import Tensors
+from interplant.core.wire import blob_of, to_bytes
 
 UPDATE: Tensors = {"update/w": np.arange(3, dtype=np.float32)}
 

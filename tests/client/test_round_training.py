@@ -12,8 +12,8 @@ import pytest
 
 from interplant.client import gateway, lineages, receipts, round_training
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import Trained
 from interplant.client.round_training import Bench, train_round
+from interplant.client.trained import Trained
 from interplant.core import certificates
 from interplant.core import receipt as core_receipt
 from interplant.core.contract import Column
@@ -65,6 +65,23 @@ def test_a_receipt_is_signed_and_names_the_ledgers_end(ready: PlantDirectory) ->
     }
     with pytest.raises(InterplantError, match="signature"):
         core_receipt.verify(replace(receipt, epsilon=receipt.epsilon / 2))
+
+
+def test_a_receipt_is_checked_once_and_one_of_this_process_never(
+    ready: PlantDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To check a signature takes longer than the rest of what a plant does with a receipt."""
+    checked: list[str] = []
+    really = core_receipt.verify
+    monkeypatch.setattr(core_receipt, "verify", lambda one: (checked.append(one.plant), really(one)))
+    text = core_receipt.to_json(go(ready).receipt)
+    assert (core_receipt.from_json(text).round, checked) == (1, [])
+    monkeypatch.setattr(core_receipt, "_KNOWN", {})
+    for _ in range(2):
+        core_receipt.from_json(text)
+    assert checked == [core_receipt.from_json(text).plant]
+    with pytest.raises(InterplantError, match="signature"):
+        core_receipt.from_json(text.replace('"round": 1', '"round": 2'))
 
 
 @pytest.mark.parametrize("known", ["own", "told"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from interplant.client import setup
-from interplant.client.directory import PlantDirectory
+from interplant.client.directory import PlantDirectory, data_repository
 from interplant.client.link import AwayError, TurnedAwayError
 from interplant.core.errors import UsageError
 from interplant.core.staging import staging_path
@@ -66,12 +66,12 @@ def test_a_missing_repository_is_completed_and_an_old_one_stays(
     bare: PlantDirectory, tiny_repository: Path
 ) -> None:
     shutil.copytree(tiny_repository, bare.path, dirs_exist_ok=True)
-    (before,) = setup.data_repository(bare).log()
-    assert setup.data_repository(bare).log() == [before]
+    (before,) = data_repository(bare).log()
+    assert data_repository(bare).log() == [before]
 
 
 def test_a_repository_that_plant_yaml_names_is_never_made(bare: PlantDirectory) -> None:
     edit(bare, lambda plant: setattr(plant.data, "repository", "elsewhere"))
     with pytest.raises(UsageError, match="elsewhere: expected a plant's data repository"):
-        setup.data_repository(bare)
+        data_repository(bare)
     assert not (bare.path / "elsewhere").exists()

@@ -18,7 +18,7 @@ from interplant.client.directory import PlantDirectory
 from interplant.client.trainer import InlineTrainer, WarmTrainer
 from interplant.core import blobs
 from interplant.core.errors import InterplantError, Refusal
-from interplant.core.wire import WEIGHTS, in_record, of_record
+from interplant.core.tensors import WEIGHTS, in_record, of_record
 
 from .conftest import OPEN, START, TASK, edit
 

@@ -131,3 +131,27 @@ def test_every_refusal_comes_back_by_its_code(code):
 @pytest.mark.parametrize("reason", ["", None, "division by zero", "BUDGET_SPENT"])
 def test_a_reason_that_is_not_ours_reads_internal(reason):
     assert flower.refusal(flower.message(ENVELOPE, None, Error(0, reason))) == "internal"
+
+
+def test_records_are_those_that_flower_would_make():
+    array = np.arange(3, dtype=np.float32)
+    made = flower.content_of(
+        {
+            "update": flower.arrays({"w": array}),
+            "words": flower.config_record({"a": 1, "b": "two", "c": [1, 2]}),
+        }
+    )
+    theirs = RecordDict(
+        {"update": ArrayRecord({"w": Array(array)}), "words": ConfigRecord({"a": 1, "b": "two"})}
+    )
+    theirs.config_records["words"]["c"] = [1, 2]
+    assert made.array_records["update"]["w"].numpy() is array
+    assert made.config_records["words"] == theirs.config_records["words"]
+    assert made.object_id == theirs.object_id, "the same on Flower's own wire"
+    assert flower.records_of(made, ConfigRecord) == {"words": made["words"]}
+
+
+@pytest.mark.parametrize("value", [None, {}, object(), [1, "two"]], ids=["none", "dict", "object", "mixed"])
+def test_what_flower_does_not_send_is_no_word(value):
+    with pytest.raises(TypeError):
+        flower.config_record({"a": value})

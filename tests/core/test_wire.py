@@ -17,6 +17,7 @@ from interplant.core import wire
 from interplant.core.errors import InterplantError, Refusal
 from interplant.core.files import PIECE
 from interplant.core.flower import Envelope, message, refuse
+from interplant.core.tensors import in_record, of_record
 
 DTYPES = [np.dtype(code) for code in "efdbhilBHIL?"]
 ENVELOPE = Envelope("run.3.9", 7, 0, 9, "train", "3", "", 1_750_000_000.5, 60.0)
@@ -98,9 +99,9 @@ def test_what_is_packed_is_named_by_its_bytes():
 
 def test_a_record_gets_its_own_names_back():
     tensors = {"w": np.ones(1), "update/w": np.zeros(1)}
-    sent = wire.in_record("update", tensors)
+    sent = in_record("update", tensors)
     assert list(sent) == ["update/w", "update/update/w"]
-    assert wire.of_record("update", sent | {"other/w": np.ones(2)}) == tensors
+    assert of_record("update", sent | {"other/w": np.ones(2)}) == tensors
 
 
 def test_the_same_tensors_give_the_same_bytes():

@@ -166,13 +166,20 @@ def test_a_tampered_old_version_is_refused(repository: Repository) -> None:
         load(opened)
 
 
-def test_a_tampered_cache_is_refused(repository: Repository) -> None:
+@pytest.mark.parametrize("places", [("cache",), ("cache", "remote")])
+def test_a_tampered_cache_is_mended_from_the_remote_or_refused(
+    repository: Repository, places: tuple[str, ...]
+) -> None:
     old = repository.snapshot(dataset(1))
     repository.snapshot(dataset(2))
-    for path in (repository.path / ".dvc" / "cache").rglob("*"):
+    known = {"cache": repository.path / ".dvc" / "cache", "remote": repository.path.parent / "remote"}
+    for path in (path for place in places for path in known[place].rglob("*")):
         if path.is_file() and path.read_bytes()[:4] == b"PAR1":
             path.chmod(0o644)
             path.write_bytes(path.read_bytes() + b"x")
+    if places == ("cache",):
+        assert same(load(repository.open(old.digest)), dataset(1))
+        return
     with pytest.raises(InterplantError):
         repository.open(old.digest)
     assert not list((repository.path / "versions").iterdir())
@@ -187,7 +194,7 @@ def test_a_new_snapshot_replaces_tampered_files(repository: Repository) -> None:
     assert same(load(repository.open()), dataset(1))
 
 
-STEPS = ("_begin", "_replace", "_track", "_commit", "_tag")
+STEPS = ("_begin", "_place", "_track", "_commit", "_tag")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -202,8 +209,8 @@ def test_a_kill_between_any_two_steps_is_recovered(
         repository.snapshot(dataset(1))
     original = getattr(Repository, step)
 
-    def killed(*arguments: object) -> None:
-        original(*arguments)
+    def killed(*arguments: object, **more: object) -> None:
+        original(*arguments, **more)
         raise Killed
 
     with monkeypatch.context() as patch:
@@ -233,7 +240,7 @@ def test_half_a_dvc_pointer_is_recovered(repository: Repository) -> None:
 
 
 def test_only_one_snapshot_at_a_time(repository: Repository) -> None:
-    with repository._locked(), pytest.raises(InterplantError, match="already running"):
+    with repository.locked(), pytest.raises(InterplantError, match="already running"):
         repository.snapshot(dataset(1))
 
 

@@ -170,7 +170,7 @@ def test_two_plants_train_two_rounds(tmp_path: Path, apps: str, monkeypatch: pyt
 
 @pytest.mark.system
 def test_what_goes_wrong_is_said(tmp_path: Path, apps: str) -> None:
-    """One deployment: a missing app, a failing one, a refusing plant, a stranger, a dead SuperNode."""
+    """One deployment: a missing app, a failing one, a refusing plant, a stranger, dead processes."""
     plants: Plants = {"north": {"plant": "/n", "step": -1}}
     result = tmp_path / "result.json"
     with engine.flower_deployment(tmp_path / "flower", plants, timeout=200) as deployment:
@@ -193,6 +193,11 @@ def test_what_goes_wrong_is_said(tmp_path: Path, apps: str) -> None:
         run_id = engine.submit(deployment, f"{apps}:endless", f"{apps}:client", {})
         deployment.services[1].child.kill()
         with pytest.raises(InterplantError, match=r"supernode-north ended .*supernode-north\.log"):
+            engine.wait(deployment, run_id)
+
+        deployment.services[0].child.kill()
+        deployment.services[0].child.wait()  # of two that are dead the first is named
+        with pytest.raises(InterplantError, match=r"superlink ended .*exit code -9.*superlink\.log"):
             engine.wait(deployment, run_id)
 
 
@@ -287,15 +292,6 @@ def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
         engine.flower_deployment(tmp_path / "flower", {"north": {}}, files, timeout=60),
     ):
         raise AssertionError("must not start")
-
-
-@pytest.mark.system
-def test_a_dead_superlink_is_named(tmp_path: Path, apps: str) -> None:
-    with engine.flower_deployment(tmp_path / "flower", {"north": {}}, timeout=100) as deployment:
-        run_id = engine.submit(deployment, f"{apps}:endless", f"{apps}:client", {})
-        deployment.services[0].child.kill()
-        with pytest.raises(InterplantError, match=r"superlink ended .*exit code -9.*superlink\.log"):
-            engine.wait(deployment, run_id)
 
 
 def test_ports_of_a_deployment_differ() -> None:

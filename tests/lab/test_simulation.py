@@ -30,7 +30,7 @@ from interplant.data.snapshots import Repository
 from interplant.lab.simulation import SimulatedGrid, simulate_run
 from interplant.privacy.ledger import Ledger
 from interplant.server import replies, rounds
-from interplant.server.registry import node_id
+from interplant.server.records import node_id
 from interplant.server.run_folder import RunFolder
 
 NAMES = ("east", "north", "south")
@@ -167,7 +167,7 @@ def test_a_missed_quorum_can_be_gone_on_with_after_the_last_good_round(
         raise Interrupted
 
     done = simulate_run(make("whole"), tmp_path / "whole", TASK, RULES)
-    from interplant.server.runs import make_order
+    from interplant.server.run_folder import make_order
 
     order = make_order("interrupted", TASK, RULES, engine="simulate", release=False)
     folder.create(order)

@@ -416,7 +416,7 @@ OF_THE_LEDGER = (
         "rollback-accepted-after-a-stop",
         "A restored backup gives the budget back, and the plant's own receipt is not asked.",
         ACCOUNT,
-        (("        receipts.require(directory, ledger)\n", ""),),
+        (("            receipts.require(directory, ledger)\n", ""),),
         tests(
             "client/test_round_training",
             "test_an_older_ledger_put_back_while_the_plant_is_stopped_is_refused_and_repaired",
@@ -476,7 +476,12 @@ OF_THE_LEDGER = (
         "receipts-of-others-believed",
         "Anybody can say what a plant has spent.",
         RECEIPT,
-        (("        key.verify(signature, _signed_text(receipt), ec.ECDSA(hashes.SHA256()))\n", ""),),
+        (
+            (
+                "        key.verify(signature, _signed_text(receipt.as_dict()), ec.ECDSA(hashes.SHA256()))\n",
+                "",
+            ),
+        ),
         tests("client/test_round_training", "test_a_receipt_is_signed_and_names_the_ledgers_end"),
     ),
 )

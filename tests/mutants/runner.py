@@ -33,16 +33,22 @@ LIBRARIES = (
     "cryptography.hazmat.primitives.ciphers",
     "dp_accounting.pld.privacy_loss_distribution",
     "dp_accounting.rdp",
+    "dvc.repo",
+    "dvc_data.index",
     "flwr.app",
     "omegaconf",
     "opacus.grad_sample",
     "opacus.layers",
     "opacus.optimizers",
     "opacus.validators",
+    "pandas",
+    "pyarrow.parquet",
     "pytest",
     "pytest_timeout",
+    "safetensors.numpy",
     "scipy.stats",
-    "torch",
+    "sqlalchemy.orm",
+    "torch.onnx",
 )
 """What is loaded once; what is left out is only loaded again in every child."""
 
@@ -50,6 +56,7 @@ ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
 """No library starts a thread while it loads: none would survive a fork."""
 

@@ -2,7 +2,8 @@
 
 from .bug import Bug, tests
 
-NOISE, STREAM, PLAN, DPSGD = (f"interplant.privacy.{name}" for name in ("noise", "stream", "plan", "dpsgd"))
+NOISE, STREAM, PLAN = (f"interplant.privacy.{name}" for name in ("noise", "stream", "plan"))
+DPSGD, STEPS = (f"interplant.privacy.{name}" for name in ("dpsgd", "steps"))
 ONEPASS, LAYERS, LINEAR = (f"interplant.privacy.onepass{name}" for name in ("", "_layers", "_linear"))
 TRAINING, CHECKS, ALIKE = (f"interplant.privacy.{name}" for name in ("training", "checks", "alike"))
 
@@ -31,7 +32,7 @@ OF_NOISE = (
     Bug(
         "no-noise",
         "Nothing is protected, and the ledger says otherwise.",
-        DPSGD,
+        STEPS,
         (("self.noise.add_to(flat).float()", "flat.float()"),),
         (
             *tests("privacy/test_training", "test_noise_has_the_magnitude_that_is_charged"),
@@ -146,7 +147,7 @@ OF_NOISE = (
     Bug(
         "sum-in-single-precision",
         "The sum is rounded before it meets the grid, by more than the margin pays for.",
-        DPSGD,
+        STEPS,
         (("shaped.double() if kept is None", "shaped if kept is None"),),
         tests("privacy/test_killers", "test_the_sum_that_meets_the_noise_is_double"),
     ),
@@ -263,7 +264,7 @@ OF_CLIPPING = (
     Bug(
         "clip-doubled",
         "One record moves the sum by twice what the noise is made for.",
-        DPSGD,
+        STEPS,
         (
             (
                 "return (clip / (norms + 1e-6)).clamp(max=1.0)",
@@ -278,7 +279,7 @@ OF_CLIPPING = (
     Bug(
         "normalised-without-a-norm",
         "A gradient is multiplied by a constant and not bounded at all.",
-        DPSGD,
+        STEPS,
         (("return clip / (norms + 0.01)", "return clip / (0.0 * norms + 0.01)"),),
         tests("privacy/test_onepass", "test_normalised_clipping_brings_every_gradient_near_the_clip"),
     ),
@@ -354,6 +355,18 @@ OF_CLIPPING = (
                 "    optimizer.zero_grad(set_to_none=True)\n"
                 "    for one, total in zip(optimizer.params, sums, strict=True):\n"
                 "        one.summed_grad = total\n",
+            ),
+        ),
+        tests("privacy/test_killers", "test_a_step_forgets_the_sum_of_the_one_before"),
+    ),
+    Bug(
+        "sum-carried-into-the-next-step-in-one-pass",
+        "The same, in one pass.",
+        ONEPASS,
+        (
+            (
+                "parameter.grad = parameter.summed_grad = None",
+                'parameter.summed_grad = getattr(parameter, "summed_grad", None)',
             ),
         ),
         tests("privacy/test_killers", "test_a_step_forgets_the_sum_of_the_one_before"),

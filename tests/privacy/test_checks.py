@@ -8,7 +8,7 @@ from torch import nn
 
 from interplant.core.errors import InterplantError
 from interplant.core.networks import Cnn1d
-from interplant.privacy import checks, dpsgd
+from interplant.privacy import checks, dpsgd, steps
 from interplant.privacy.checks import check_model
 
 SHAPE = (5, 12)
@@ -145,7 +145,7 @@ def test_each_mode_gives_the_gradients_of_a_loop(mode: str) -> None:
     model = Cnn1d(*SHAPE)
     x, y = torch.randn(6, *SHAPE), torch.rand(6)
     subject = copy.deepcopy(model)
-    dpsgd.per_sample(dpsgd.wrap(subject, mode), lambda p, t: (p - t) ** 2, dpsgd.Batch(x, y))
+    dpsgd.per_sample(dpsgd.wrap(subject, mode), lambda p, t: (p - t) ** 2, steps.Batch(x, y))
     for index in range(6):
         loss = ((model(x[index : index + 1]).reshape(-1) - y[index]) ** 2).sum()
         alone = torch.autograd.grad(loss, list(model.parameters()))

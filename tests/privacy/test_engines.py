@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from interplant.core.errors import InterplantError, Refusal
 from interplant.core.networks import Cnn1d
 from interplant.core.schema import Training
-from interplant.privacy import checks, dpsgd, onepass
+from interplant.privacy import checks, onepass, steps
 from interplant.privacy.checks import check_model
 from interplant.privacy.plan import Plan
 from interplant.privacy.training import Trained, train
@@ -191,13 +191,13 @@ def test_wrong_norms_are_found_before_anything_is_charged(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("engine", ["onepass", "opacus"])
 def test_the_charge_comes_once_and_before_noise(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    right = dpsgd.PrivateOptimizer.add_noise
+    right = steps.Noised.add_noise
 
-    def spy(self: dpsgd.PrivateOptimizer) -> None:
+    def spy(self: steps.Noised) -> None:
         order.append("noise")
         right(self)
 
-    monkeypatch.setattr(dpsgd.PrivateOptimizer, "add_noise", spy)
+    monkeypatch.setattr(steps.Noised, "add_noise", spy)
     run(cnn(), engine, reserve=lambda: order.append("charge"))
     assert order == ["charge"] + ["noise"] * PLAN.steps
 

@@ -397,6 +397,34 @@ def test_what_would_be_refused_is_refused_before_and_charges_nothing(path: Path)
     assert ledger.entries() == []
 
 
+def test_one_look_answers_several_questions_of_one_moment(path: Path) -> None:
+    """What another process charges waits for the next look; what this ledger writes itself does not."""
+    ledger, other = Ledger(path), Ledger(path)
+    charge(ledger)
+    with ledger.one_look():
+        charge(other, 2)
+        assert len(ledger.entries()) == 1
+        charge(ledger, 3)
+        assert [entry.round for entry in ledger.entries()] == [1, 2, 3]
+    charge(other, 4)
+    assert ledger.end().entries == 3, "as last seen"
+    assert len(ledger.entries()) == 4
+    assert ledger.end().entries == 4
+
+
+def test_a_look_at_a_ledger_that_was_put_back_refuses_every_question(path: Path) -> None:
+    ledger = Ledger(path)
+    charge(ledger)
+    old = path.read_bytes()
+    charge(ledger, 2)
+    path.write_bytes(old)
+    with pytest.raises(Refusal) as refusal, ledger.one_look():
+        pytest.fail("nothing may be answered")
+    assert refusal.value.code == "ledger"
+    with pytest.raises(Refusal):
+        ledger.lineages()
+
+
 def charged(ledger: Ledger) -> dict[str, dict[float, int]]:
     """Steps by lineage and noise."""
     return {

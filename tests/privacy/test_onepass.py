@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from interplant.core.errors import InterplantError
 from interplant.core.networks import Cnn1d
 from interplant.privacy import dpsgd, onepass, onepass_layers, onepass_linear
-from interplant.privacy.dpsgd import Batch, clip_factors
 from interplant.privacy.noise import SINGLE_PRECISION, Noise
 from interplant.privacy.onepass import OnePass, OnePassOptimizer, descend, unsupported
 from interplant.privacy.optimizers import Adam, Sgd
 from interplant.privacy.plan import Plan
+from interplant.privacy.steps import Batch, clip_factors
 
 # Torch's word on the speed of even kernels.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

@@ -13,7 +13,7 @@ from interplant.core.errors import InterplantError, Refusal
 from interplant.core.export import predict
 from interplant.core.networks import Cnn1d
 from interplant.core.schema import Training
-from interplant.privacy import dpsgd
+from interplant.privacy import dpsgd, steps
 from interplant.privacy.noise import SINGLE_PRECISION
 from interplant.privacy.optimizers import Sgd
 from interplant.privacy.plan import Plan
@@ -108,13 +108,13 @@ def test_without_noise_worth_the_name_it_learns() -> None:
 def test_the_charge_is_written_before_noise_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """And a refused charge draws none."""
     order: list[str] = []
-    right = dpsgd.PrivateOptimizer.add_noise
+    right = steps.Noised.add_noise
 
-    def spy(self: dpsgd.PrivateOptimizer) -> None:
+    def spy(self: steps.Noised) -> None:
         order.append("noise")
         right(self)
 
-    monkeypatch.setattr(dpsgd.PrivateOptimizer, "add_noise", spy)
+    monkeypatch.setattr(steps.Noised, "add_noise", spy)
     private(cnn(), *windows(200), reserve=lambda: order.append("charge"))
     assert order == ["charge"] + ["noise"] * PLAN.steps
 
@@ -288,7 +288,7 @@ def test_no_more_than_k_windows_of_a_machine_enter_a_step(
     seen: list[int] = []
     right = training._Units.batch
 
-    def spy(self: training._Units, chosen: np.ndarray, fill: int, stream: Stream) -> dpsgd.Batch:
+    def spy(self: training._Units, chosen: np.ndarray, fill: int, stream: Stream) -> steps.Batch:
         batch = right(self, chosen, fill, stream)
         assert batch.weights is not None
         seen.append(int((batch.weights > 0).sum()))

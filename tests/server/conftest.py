@@ -1,6 +1,7 @@
 """A real coordinator's gRPC process in a thread: real TLS, real authority and registry, raw stubs."""
 
 import asyncio
+import gc
 import json
 import socket
 import threading
@@ -284,6 +285,14 @@ def an_update():
 
 
 _PLANTS_KEY = certificates.make_key()
+
+
+@pytest.fixture
+def quick_collections():
+    """Have the garbage collector look only at what a test makes, not at all libraries each time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def receipt_of(name: str = "north", **words: Any) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from interplant.core import flower
 from interplant.core.contract import Column, Contract
 from interplant.core.flower import Envelope, Grid, message
 from interplant.core.schema import Privacy, Rounds, Strategy, Task
-from interplant.server.run_folder import RunFolder
-from interplant.server.runs import make_order
+from interplant.server.run_folder import RunFolder, make_order
 
 from .conftest import receipt_of
 

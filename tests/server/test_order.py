@@ -197,6 +197,7 @@ def test_a_person_stops_a_run_that_waits_for_the_first(start):
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.usefixtures("quick_collections")
 def test_one_update_is_in_memory_at_a_time(start):
     alive, most = [], []
 

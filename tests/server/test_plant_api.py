@@ -12,7 +12,7 @@ from interplant.core import certificates, wire
 from interplant.core import federation_pb2 as pb
 from interplant.core.files import PIECE
 from interplant.server import plant_api
-from interplant.server.registry import node_id
+from interplant.server.records import node_id
 from interplant.server.releases import offer_of
 
 SEND, KEEP, DROP = pb.Answer.SEND, pb.Answer.KEEP, pb.Answer.DROP

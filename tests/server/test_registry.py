@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from interplant.core.errors import InterplantError, UsageError
-from interplant.server.registry import Dropped, Issued, Registry, node_id
+from interplant.server.records import node_id
+from interplant.server.registry import Dropped, Issued, Registry
 
 SOON = datetime.now(UTC) + timedelta(hours=1)
 LATER = SOON + timedelta(hours=1)

@@ -13,8 +13,7 @@ from interplant.core.schema import Rounds, Task
 from interplant.server import releases
 from interplant.server.registry import Registry
 from interplant.server.releases import offer_of, release_run
-from interplant.server.run_folder import Checkpoint, RunFolder
-from interplant.server.runs import make_order
+from interplant.server.run_folder import Checkpoint, RunFolder, make_order
 
 from .conftest import receipt_of
 

@@ -18,8 +18,7 @@ from interplant.core.schema import Model, Rounds, Task
 from interplant.server import rounds
 from interplant.server.replies import RingingGrid, StoppedError
 from interplant.server.rounds import QuorumError, carry_out
-from interplant.server.run_folder import RunFolder
-from interplant.server.runs import make_order
+from interplant.server.run_folder import RunFolder, make_order
 
 from .conftest import receipt_of
 from .fakes import (
@@ -534,6 +533,7 @@ def test_a_damaged_checkpoint_is_not_a_fresh_start(start):
 
 
 @GRIDS
+@pytest.mark.usefixtures("quick_collections")
 def test_one_update_is_in_memory_at_a_time(start, kind):
     alive, most = [], []
 

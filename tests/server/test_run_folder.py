@@ -13,8 +13,7 @@ from interplant.core import config
 from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError
 from interplant.core.schema import Rounds, Task
-from interplant.server.run_folder import Checkpoint, Order, RunFolder
-from interplant.server.runs import make_order
+from interplant.server.run_folder import Checkpoint, Order, RunFolder, make_order
 
 TASK = Task(name="wear", rounds=3, contract=Contract(sensors={"s1": Column("bar", 0.0, 1.0)}))
 PLANTS = {"north": {"plant": "north", "epsilon": 0.5, "simulated": True, "rounds": 2}}

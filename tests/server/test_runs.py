@@ -10,7 +10,7 @@ from interplant.core.errors import InterplantError, UsageError
 from interplant.core.schema import Model, Rounds, Strategy, Task
 from interplant.server import runs
 from interplant.server.registry import Registry
-from interplant.server.run_folder import RunFolder
+from interplant.server.run_folder import RunFolder, flower_run_id
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_run_is_ordered_and_queued(coordinator, registry, task):
     assert folder.task() == task
     assert folder.rounds() == coordinator.load().rounds
     assert (order.run, order.engine, order.release) == (run.id, "grpc", False)
-    assert order.run_id == runs.flower_run_id(run.id)
+    assert order.run_id == flower_run_id(run.id)
 
 
 def test_the_rules_for_rounds_can_be_given(coordinator, task):
@@ -138,4 +138,4 @@ def test_run_ids_differ_and_name_messages_and_folders():
     found = {runs.new_run_id() for _ in range(50)}
     assert len(found) > 45
     assert all("." not in one and "/" not in one for one in found)
-    assert all(0 <= runs.flower_run_id(one) < 2**63 for one in found)
+    assert all(0 <= flower_run_id(one) < 2**63 for one in found)

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from interplant.cli.commands import call
+from interplant.cli.main import exit_code
+
 from .conftest import processes_of
 
 pytestmark = pytest.mark.system
@@ -112,8 +115,11 @@ def test_a_port_in_use_is_one_line(folder: Path, done: "subprocess.CompletedProc
         (["--engine", "ray"], "expected one of grpc, simulate, flower"),
     ],
 )
-def test_wrong_words_are_one_line_and_exit_2(words: list[str], sentence: str, tmp_path: Path) -> None:
-    refused = demo("--dir", str(tmp_path / "demo"), *words)
-    assert refused.returncode == 2
-    assert sentence in refused.stderr.splitlines()[-1]
+def test_wrong_words_are_one_line_and_exit_2(
+    words: list[str], sentence: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In this process: nothing is started."""
+    assert exit_code(lambda: call(["demo", "--dir", str(tmp_path / "demo"), *words])) == 2
+    (said,) = capfd.readouterr().err.splitlines()
+    assert sentence in said
     assert not (tmp_path / "demo" / "federation").exists()

@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interplant.core.wire import Tensors
+from interplant.core.tensors import Tensors
 from interplant.lab.federation import LocalFederation
 from interplant.lab.flower_engine import run_on_flower
 from interplant.lab.simulation import simulate_run
-from interplant.server.run_folder import RunFolder
-from interplant.server.runs import make_order
+from interplant.server.run_folder import RunFolder, make_order
 
 from .conftest import PLANTS, turbofan
 

@@ -3,7 +3,6 @@
 import itertools
 import json
 import signal
-import time
 from typing import Any
 
 import numpy as np
@@ -160,11 +159,13 @@ def test_a_plant_that_was_alone_offers_its_kept_reply_again(federation: LocalFed
 
 
 def test_a_dead_trainer_is_told_at_once_and_asked_again(federation: LocalFederation) -> None:
-    words = ["rounds=1", "training.steps=1200", "privacy.mechanism=none"]
+    words = ["rounds=1", "training.steps=400", "privacy.mechanism=none"]
+    trainer = child_of(federation.children["south"], "interplant.client.worker")
+    idle = trainer.cpu_times().user
     run = federation.start_run(turbofan(*words), release=False)
     until_training(federation)
-    time.sleep(1)  # the job has reached the trainer's process
-    child_of(federation.children["south"], "interplant.client.worker").send_signal(signal.SIGKILL)
+    federation.until(lambda: trainer.cpu_times().user > idle + 0.2, 60, "the trainer to work")
+    trainer.send_signal(signal.SIGKILL)
     ended = federation.until_over(run.id)
     assert ended.state == "finished"
     dropped = [drop for record in federation.registry.rounds(run.id) for drop in record.dropped]

@@ -1,0 +1,256 @@
+"""What bringing readings in costs: ingest, snapshots, windows, sources; and the bars they are held to.
+
+Ratios within one run decide. ``ingest`` compares a whole command's work (reading, the contract at the door,
+the store with its files fsynced) with pyarrow alone reading the same file and writing it as one Parquet,
+fsynced too. ``snapshot`` compares the second snapshot, after 1 % of the partitions changed, with the first,
+in one process: DVC's imports (2 s) are in neither. ``windows`` measures memory (PSS) beyond what the process
+held with torch and the libraries loaded, while batches are drawn. ``mqtt`` and ``opcua`` need a broker
+(mosquitto) and the extra ``opcua``.
+
+    python benchmarks/data.py --json [--rows 4000000] [--cases ingest,snapshot,windows,mqtt,opcua] [--short]
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from meters import Peak, memory
+
+from interplant.core.contract import Column, Contract
+from interplant.core.schema import Source, Split, Task, Window
+from interplant.core.targets import VALUE, Target
+from interplant.data import door
+from interplant.data.ingest import Brought, ingest
+from interplant.data.snapshots import Repository, reader_of
+from interplant.data.sources import Place, open_source
+from interplant.data.store import Store
+
+SENSORS, MACHINES = 14, 50
+CONTRACT = Contract(
+    clock="timestamp", time="at", label="wear", sensors={f"s{n}": Column("", 0, 100) for n in range(SENSORS)}
+)
+START = 1_767_225_600_000_000
+DAY = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure.
+
+    Args:
+        case: What was measured.
+        value: The figure.
+        unit: Its unit.
+        bar: What it is held to; None: nothing.
+        holds: Whether it keeps the bar: ratios of speed at least, all else at most.
+    """
+
+    case: str
+    value: float
+    unit: str
+    bar: float | None = None
+    holds: bool = True
+
+
+def readings(rows: int, day: int, seed: int = 0) -> pa.Table:
+    """Readings of all machines over one day, in the order of time."""
+    rng = np.random.default_rng([seed, day])
+    ticks = np.repeat(np.arange(rows // MACHINES), MACHINES)
+    times = START + day * DAY + ticks * (DAY // max(1, rows // MACHINES))
+    columns = {
+        "machine": pa.array(np.tile([f"press-{n}" for n in range(MACHINES)], rows // MACHINES)),
+        "at": pa.array(times, pa.timestamp("us", "UTC")),
+        **{name: np.round(rng.random(len(ticks)) * 100, 3) for name in CONTRACT.sensors},
+        "wear": rng.random(len(ticks)),
+    }
+    return pa.table(columns).select(door.layout(CONTRACT).names)
+
+
+def measure_ingest(folder: Path, rows: int) -> Iterator[Result]:
+    """Ingest of one CSV and one Parquet file against pyarrow alone, the two in turns."""
+    table = pa.concat_tables([readings(rows // 4, day) for day in range(4)])
+    pyarrow.csv.write_csv(table, folder / "readings.csv")
+    pq.write_table(table, folder / "readings.parquet")
+    del table
+    for kind in ("csv", "parquet"):
+        path = folder / f"readings.{kind}"
+        ratios = []
+        for turn in range(3):
+            os.sync()
+            begun = time.monotonic()
+            whole = pyarrow.csv.read_csv(path) if kind == "csv" else pq.read_table(path)
+            pq.write_table(whole, folder / "plain.parquet")
+            with (folder / "plain.parquet").open("rb") as file:
+                os.fsync(file.fileno())
+            plain = time.monotonic() - begun
+            del whole
+            begun = time.monotonic()
+            brought = bring(path, folder / f"{kind}-{turn}")
+            ours = time.monotonic() - begun
+            assert (brought.rows, brought.bad) == (rows, 0), brought
+            ratios.append(plain / ours)
+            yield Result(f"{kind} ingest, seconds", round(ours, 2), "s")
+        ratio = sorted(ratios)[1]
+        yield Result(f"{kind} ingest, speed of pyarrow alone", round(ratio, 2), "x", 0.5, ratio >= 0.5)
+
+
+def bring(path: Path, folder: Path) -> Brought:
+    """Bring one file into a new store."""
+    source = Source(name="files", kind="folder", args={"path": str(path), "settle_seconds": 0.01})
+    store = Store(folder / "store", CONTRACT)
+    feed = open_source(source, Place(folder, folder / "state", CONTRACT))
+    (brought,) = ingest(store, [(source, feed)], False, threading.Event())
+    return brought
+
+
+def fill(store: Store, days: int, rows: int) -> None:
+    for day in range(days):
+        store.add(readings(rows // days, day))
+    store.settle()
+
+
+def measure_snapshot(folder: Path, rows: int) -> Iterator[Result]:
+    """The second snapshot, after 1 % of the partitions changed, against the first."""
+    store = Store(folder / "store", CONTRACT)
+    repository = Repository.create(folder / "data", folder / "remote")
+    fill(store, 20, rows)
+    import dvc.repo  # noqa: F401 # what a command imports once
+
+    os.sync()
+    begun = time.monotonic()
+    made = repository.freeze(store)
+    first = time.monotonic() - begun
+    layout = door.layout(CONTRACT)
+    changed = store.partitions()[::100]
+    for one in changed:
+        row = {name: [1.0] for name in layout.names} | {"machine": [one.machine], "at": [int(one.first) + 1]}
+        store.add(pa.table(row, schema=layout))
+    store.settle()
+    begun = time.monotonic()
+    again = repository.freeze(store)
+    second = time.monotonic() - begun
+    assert again.rows == made.rows + len(changed)
+    yield Result("snapshot, first", round(first, 2), "s")
+    yield Result("snapshot, 1 % of partitions changed", round(second, 2), "s")
+    share = second / first
+    yield Result("snapshot, second of the first", round(share, 4), "share", 0.05, share <= 0.05)
+
+
+def measure_windows(folder: Path, rows: int) -> Iterator[Result]:
+    """Memory for the windows of a store, in a process of its own."""
+    store = Store(folder / "store", CONTRACT)
+    fill(store, 20, rows)
+    Repository.create(folder / "data", folder / "remote").freeze(store)
+    size = sum(one.rows for one in store.partitions()) * (SENSORS + 2) * 8 / 1e9
+    done = subprocess.run(
+        [sys.executable, __file__, "--draw", str(folder)], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    yield Result("windows, readings", round(size, 2), "GB in memory")
+    yield Result("windows, seconds to cut", found["cut"], "s")
+    yield Result("windows, seconds for 200 batches of 256", found["draw"], "s")
+    peak = found["peak"]
+    yield Result("windows, peak memory beyond the start", peak, "MB", 300, peak <= 300)
+
+
+def draw(folder: Path) -> None:
+    """Cut the windows of a repository and draw batches; print what it took."""
+    import torch
+
+    from interplant.data.mapped import mapped_windows
+
+    contract = CONTRACT
+    task = Task(
+        name="wear", contract=contract, window=Window(30), split=Split("unit", 0.2),
+        target=Target(kind=VALUE, low=0.0, high=1.0),
+    )  # fmt: skip
+    snapshot = Repository(folder / "data").open()
+    reader = reader_of(snapshot)
+    assert reader is not None
+    start = memory([os.getpid()]).pss
+    with watched() as peak:
+        begun = time.monotonic()
+        windows = mapped_windows(reader, task, folder / "windows")
+        cut = time.monotonic() - begun
+        rng = np.random.default_rng(0)
+        begun = time.monotonic()
+        for _ in range(200):
+            torch.from_numpy(windows.x[rng.integers(0, len(windows), 256)]).sum()
+        took = time.monotonic() - begun
+    print(json.dumps({"cut": round(cut, 2), "draw": round(took, 3), "peak": round(peak.pss - start, 1)}))
+
+
+@contextmanager
+def watched() -> Iterator[Peak]:
+    """Look at this process's memory all the while."""
+    peak, stop = Peak(lambda: memory([os.getpid()])), threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.01):
+            peak.look()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield peak
+    stop.set()
+    thread.join()
+    peak.look()
+
+
+CASES = {
+    "ingest": measure_ingest,
+    "snapshot": measure_snapshot,
+    "windows": measure_windows,
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rows", type=int, default=4_000_000, help="readings of ingest")
+    parser.add_argument("--store-rows", type=int, default=16_000_000, help="readings of snapshot and windows")
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument(
+        "--short", action="store_true", help="few readings: shows that it runs, decides nothing"
+    )
+    parser.add_argument("--draw", type=Path, help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    if words.draw:
+        draw(words.draw)
+        return
+    sizes = {"ingest": words.rows, "snapshot": words.store_rows, "windows": words.store_rows}
+    results = []
+    for case in words.cases.split(","):
+        with tempfile.TemporaryDirectory(prefix="interplant-data-") as place:
+            results += list(CASES[case](Path(place), 20_000 if words.short else sizes[case]))
+    document = {
+        "machine": platform.processor() or platform.machine(),
+        "results": [asdict(one) for one in results],
+    }
+    if words.json:
+        print(json.dumps(document, indent=1))
+        return
+    for one in results:
+        print(
+            f"{one.case}: {one.value} {one.unit}"
+            + (f" (bar {one.bar}: {one.holds})" if one.bar is not None else "")
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""The door of a plant's store: every reading that comes is held to the contract, by itself.
+
+What keeps it goes in, in the contract's units and in UTC. What breaks it goes to quarantine with the rule,
+the column and the value, as it came, so that it can be released after a fix. The values are checked with
+pandera; what has to be known first, which machine and when, is read here.
+"""
+
+import time as clock
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interplant.core.contract import Contract
+from interplant.core.errors import UsageError
+from interplant.core.schema import Source
+from interplant.data import parsing
+from interplant.data.contract import TOLERANCE, columns, limits
+from interplant.data.units import EPOCHS, convert
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+RULES: Final = {
+    "column": "a column that the contract asks for is not there",
+    "machine": "no machine is named",
+    "time": "the time cannot be read",
+    "clock_change": "a local time that a change of clocks makes two moments, or none: give its offset",
+    "ahead": "a time further in the future than the contract allows",
+    "late": "older than the contract lets a reading come after the newest of its machine",
+    "missing": "no value, and the contract holds none over",
+    "type": "not a number",
+    "finite": "not a finite number",
+    "range": "far outside the declared range",
+    "conflict": "another reading of the same machine and time has another value",
+}
+"""Why a reading is in quarantine. Later rules are looked at only where the earlier ones hold."""
+
+REASONS: Final = ("rule", "column", "value", "source", "origin")
+"""Columns of a quarantined reading before its own; see `mark`."""
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A batch, parted.
+
+    Args:
+        good: Readings as the store keeps them; see `layout`.
+        bad: Readings as they came, all columns as text, behind their `REASONS` (named ``_rule`` and so on).
+    """
+
+    good: "pa.Table"
+    bad: "pa.Table"
+
+
+class _Findings:
+    """The first rule that each of ``rows`` readings breaks."""
+
+    def __init__(self, rows: int) -> None:
+        self.code = np.zeros(rows, np.int32)
+        self.known = [("", "")]
+
+    def add(self, where: NDArray[np.bool_], rule: str, column: str) -> None:
+        if where.any():
+            self.code[where & (self.code == 0)] = len(self.known)
+            self.known.append((rule, column))
+
+    def of(self, rows: NDArray[np.intp]) -> list[tuple[str, str]]:
+        """Rule and column of each of these rows."""
+        return [self.known[code] for code in self.code[rows]]
+
+
+def layout(contract: Contract) -> "pa.Schema":
+    """Return the columns of stored readings: machine, time, cycle, inputs, label and what tells it.
+
+    Times are microseconds in UTC, or numbers where the contract's clock counts; all else is float64.
+    """
+    import pyarrow as pa
+
+    moment = pa.timestamp("us", "UTC") if contract.clock == "timestamp" else pa.float64()
+    others = [
+        *([contract.cycle] if contract.cycle else []),
+        *columns(contract),
+        contract.label,
+        *contract.never,
+    ]
+    fields = [(contract.machine, pa.string()), (contract.time, moment)]
+    return pa.schema(fields + [(name, pa.float64()) for name in others])
+
+
+def admit(
+    table: "pa.Table",
+    contract: Contract,
+    source: Source,
+    origin: str,
+    newest: Mapping[str, float] | None = None,
+    now: float | None = None,
+) -> Admitted:
+    """Hold each reading of a batch to the contract.
+
+    Args:
+        table: As a source found them; columns by the contract's names or the source's own.
+        contract: What they are held to.
+        source: Its units, its names, and its machine.
+        origin: Where they were found.
+        newest: By machine, the time of its newest stored reading (microseconds, or the contract's count).
+        now: Seconds since 1970; by default the clock's.
+
+    Raises:
+        UsageError: The source's declared units cannot be converted.
+    """
+    import pyarrow as pa
+
+    from interplant.data.sources import renamed
+
+    raw = table.rename_columns(_once(renamed(table.column_names, source.columns)))
+    found = _Findings(len(raw))
+    machine, values = _identity(raw, contract, source, found)
+    _check_times(machine, values[contract.time], contract, found, newest or {}, now)
+    values |= _read_numbers(raw, contract, source, found)
+    _check_values(values, contract, found)
+    arrays = {name: _array(own) for name, own in values.items()} | {contract.machine: machine}
+    fields = layout(contract)
+    kept = pa.Table.from_arrays(
+        [arrays[field.name] if field.name in arrays else pa.nulls(len(raw), field.type) for field in fields],
+        schema=fields,
+    )
+    bad = np.flatnonzero(found.code)
+    if not len(bad):
+        return Admitted(kept, mark(raw.slice(0, 0), [], [], source.name, origin))
+    reasons, wrong = found.of(bad), raw.take(pa.array(bad))
+    shown = {name: parsing.texts(wrong.column(name)) for _, name in reasons if name in raw.column_names}
+    cells = [shown[name].iloc[row] if name in shown else None for row, (_, name) in enumerate(reasons)]
+    good = kept.take(pa.array(np.flatnonzero(found.code == 0)))
+    return Admitted(good, mark(wrong, reasons, cells, source.name, origin))
+
+
+def mark(
+    raw: "pa.Table", reasons: list[tuple[str, str]], values: list[Any], source: str, origin: str
+) -> "pa.Table":
+    """Return rows for quarantine: every column as text, behind the reason.
+
+    Args:
+        raw: Rows as they came (N, columns).
+        reasons: Of each row, which of `RULES` it broke, in which column.
+        values: Of each row, what stood there.
+        source: The source's name.
+        origin: Where the rows were found.
+    """
+    import pyarrow as pa
+
+    text = pa.string()
+    before = [[rule for rule, _ in reasons], [column for _, column in reasons], values]
+    before += [[name] * len(raw) for name in (source, origin)]
+    rows = [pa.array(parsing.texts(raw.column(name)), text) for name in raw.column_names]
+    names = [*(f"_{name}" for name in REASONS), *raw.column_names]
+    return pa.Table.from_arrays([*(pa.array(own, text) for own in before), *rows], names)
+
+
+def _identity(
+    raw: "pa.Table", contract: Contract, source: Source, found: _Findings
+) -> "tuple[pa.ChunkedArray, dict[str, NDArray[Any]]]":
+    """Machines and times; a reading without either is nobody's."""
+    import pyarrow as pa
+
+    every = np.ones(len(raw), np.bool_)
+    if source.machine or contract.machine not in raw.column_names:
+        machine = pa.chunked_array([pa.array([source.machine or None] * len(raw), pa.string())])
+        found.add(every & (not source.machine), "column", contract.machine)
+    else:
+        machine, empty = parsing.names(raw.column(contract.machine))
+        found.add(empty, "machine", contract.machine)
+    if contract.time not in raw.column_names:
+        found.add(every, "column", contract.time)
+        nothing = np.int64 if contract.clock == "timestamp" else np.float64
+        return machine, {contract.time: np.zeros(len(raw), nothing)}
+    unit = source.units.get(contract.time, "")
+    if contract.clock == "timestamp" and unit and unit not in EPOCHS:
+        raise UsageError(
+            f"source {source.name}: units.{contract.time}: expected one of {', '.join(EPOCHS)}, "
+            f"found {unit!r}"
+        )
+    moment = parsing.times(raw.column(contract.time), contract, unit if contract.clock == "timestamp" else "")
+    found.add(moment.shifted, "clock_change", contract.time)
+    found.add(moment.missing | moment.wrong, "time", contract.time)
+    return machine, {contract.time: moment.values}
+
+
+def _check_times(
+    machine: "pa.ChunkedArray",
+    times: NDArray[Any],
+    contract: Contract,
+    found: _Findings,
+    newest: Mapping[str, float],
+    now: float | None,
+) -> None:
+    second = 1e6 if contract.clock == "timestamp" else 1.0
+    if contract.clock == "timestamp":
+        latest = ((clock.time() if now is None else now) + contract.ahead) * second
+        found.add(times > latest, "ahead", contract.time)
+    if contract.late and newest:
+        coded = machine.combine_chunks().dictionary_encode()
+        bounds = np.array([newest.get(str(name), -np.inf) for name in coded.dictionary] + [-np.inf])
+        place = coded.indices.fill_null(len(bounds) - 1).to_numpy(zero_copy_only=False)
+        found.add(times < bounds[place] - contract.late * second, "late", contract.time)
+
+
+def _read_numbers(
+    raw: "pa.Table", contract: Contract, source: Source, found: _Findings
+) -> dict[str, NDArray[np.float64]]:
+    """All other columns as numbers in the contract's units, NaN where there is none."""
+    units = {name: column.unit for name, column in {**contract.settings, **contract.sensors}.items()}
+    wanted = [
+        *columns(contract),
+        *([contract.cycle] if contract.cycle else []),
+        contract.label,
+        *contract.never,
+    ]
+    optional = {contract.label, *contract.never, *(columns(contract) if contract.hold else [])}
+    values: dict[str, NDArray[np.float64]] = {}
+    some = np.zeros(len(raw), np.bool_)
+    for name in wanted:
+        if name not in raw.column_names:
+            if name not in optional:
+                found.add(np.ones(len(raw), np.bool_), "column", name)
+            continue
+        parsed = parsing.numbers(raw.column(name))
+        found.add(parsed.wrong, "type", name)
+        if name not in optional:
+            found.add(parsed.missing, "missing", name)
+        found.add(~np.isfinite(parsed.values) & ~parsed.missing & ~parsed.wrong, "finite", name)
+        some |= ~parsed.missing
+        given = source.units.get(name, "")
+        values[name] = (
+            convert(parsed.values, given, units[name]) if given and name in units else parsed.values
+        )
+    found.add(~some, "missing", columns(contract)[0])
+    return values
+
+
+def _check_values(values: Mapping[str, NDArray[Any]], contract: Contract, found: _Findings) -> None:
+    """Hold the inputs to their ranges, with pandera."""
+    import pandas as pd
+    from pandera.errors import SchemaErrors
+
+    names = [name for name in columns(contract) if name in values]
+    frame = pd.DataFrame({name: values[name] for name in names}, copy=False)
+    try:
+        _schema(values, contract, names).validate(frame, lazy=True, inplace=True)
+    except SchemaErrors as errors:
+        cases = errors.failure_cases
+        for name, own in cases.groupby("column", sort=False):
+            where = np.zeros(len(frame), np.bool_)
+            where[own["index"].to_numpy(np.int64)] = True
+            found.add(where, "range", str(name))
+
+
+def _schema(values: Mapping[str, NDArray[Any]], contract: Contract, names: list[str]) -> Any:
+    """A pandera schema of the inputs; with operating conditions each reading has its own range."""
+    import pandera.pandas as pa
+
+    low, high = _limits(values, contract)
+    places = {name: place for place, name in enumerate(columns(contract))}
+
+    def within(place: int) -> Any:
+        width = TOLERANCE * (high[:, place] - low[:, place])
+        first, last = low[:, place] - width, high[:, place] + width
+        ends = (first[0], last[0]) if len(first) == 1 else (first, last)
+        # What is not finite was found before, by its own name.
+        return pa.Check(
+            lambda column: ~((column < ends[0]) | (column > ends[1])), name="range", ignore_na=False
+        )
+
+    return pa.DataFrameSchema({name: pa.Column(float, within(places[name]), nullable=True) for name in names})
+
+
+def _limits(values: Mapping[str, NDArray[Any]], contract: Contract) -> tuple[NDArray[Any], NDArray[Any]]:
+    rows = len(values[contract.time])
+    settings = [values.get(name, np.full(rows, np.nan)) for name in contract.settings]
+    stacked = np.column_stack(settings) if settings else np.empty((rows, 0))
+    return limits(stacked, contract)
+
+
+def _array(values: NDArray[Any]) -> "pa.Array":
+    """Whole numbers are times in microseconds; all else may be missing."""
+    import pyarrow as pa
+
+    if values.dtype == np.int64:
+        return pa.array(values).cast(pa.timestamp("us", "UTC"))
+    return pa.array(values, from_pandas=True)
+
+
+def _once(names: list[str]) -> list[str]:
+    """Column names of which none is there twice; a later one of the same name is told apart by its number."""
+    return [name if name not in names[:place] else f"{name}#{place}" for place, name in enumerate(names)]
+
+
+def told(bad: "pa.Table") -> Iterator[tuple[str, str, int]]:
+    """Yield rule, column and number of quarantined rows, the most first."""
+    reasons = bad.select(["_rule", "_column"]).to_pandas()
+    counts = reasons.groupby(["_rule", "_column"]).size().sort_values(ascending=False)
+    for (rule, column), count in counts.items():
+        yield str(rule), str(column), int(count)

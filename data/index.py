@@ -1,0 +1,186 @@
+"""What a store's partitions hold, in SQLite beside them; lost or outdated, it is made anew from the files."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interplant.core.contract import Contract
+from interplant.core.errors import InterplantError
+from interplant.core.files import disk_errors, sha256_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS partition (
+    name TEXT PRIMARY KEY, sha256 TEXT, size INTEGER, changed INTEGER,
+    rows INTEGER, machine TEXT, first NUMERIC, last NUMERIC, labelled INTEGER
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS newest ON partition (machine, last);
+CREATE TABLE IF NOT EXISTS intake (source TEXT PRIMARY KEY, rows INTEGER, bad INTEGER) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One machine's readings of one day.
+
+    Args:
+        name: ``DAY/MACHINE.parquet``.
+        sha256: Of the file.
+        size: Of the file, in bytes.
+        changed: When it was, in nanoseconds.
+        rows: Readings.
+        machine: Whose.
+        first: Time of the first reading: microseconds since 1970, or a count.
+        last: Of the last.
+        labelled: Readings whose label is known.
+    """
+
+    name: str
+    sha256: str
+    size: int
+    changed: int
+    rows: int
+    machine: str
+    first: float
+    last: float
+    labelled: int
+
+    @property
+    def day(self) -> str:
+        """The day, or the block of counts."""
+        return self.name.partition("/")[0]
+
+    @classmethod
+    def of(cls, path: Path, name: str, table: "pa.Table", contract: Contract, sha256: str) -> "Partition":
+        """Describe the file at ``path``, which holds ``table``."""
+        import pyarrow as pa
+
+        times = table.column(contract.time)
+        times = times.cast(pa.int64()) if contract.clock == "timestamp" else times
+        state = path.stat()
+        machine = str(table.column(contract.machine)[0])
+        ends = (times[0].as_py(), times[-1].as_py())
+        labelled = len(table) - table.column(contract.label).null_count
+        return cls(name, sha256, state.st_size, state.st_mtime_ns, len(table), machine, *ends, labelled)
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What a source brought since the last snapshot.
+
+    Args:
+        source: Its name.
+        rows: Readings that kept the contract.
+        bad: Readings that went to quarantine.
+    """
+
+    source: str
+    rows: int
+    bad: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """The index of one store.
+
+    Args:
+        path: The database; made where there is none.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        with self._connected() as database:
+            database.executescript(_TABLES)
+
+    def put(self, partitions: Iterable[Partition]) -> None:
+        """Note what partitions hold now."""
+        with self._connected() as database:
+            _put(database, partitions)
+
+    def get(self, name: str) -> Partition | None:
+        """Return what is known of a partition."""
+        with self._connected() as database:
+            row = database.execute("SELECT * FROM partition WHERE name = ?", (name,)).fetchone()
+        return Partition(*row) if row else None
+
+    def newest(self) -> dict[str, float]:
+        """Return by machine the time of its newest reading."""
+        with self._connected() as database:
+            return dict(database.execute("SELECT machine, MAX(last) FROM partition GROUP BY machine"))
+
+    def partitions(self, readings: Path, contract: Contract) -> list[Partition]:
+        """Return all partitions by name, as the files in ``readings`` are now."""
+        with self._connected() as database:
+            known = {row[0]: Partition(*row) for row in database.execute("SELECT * FROM partition")}
+            files = {f"{path.parent.name}/{path.name}": path for path in readings.glob("*/[!.]*.parquet")}
+            stale = [name for name, path in files.items() if not _is_as_known(path, known.get(name))]
+            fresh = {name: _look(files[name], name, contract) for name in stale}
+            _put(database, fresh.values())
+            gone = [(name,) for name in known if name not in files]
+            database.executemany("DELETE FROM partition WHERE name = ?", gone)
+        return [fresh.get(name) or known[name] for name in sorted(files)]
+
+    def note(self, source: str, rows: int, bad: int) -> None:
+        """Count what a source brought."""
+        with self._connected() as database:
+            database.execute(
+                "INSERT INTO intake VALUES (?, ?, ?) ON CONFLICT (source) DO UPDATE SET "
+                "rows = rows + excluded.rows, bad = bad + excluded.bad",
+                (source, rows, bad),
+            )
+
+    def intake(self) -> list[Intake]:
+        """Return what was counted since it was last forgotten, by source."""
+        with self._connected() as database:
+            return [Intake(*row) for row in database.execute("SELECT * FROM intake ORDER BY source")]
+
+    def forget_intake(self) -> None:
+        """Start counting anew: a snapshot holds what was counted."""
+        with self._connected() as database:
+            database.execute("DELETE FROM intake")
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with (
+                disk_errors(self.path),
+                closing(sqlite3.connect(self.path, timeout=30)) as database,
+                database,
+            ):
+                database.execute("PRAGMA synchronous = NORMAL")
+                yield database
+        except sqlite3.DatabaseError as error:
+            raise InterplantError(
+                f"{self.path}: the store's index cannot be used: {error}; remove it, it is made anew from "
+                "the readings"
+            ) from None
+
+
+def _put(database: sqlite3.Connection, partitions: Iterable[Partition]) -> None:
+    rows = [astuple(one) for one in partitions]
+    database.executemany("INSERT OR REPLACE INTO partition VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+
+def _is_as_known(path: Path, known: Partition | None) -> bool:
+    state = path.stat()
+    return known is not None and (state.st_size, state.st_mtime_ns) == (known.size, known.changed)
+
+
+def _look(path: Path, name: str, contract: Contract) -> Partition:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path).read(columns=[contract.machine, contract.time, contract.label])
+        return Partition.of(path, name, table, contract, sha256_file(path))
+    except (pa.ArrowException, OSError, KeyError, IndexError):
+        raise InterplantError(
+            f"{path}: expected readings with {contract.machine} and {contract.time}, found something else; "
+            "restore it from a snapshot, or move it away and bring its readings again"
+        ) from None

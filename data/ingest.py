@@ -1,0 +1,140 @@
+"""From sources into the store: each batch past the door, then on disk, then told to its source as kept."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from interplant.core.schema import Source
+from interplant.data import door
+from interplant.data.sources import Batch, Feed
+from interplant.data.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SETTLE_SECONDS: Final = 300.0
+"""How often, while sources are watched, what waits in ``incoming/`` moves to its partitions."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class Brought:
+    """What one source brought.
+
+    Args:
+        source: Its name.
+        rows: Readings that kept the contract, those that were there already among them.
+        bad: Readings that went to quarantine.
+        rules: Of these, how many broke which rule in which column.
+        origins: Where the first few bad ones were found.
+    """
+
+    source: str
+    rows: int = 0
+    bad: int = 0
+    rules: dict[str, int] = field(default_factory=dict)
+    origins: list[str] = field(default_factory=list)
+
+
+def take(store: Store, source: Source, batch: Batch, brought: Brought) -> None:
+    """Bring one batch into the store, and tell its source."""
+    newest = store.newest() if store.contract.late else None
+    admitted = door.admit(batch.table, store.contract, source, batch.origin, newest)
+    store.quarantine.put(admitted.bad)
+    store.add(admitted.good, batch.origin)
+    store.index.note(source.name, len(admitted.good), len(admitted.bad))
+    batch.kept()
+    brought.rows += len(admitted.good)
+    brought.bad += len(admitted.bad)
+    if len(admitted.bad):
+        for rule, column, count in door.told(admitted.bad):
+            brought.rules[f"{rule} {column}"] = brought.rules.get(f"{rule} {column}", 0) + count
+        brought.origins = [*brought.origins, batch.origin][:5]
+
+
+def ingest(
+    store: Store, feeds: Iterable[tuple[Source, Feed]], watch: bool, stop: threading.Event
+) -> list[Brought]:
+    """Bring what sources have into the store.
+
+    Args:
+        store: The plant's.
+        feeds: Its sources, opened.
+        watch: Whether to go on as more comes, until ``stop``.
+        stop: Set from outside.
+
+    Returns:
+        What each source brought.
+
+    Raises:
+        InterplantError: A source's words are wrong, the disk is full. What was brought before stays.
+    """
+    feeds = list(feeds)
+    results = [Brought(source.name) for source, _ in feeds]
+    failures: list[BaseException] = []
+
+    def run(source: Source, feed: Feed, brought: Brought) -> None:
+        try:
+            for batch in feed.batches(watch, stop):
+                take(store, source, batch, brought)
+        except BaseException as error:  # noqa: BLE001 # raised again where the threads were started
+            failures.append(error)
+            stop.set()
+
+    if not watch:
+        for (source, feed), brought in zip(feeds, results, strict=True):
+            for batch in feed.batches(False, stop):
+                take(store, source, batch, brought)
+        store.settle()
+        return results
+    threads = [
+        threading.Thread(target=run, args=(source, feed, brought), name=f"source-{source.name}")
+        for (source, feed), brought in zip(feeds, results, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    settled = time.monotonic()
+    try:
+        while not stop.wait(1.0) and any(thread.is_alive() for thread in threads):
+            if time.monotonic() - settled >= SETTLE_SECONDS:
+                store.settle()
+                settled = time.monotonic()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    if failures:
+        raise failures[0]
+    store.settle()
+    return results
+
+
+def release(store: Store, sources: Iterable[Source]) -> int:
+    """Hold what is in quarantine to the contract again, as it is now; what keeps it goes into the store.
+
+    Args:
+        store: The plant's.
+        sources: The plant's, for their units and names as they are declared now.
+
+    Returns:
+        How many readings were released.
+    """
+    known = {source.name: source for source in sources}
+
+    def again(rows: "pa.Table") -> "pa.Table":
+        (name,), (origin,) = (set(rows.column(f"_{key}").to_pylist()) for key in ("source", "origin"))
+        raw = rows.select([column for column in rows.column_names if column[1:] not in door.REASONS])
+        # What was late once is no less valid for it.
+        contract = replace(store.contract, late=0.0)
+        admitted = door.admit(raw, contract, known.get(name, Source(name=name, kind="folder")), origin)
+        store.add(admitted.good, origin)
+        store.index.note(name, len(admitted.good), -len(admitted.good))
+        return admitted.bad
+
+    released = store.quarantine.release(again)
+    store.settle()
+    return released

@@ -1,0 +1,55 @@
+"""Parquet files in pieces: no more of a file in memory than that."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from interplant.data.columns import unparsed
+from interplant.data.csv_pieces import LONGEST, PIECE, Piece
+
+_END: Final = b"PAR1"
+"""The last bytes of every whole file; what they follow, the footer, is written last."""
+
+
+class NotWhole(Exception):
+    """A Parquet file whose footer is not there yet."""
+
+
+def parquet_pieces(path: Path, start: int, size: int) -> Iterator[Piece]:
+    """Yield rows of a Parquet file; what is damaged as one row that says so.
+
+    Args:
+        path: The file.
+        start: First row.
+        size: Bytes of the file.
+
+    Raises:
+        NotWhole: It has no footer.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with path.open("rb") as raw:
+        raw.seek(max(0, size - len(_END)))
+        if raw.read(len(_END)) != _END:
+            raise NotWhole
+    row, rows = 0, 0
+    try:
+        with pq.ParquetFile(path) as file:
+            rows = file.metadata.num_rows
+            for group in range(file.num_row_groups):
+                about = file.metadata.row_group(group)
+                if row + about.num_rows <= start:
+                    row += about.num_rows
+                    continue
+                many = max(1, about.num_rows * PIECE // max(1, about.total_byte_size))
+                for block in file.iter_batches(many, [group]):
+                    first, row = row, row + len(block)
+                    if row > start:
+                        table = pa.Table.from_batches([block.slice(max(0, start - first))])
+                        yield Piece(table, max(first, start), row, size if row == rows else 0)
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk, not of what Arrow reads
+        text = f"{path.name}: damaged, rows from {row} of {rows} cannot be read: {error}"
+        yield Piece(unparsed([text], LONGEST), row, rows, size)

@@ -1,0 +1,169 @@
+"""A source's columns as the numbers, moments and names that a contract speaks of.
+
+Nothing here raises over a value: what is not one is masked, and the door says so of its row.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interplant.core.contract import Contract
+from interplant.data.units import EPOCHS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+OFFSET = r"(?:[Zz]|:\d{2}(?:\.\d+)?\s*[+-]\d{2}(?::?\d{2})?)$"
+"""How a timestamp ends that brings its own offset from UTC."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """One column.
+
+    Args:
+        values: float64, NaN where there is none; or int64 microseconds since 1970 (UTC), 0 where none.
+        missing: Where there is nothing at all.
+        wrong: Where there is something else than asked for.
+        shifted: Of times: where a change of clocks makes a local time mean two moments, or none.
+    """
+
+    values: NDArray[Any]
+    missing: NDArray[np.bool_]
+    wrong: NDArray[np.bool_]
+    shifted: NDArray[np.bool_]
+
+
+def numbers(column: "pa.ChunkedArray") -> Parsed:
+    """Parse numbers; text that is one counts, an empty text is missing."""
+    import pandas as pd
+    import pyarrow as pa
+
+    kind, nothing = column.type, np.zeros(len(column), np.bool_)
+    if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        missing = np.asarray(column.is_null()) if column.null_count else nothing
+        values = column.cast(pa.float64(), safe=False).to_numpy()
+        return Parsed(values, missing, nothing, nothing)
+    if pa.types.is_decimal(kind):
+        return numbers(column.cast(pa.float64()))
+    text = texts(column)
+    missing = (text.isna() | (text == "")).to_numpy(np.bool_)
+    values = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    spelled = text.str.lower().isin(("nan", "+nan", "-nan")).to_numpy(np.bool_)
+    return Parsed(values, missing, np.isnan(values) & ~missing & ~spelled, nothing)
+
+
+def times(column: "pa.ChunkedArray", contract: Contract, unit: str = "") -> Parsed:
+    """Parse the contract's times.
+
+    Args:
+        column: Timestamps, text in ISO 8601, or numbers.
+        contract: Its ``clock``, and the ``zone`` of what brings no offset of its own.
+        unit: Of numbers that count since 1970 (UTC), one of `EPOCHS`; without it a number is no moment.
+    """
+    import pyarrow as pa
+
+    if contract.clock == "count":
+        found = numbers(column)
+        return Parsed(found.values, found.missing, found.wrong | _infinite(found.values), found.shifted)
+    nothing = np.zeros(len(column), np.bool_)
+    if unit:
+        found = numbers(column)
+        micros = found.values * EPOCHS[unit]
+        wrong = found.wrong | _infinite(found.values) | (np.abs(micros) > 2.0**62)
+        return Parsed(_whole(micros, wrong | found.missing), found.missing, wrong, nothing)
+    missing = np.asarray(column.is_null()) if column.null_count else nothing
+    if pa.types.is_timestamp(column.type) and column.type.tz:
+        return Parsed(_micros(column), missing, nothing, nothing)
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        return _local(column.cast(pa.timestamp("us")).to_pandas(), contract, missing)
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        return Parsed(np.zeros(len(column), np.int64), missing, ~missing, nothing)
+    return _written(texts(column), contract)
+
+
+def names(column: "pa.ChunkedArray") -> "tuple[pa.ChunkedArray, NDArray[np.bool_]]":
+    """Return machine names as text, and where there is none; 7 and 7.0 are both ``7``."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_floating(column.type):
+        whole = pc.equal(pc.floor(column), column)
+        column = pc.if_else(
+            whole, column.cast(pa.int64(), safe=False).cast(pa.string()), column.cast(pa.string())
+        )
+    elif pa.types.is_integer(column.type):
+        column = column.cast(pa.string())
+    elif not pa.types.is_string(column.type):
+        column = pa.chunked_array([pa.array(texts(column), type=pa.string())])
+    column = pc.utf8_trim_whitespace(column)
+    empty = pc.fill_null(pc.equal(column, ""), True)
+    return column, np.asarray(empty)
+
+
+def texts(column: "pa.ChunkedArray") -> "pd.Series[Any]":
+    """Return a column's values as they would be written, None where there is none."""
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        written = column.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        # Nested and binary values, which have no text of their own.
+        written = pa.chunked_array([[None if one is None else repr(one)[:200] for one in column.to_pylist()]])
+        written = written.cast(pa.string())
+    return pd.Series(written.to_numpy(), dtype=object).str.strip()
+
+
+def _written(text: "pd.Series[Any]", contract: Contract) -> Parsed:
+    import pandas as pd
+
+    missing = (text.isna() | (text == "")).to_numpy(np.bool_)
+    own = text.str.contains(OFFSET, regex=True, na=False).to_numpy(np.bool_)
+    micros, wrong, shifted = (
+        np.zeros(len(text), np.int64),
+        np.zeros(len(text), np.bool_),
+        np.zeros(len(text), np.bool_),
+    )
+    if own.any():
+        found = pd.to_datetime(text[own], format="ISO8601", errors="coerce", utc=True)
+        micros[own], wrong[own] = _from_pandas(found), found.isna().to_numpy()
+    rest = ~own & ~missing
+    if rest.any():
+        naive = pd.to_datetime(text[rest], format="ISO8601", errors="coerce")
+        local = _local(naive, contract, naive.isna().to_numpy())
+        micros[rest], wrong[rest], shifted[rest] = local.values, naive.isna().to_numpy(), local.shifted
+    return Parsed(micros, missing, wrong, shifted)
+
+
+def _local(naive: "pd.Series[Any]", contract: Contract, missing: NDArray[np.bool_]) -> Parsed:
+    found = naive.dt.tz_localize(contract.zone, ambiguous="NaT", nonexistent="NaT").dt.tz_convert("UTC")
+    shifted = found.isna().to_numpy() & ~missing
+    return Parsed(_from_pandas(found), missing, np.zeros(len(naive), np.bool_), shifted)
+
+
+def _from_pandas(found: "pd.Series[Any]") -> NDArray[np.int64]:
+    micros = found.dt.as_unit("us").dt.tz_localize(None).to_numpy("datetime64[us]").astype(np.int64)
+    return np.where(found.isna().to_numpy(), 0, micros)
+
+
+def _micros(column: "pa.ChunkedArray") -> NDArray[np.int64]:
+    import pyarrow as pa
+
+    found: NDArray[np.int64] = (
+        column.cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()).fill_null(0).to_numpy()
+    )
+    return found
+
+
+def _whole(micros: NDArray[np.float64], without: NDArray[np.bool_]) -> NDArray[np.int64]:
+    return np.where(without | np.isnan(micros), 0.0, micros).round().astype(np.int64)
+
+
+def _infinite(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """What is there and not finite; NaN is there too, unless it is missing, which is looked at first."""
+    found: NDArray[np.bool_] = ~np.isfinite(values)
+    return found

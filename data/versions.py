@@ -1,0 +1,122 @@
+"""What changed between two snapshots, and snapshots that are no longer kept.
+
+A purged snapshot keeps its entry in the log, with the day and the reason; its readings are gone from DVC's
+cache and from the plant's remote, but for files that a kept snapshot holds too. DVC itself decides which.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from interplant.core.errors import UsageError
+from interplant.core.files import write_atomic
+from interplant.data.dvc_session import dvc_session
+from interplant.data.git import git
+from interplant.data.snapshots import PURGED, READINGS, Repository, Snapshot, tag_of
+from interplant.data.tables import MANIFEST
+
+_TABLES: Final = ("train", "holdout")
+
+
+@dataclass(frozen=True)
+class Change:
+    """Readings of one machine and day in two snapshots.
+
+    Args:
+        day: The day, the block of counts, or which of two tables.
+        machine: The machine.
+        before: Readings in the one.
+        after: Readings in the other; the same number where only values differ.
+    """
+
+    day: str
+    machine: str
+    before: int
+    after: int
+
+
+def diff(repository: Repository, one: Snapshot, other: Snapshot) -> list[Change]:
+    """Return where two snapshots differ, by day and machine."""
+    before, after = _counts(manifest_of(repository, one)), _counts(manifest_of(repository, other))
+    same = {name for name in one.files if name != MANIFEST and one.files[name] == other.files.get(name)}
+    unchanged = {key for key in before if before[key] == after.get(key) and _is_in(key, same)}
+    keys = sorted((before.keys() | after.keys()) - unchanged)
+    return [Change(*key, before.get(key, 0), after.get(key, 0)) for key in keys]
+
+
+def manifest_of(repository: Repository, snapshot: Snapshot) -> dict[str, Any]:
+    """Return a snapshot's manifest without bringing its readings back."""
+    with dvc_session(repository.path) as dvc, dvc.switch(snapshot.commit):
+        content: dict[str, Any] = json.loads(dvc.dvcfs.read_text(f"/{READINGS}/{MANIFEST}"))
+        return content
+
+
+def holding(
+    repository: Repository, snapshots: Iterable[Snapshot], machine: str | None, days: tuple[str, str] | None
+) -> list[Snapshot]:
+    """Return the snapshots that hold readings of a machine, or of days.
+
+    Args:
+        repository: The plant's.
+        snapshots: Of it, not purged.
+        machine: The machine; None: any.
+        days: The first and the last, both held; None: all. Two tables know no days: they count as holding.
+    """
+
+    def hit(key: tuple[str, str]) -> bool:
+        day, own = key
+        inside = days is None or day in _TABLES or days[0] <= day <= days[1]
+        return inside and machine in (None, own)
+
+    return [one for one in snapshots if any(map(hit, _counts(manifest_of(repository, one))))]
+
+
+def purge(repository: Repository, snapshots: Iterable[Snapshot], why: str) -> None:
+    """Remove the readings of snapshots for good; their entries in the log stay.
+
+    Args:
+        repository: The plant's.
+        snapshots: Of it; not the newest.
+        why: For the log: ``erased`` or ``retention``.
+
+    Raises:
+        UsageError: The newest is among them.
+    """
+    going = {one.digest for one in snapshots}
+    every = repository.log()
+    if every and every[0].digest in going:
+        raise UsageError("the newest snapshot cannot be purged: make another first")
+    with repository.locked():
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        record = repository.purged() | {digest: {"why": why, "when": when} for digest in sorted(going)}
+        write_atomic(repository.path / PURGED, json.dumps(record, indent=1) + "\n")
+        git(repository.path, "add", "--", PURGED)
+        if git(repository.path, "status", "--porcelain", "--", PURGED):
+            subject = f"Purge {len(going)} snapshots: {why}"
+            git(repository.path, "commit", "--quiet", f"--message={subject}", "--", PURGED)
+        for digest in going:
+            shutil.rmtree(repository.path / "versions" / digest, ignore_errors=True)
+        for digest in going:
+            if git(repository.path, "tag", "--list", tag_of(digest)):
+                git(repository.path, "tag", "--delete", tag_of(digest))
+        with dvc_session(repository.path) as dvc:
+            # Every snapshot that is kept has a tag.
+            dvc.gc(workspace=True, all_tags=True, cloud=True, remote="plant", force=True)
+
+
+def _counts(manifest: Mapping[str, Any]) -> dict[tuple[str, str], int]:
+    """Readings by day and machine; of two tables, by table and machine."""
+    if "days" in manifest:
+        return {(day, name): rows for day, own in manifest["days"].items() for name, rows in own.items()}
+    return {(part, name): rows for part in _TABLES for name, rows in manifest[part]["machines"].items()}
+
+
+def _is_in(key: tuple[str, str], files: set[str]) -> bool:
+    """Whether the file that holds a day's machine is among those that did not change."""
+    from interplant.data.store import file_name
+
+    day, machine = key
+    return (f"{day}.parquet" if day in _TABLES else f"{day}/{file_name(machine)}") in files
