@@ -41,7 +41,7 @@ class PlantWindows:
     @classmethod
     def of(cls, dataset: Dataset, task: Task) -> "PlantWindows":
         """Cut a plant's data."""
-        return cls(training_windows(dataset.train, task), tested_windows(dataset.holdout, task))
+        return cls(training_windows(dataset.train, task), measured_windows(dataset.holdout, task))
 
     @property
     def longest(self) -> int:
@@ -54,7 +54,7 @@ def read_plant(repository: Path, task: Task) -> PlantWindows:
     return PlantWindows.of(load(Repository(repository).open(), task.split), task)
 
 
-def tested_windows(holdout: "pd.DataFrame", task: Task) -> Windows:
+def measured_windows(holdout: "pd.DataFrame", task: Task) -> Windows:
     """Cut what a model is measured on: of a time to failure each machine's last window, else all of them."""
     return (last_windows if task.target.kind == TIME else training_windows)(holdout, task)
 

@@ -22,7 +22,7 @@ from interplant.data.readings import ENDINGS, read_folder
 from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
 from interplant.data.windows import Windows
-from interplant.lab.baselines import pool, scores, tested_windows
+from interplant.lab.baselines import measured_windows, pool, scores
 from interplant.lab.host import Recipe
 from interplant.lab.pool import PooledGrid
 from interplant.lab.prepared import offer_readings
@@ -269,10 +269,10 @@ def _tests(fleet: Fleet, task: Task, tested: int, later: Path | None) -> dict[st
         holdouts = [read_folder(folder).holdout for folder in fleet.folders[:tested]]
     else:
         holdouts = [simulate(number, fleet.machines, fleet.seed).holdout for number in range(len(names))]
-    found = {name: tested_windows(holdout, task) for name, holdout in zip(names, holdouts, strict=True)}
+    found = {name: measured_windows(holdout, task) for name, holdout in zip(names, holdouts, strict=True)}
     for folder in plant_folders(later) if later else ():
         dataset = read_folder(folder)
-        parts = [tested_windows(part, task) for part in (dataset.train, dataset.holdout)]
+        parts = [measured_windows(part, task) for part in (dataset.train, dataset.holdout)]
         found[f"{folder.parent.name}/{folder.name}"] = pool(parts)
     return found
 
