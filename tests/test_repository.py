@@ -33,6 +33,7 @@ UNITS = sorted(ROOT.glob("deploy/*.service"))
 NOT_IMPORTED = {
     "onnx": "torch.onnx writes with it",
     "onnxscript": "torch.onnx translates with it",
+    "tzdata": "zoneinfo reads it where the system has no zones",
 }
 
 
