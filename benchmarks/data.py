@@ -7,7 +7,8 @@ in one process: DVC's imports (2 s) are in neither. ``windows`` measures memory 
 held with torch and the libraries loaded, while batches are drawn. ``mqtt`` and ``opcua`` need a broker
 (mosquitto) and the extra ``opcua``.
 
-    python benchmarks/data.py --json [--rows 4000000] [--cases ingest,snapshot,windows,mqtt,opcua] [--short]
+    python benchmarks/data.py --json [--cases ingest,snapshot,windows,mqtt,opcua] [--rows 4000000]
+        [--store-rows 16000000] [--seconds 60] [--short]
 """
 
 import argparse
@@ -21,22 +22,25 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
+import sources
 from meters import Peak, memory
 
 from interplant.core.contract import Column, Contract
 from interplant.core.schema import Source, Split, Task, Window
 from interplant.core.targets import VALUE, Target
 from interplant.data import door
-from interplant.data.ingest import Brought, ingest
+from interplant.data.ingest import Brought, ingest, take
 from interplant.data.snapshots import Repository, reader_of
-from interplant.data.sources import Place, open_source
+from interplant.data.sources import Batch, Place, open_source
 from interplant.data.store import Store
 
 SENSORS, MACHINES = 14, 50
@@ -194,6 +198,56 @@ def draw(folder: Path) -> None:
     print(json.dumps({"cut": round(cut, 2), "draw": round(took, 3), "peak": round(peak.pss - start, 1)}))
 
 
+class Stored:
+    """Keeps a source's batches in a store, as `interplant data ingest --watch` does; see `sources.Sink`."""
+
+    def __init__(self, contract: Contract, source: Source, folder: Path, since: datetime | None) -> None:
+        self.store, self.source = Store(folder / "store", contract), source
+        self.since, self.brought = since, Brought(source.name)
+
+    def __call__(self, batch: Batch) -> None:
+        """Bring a batch in."""
+        take(self.store, self.source, replace(batch, kept=lambda: None), self.brought)
+
+    def _tables(self) -> Iterator[pa.Table]:
+        self.store.settle()
+        for one in self.store.partitions():
+            yield self.store.read(one)
+
+    def unique(self) -> int:
+        """Readings in the store; where time is a moment, single values since the first was expected."""
+        if self.since is None:
+            self.store.settle()
+            return sum(one.rows for one in self.store.partitions())
+        found = 0
+        for table in self._tables():
+            own = table.filter(pc.greater_equal(table.column("at"), pa.scalar(self.since)))
+            found += sum(len(own) - own.column(name).null_count for name in self.store.contract.sensors)
+        return found
+
+    def doubled(self) -> int:
+        """Readings of which another with the same machine and time stands in the store."""
+        contract = self.store.contract
+        keys = [table.select([contract.machine, contract.time]) for table in self._tables()]
+        table = pa.concat_tables(keys)
+        return len(table) - len(table.group_by([contract.machine, contract.time]).aggregate([]))
+
+
+def measure_mqtt(folder: Path, seconds: float) -> Iterator[Result]:
+    """10 000 readings a second into a store, the broker stopped and started twice."""
+    yield from _streamed("mqtt", sources.mqtt(seconds, 10_000, Stored))
+
+
+def measure_opcua(folder: Path, seconds: float) -> Iterator[Result]:
+    """200 nodes at 10 Hz into a store, the server stopped and started twice."""
+    yield from _streamed("opcua", sources.opcua(seconds, 200, 10.0, Stored))
+
+
+def _streamed(case: str, outcome: sources.Outcome) -> Iterator[Result]:
+    for one in sources.results(case, outcome):
+        yield Result(**one)
+
+
 @contextmanager
 def watched() -> Iterator[Peak]:
     """Look at this process's memory all the while."""
@@ -215,7 +269,12 @@ CASES = {
     "ingest": measure_ingest,
     "snapshot": measure_snapshot,
     "windows": measure_windows,
+    "mqtt": measure_mqtt,
+    "opcua": measure_opcua,
 }
+
+
+SHORT = {"mqtt": 6.0, "opcua": 12.0}
 
 
 def main() -> None:
@@ -224,6 +283,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rows", type=int, default=4_000_000, help="readings of ingest")
     parser.add_argument("--store-rows", type=int, default=16_000_000, help="readings of snapshot and windows")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of mqtt and opcua")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument(
         "--short", action="store_true", help="few readings: shows that it runs, decides nothing"
@@ -234,10 +294,11 @@ def main() -> None:
         draw(words.draw)
         return
     sizes = {"ingest": words.rows, "snapshot": words.store_rows, "windows": words.store_rows}
+    sizes |= {"mqtt": words.seconds, "opcua": words.seconds}
     results = []
     for case in words.cases.split(","):
         with tempfile.TemporaryDirectory(prefix="interplant-data-") as place:
-            results += list(CASES[case](Path(place), 20_000 if words.short else sizes[case]))
+            results += list(CASES[case](Path(place), SHORT.get(case, 20_000) if words.short else sizes[case]))
     document = {
         "machine": platform.processor() or platform.machine(),
         "results": [asdict(one) for one in results],

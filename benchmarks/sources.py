@@ -50,6 +50,9 @@ class Sink(Protocol):
         """How many are kept once too often."""
 
 
+MakeSink = Callable[[Contract, Source, Path, datetime | None], Sink]
+
+
 @dataclass
 class Counting:
     """Keeps keys in memory.
@@ -133,13 +136,13 @@ CONTRACT = Contract(
 """Of what `publisher` sends."""
 
 
-def mqtt(seconds: float, rate: int, sink: Sink | None = None) -> Outcome:
+def mqtt(seconds: float, rate: int, make: MakeSink | None = None) -> Outcome:
     """Publish readings at a rate while the broker is stopped and started twice.
 
     Args:
         seconds: How long.
         rate: Readings a second.
-        sink: What keeps them.
+        make: Makes what keeps them, of the contract, the source, a folder and when the first is expected.
     """
     with tempfile.TemporaryDirectory() as folder, counterparts.broker(Path(folder) / "broker") as broker:
         args = {
@@ -158,17 +161,18 @@ def mqtt(seconds: float, rate: int, sink: Sink | None = None) -> Outcome:
             raise AssertionError("a new broker has nothing")
         words = [str(word) for word in (broker.port, seconds, rate, broker.username, broker.password)]
         with _sender(publisher.__file__, words) as sent:
-            return _carry(open_source(source, place), sink or Counting(), seconds, broker, sent)
+            sink = make(CONTRACT, source, Path(folder), None) if make else Counting()
+            return _carry(open_source(source, place), sink, seconds, broker, sent)
 
 
-def opcua(seconds: float, nodes: int, hertz: float, sink: Sink | None = None) -> Outcome:
+def opcua(seconds: float, nodes: int, hertz: float, make: MakeSink | None = None) -> Outcome:
     """Serve values at a rate, with history, while the server is stopped and started twice.
 
     Args:
         seconds: How long.
         nodes: How many.
         hertz: Values a second of each.
-        sink: What keeps them.
+        make: Makes what keeps them, of the contract, the source, a folder and when the first is expected.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -201,7 +205,8 @@ def opcua(seconds: float, nodes: int, hertz: float, sink: Sink | None = None) ->
             server.epoch = time.time() + _HEAD_START
             server.start()
             since = datetime.fromtimestamp(server.epoch, UTC)
-            return _carry(feed, sink or Values(since), seconds + _HEAD_START, server, sent)
+            sink = make(contract, source, folder, since) if make else Values(since)
+            return _carry(feed, sink, seconds + _HEAD_START, server, sent)
 
 
 class Restarted(Protocol):

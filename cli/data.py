@@ -313,8 +313,11 @@ def erase(
 @app.command()
 def drift(
     source: Annotated[
-        Path, typer.Option("--from", help="A table (.csv, .parquet) of live readings, or a folder of tables.")
-    ],
+        Path | None,
+        typer.Option(
+            "--from", help="A table (.csv, .parquet) of live readings, or a folder of tables; else the store."
+        ),
+    ] = None,
     directory: Directory = HERE,
     snapshot: Annotated[
         str | None, typer.Option(help="Digest of a snapshot to compare with instead of the champion's.")
@@ -327,11 +330,18 @@ def drift(
     """Compare live readings with the snapshot that the champion was trained on; events go to drift.jsonl."""
     from interplant.cli import drifting
     from interplant.client import drift as monitor
+    from interplant.client import intake
     from interplant.data import blocks
 
     plant = PlantDirectory(directory)
     held = monitor.against(plant, load_task(task), snapshot)
-    report = monitor.watch(plant, held, blocks.of_path(source, held.task.contract))
+    if source is not None:
+        live = blocks.of_path(source, held.task.contract)
+    else:
+        store = intake.store_of(plant, held.task)
+        store.settle()
+        live = blocks.of_store(store, held.snapshot, held.task.contract)
+    report = monitor.watch(plant, held, live)
     if plot is not None:
         from interplant.data.drift_plot import draw
 

@@ -107,7 +107,9 @@ def watch(plant: PlantDirectory, held: Against, live: Iterable[Block]) -> Report
     window = plant.load().data.drift.window
 
     def make() -> Reference:
-        return build(lambda: blocks.of_snapshot(held.snapshot, contract), columns(contract), window)
+        return build(
+            lambda: blocks.of_snapshot(held.snapshot, contract, held.task.split), columns(contract), window
+        )
 
     return _watch(plant, held, "inputs", make, live)
 

@@ -1,5 +1,6 @@
 """Erasing a machine or a period from a plant's readings, and telling which releases learned from them."""
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -78,6 +79,7 @@ def erase(
         simulated = bool(older) and older[0].simulated
         made = repository.freeze(store, "Erase readings", simulated).digest
     going = [one for one in affected if one.digest != made]
+    _forget(directory, going)
     if going and made:
         versions.purge(repository, going, "erased")
     elif going:
@@ -86,6 +88,14 @@ def erase(
             "readings are still there; bring other readings first, then erase again"
         )
     return Erased(changed, made, tuple(one.digest for one in going), tuple(releases_of(directory, going)))
+
+
+def _forget(directory: PlantDirectory, snapshots: Iterable[Snapshot]) -> None:
+    """Remove what was computed from snapshots and holds readings, or numbers about them."""
+    shutil.rmtree(directory.windows, ignore_errors=True)
+    for one in snapshots:
+        for path in directory.drift.glob(f"*-{one.digest[:12]}-*"):
+            path.unlink()
 
 
 def releases_of(directory: PlantDirectory, snapshots: Iterable[Snapshot]) -> list[str]:

@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from interplant.core.contract import Contract
 from interplant.core.errors import UsageError
+from interplant.core.schema import Split
 from interplant.data import readings, tables
 from interplant.data.contract import Floats, columns, condition_of, usable
-from interplant.data.snapshots import Snapshot
+from interplant.data.frozen import pieces, records, unseen
+from interplant.data.snapshots import Snapshot, reader_of
+from interplant.data.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,13 +88,27 @@ def of_frame(frame: "pd.DataFrame", contract: Contract) -> Block:
     return Block(machine, time, values, condition)[np.lexsort(keys)]
 
 
-def of_snapshot(snapshot: Snapshot, contract: Contract) -> Iterator[Block]:
-    """Yield the readings to train on of an opened snapshot, `ROWS` at a time, each sorted in itself."""
+def of_snapshot(snapshot: Snapshot, contract: Contract, split: Split) -> Iterator[Block]:
+    """Yield the readings to train on of an opened snapshot, some at a time, each part sorted in itself.
+
+    Of a store that is split by time, what is held out is among them: it came before the live readings, too.
+    """
     import pyarrow.parquet as pq
 
     assert snapshot.folder is not None
+    if reader := reader_of(snapshot):
+        for record in records(reader, split):
+            for piece in pieces(reader, record) if record.share else ():
+                yield of_frame(piece, contract)
+        return
     for batch in pq.ParquetFile(snapshot.folder / tables.TRAIN).iter_batches(ROWS):
         yield of_frame(batch.to_pandas(), contract)
+
+
+def of_store(store: Store, snapshot: Snapshot, contract: Contract) -> Iterator[Block]:
+    """Yield the readings of a store's partitions that a snapshot does not hold as they are, oldest first."""
+    for frame in unseen(store, snapshot.files):
+        yield of_frame(frame, contract)
 
 
 def of_path(path: Path, contract: Contract) -> Iterator[Block]:

@@ -24,7 +24,7 @@ from interplant.core.schema import Split
 from interplant.data.contract import columns
 from interplant.data.frames import Dataset
 from interplant.data.index import Partition
-from interplant.data.store import file_name, moments
+from interplant.data.store import Store, file_name, moments
 from interplant.data.tables import MANIFEST
 
 if TYPE_CHECKING:
@@ -226,6 +226,30 @@ def pieces(reader: FrozenReader, record: Record) -> "Iterator[pd.DataFrame]":
             told = max(told, float(np.floor(end / contract.interval + 1e-6) * contract.interval))
         if len(frame):
             yield frame
+
+
+def unseen(store: Store, known: Mapping[str, str]) -> "Iterator[pd.DataFrame]":
+    """Yield what a store holds beside a snapshot: frames as of `pieces`, in the order in which it came about.
+
+    Where time is a moment, the machines of a day stand together; where it counts, each has its own frames.
+
+    Args:
+        store: The plant's.
+        known: SHA-256 of the snapshot's files by name.
+    """
+    import pandas as pd
+
+    partitions, contract = store.partitions(), store.contract
+    numbers = numbered({one.machine for one in partitions})
+    fresh = [one for one in partitions if known.get(one.name) != one.sha256]
+    stamped = contract.clock == "timestamp"
+    groups: dict[str, list[Partition]] = {}
+    for one in sorted(fresh, key=lambda one: one.day if stamped else (one.machine, one.first)):
+        groups.setdefault(one.day if stamped else one.name, []).append(one)
+    for group in groups.values():
+        frames = [_frame(store.read(one), numbers[one.machine], contract, False) for one in group]
+        frames = [_held_over(frame, contract) if contract.hold else frame for frame in frames]
+        yield pd.concat(frames, ignore_index=True)
 
 
 def numbered(names: set[str]) -> dict[str, int]:

@@ -88,9 +88,14 @@ def test_from_a_file_to_snapshots_and_back(shop: PlantDirectory, interplant: Cal
     ]  # fmt: skip
 
     make_release_of(shop, second["digest"])
+    left = [shop.windows / "cut", shop.drift / f"state-inputs-{first['digest'][:12]}-0-100.npz"]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"numbers about readings")
     gone = interplant("data", "erase", "--machine", "press-2", "--yes", *at, "--json").json
     assert gone["purged"] == [second["digest"], first["digest"]]
     assert gone["releases"] == ["trained-on-it"]
+    assert not any(path.exists() for path in left)
     log = interplant("data", "log", *at, "--json").json
     assert [(one["rows"], one["removed"]) for one in log] == [(20, ""), (30, "erased"), (19, "erased")]
     done = interplant("data", "diff", first["digest"], *at)
