@@ -42,9 +42,9 @@ def column(values: Sequence[Any], number: bool = False) -> "pa.Array":
     """
     import pyarrow as pa
 
-    if number and any(isinstance(value, Decimal) for value in values):
-        values = [float(value) if isinstance(value, Decimal) else value for value in values]
     try:
+        if number and any(isinstance(value, Decimal) for value in values):
+            values = [float(value) if isinstance(value, Decimal) else value for value in values]
         if not number and _of_two_minds(values):
             return pa.array([_text(value) for value in values], pa.string())
         return pa.array(values, pa.float64() if number else None)

