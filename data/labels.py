@@ -1,8 +1,8 @@
 """From a table's label column to the label of each reading, by the target's kind.
 
 Each reading's label follows from its own machine's readings alone. One that cannot be known (no class of
-the task's, no number, an event that would lie after the end of the record) is NaN, and its window is left
-out.
+the task's, no number, an event that would lie after the end of the record) is not finite, and its window is
+left out.
 """
 
 import itertools
@@ -25,6 +25,8 @@ Floats = NDArray[np.float64]
 def encoded(frame: "pd.DataFrame", task: Task) -> "pd.DataFrame":
     """Return a table with a label column that is numbers: a class's place, or an event's 0 and 1.
 
+    A label that is none of them becomes infinite, which no label may be; one that is not there stays NaN.
+
     Args:
         frame: Readings; without the label's column, or with a time or a value in it, it is returned as is.
         task: Names the label and the target's kind.
@@ -34,7 +36,8 @@ def encoded(frame: "pd.DataFrame", task: Task) -> "pd.DataFrame":
         return frame
     values = target.classes if target.kind == CLASS else [0, 1]
     places = {value: float(place) for place, value in enumerate(values)}
-    return frame.assign(**{label: frame[label].map(places).astype("float64")})
+    found = frame[label].map(places).astype("float64")
+    return frame.assign(**{label: found.mask(found.isna() & frame[label].notna(), np.inf)})
 
 
 def violations(frame: "pd.DataFrame", task: Task) -> Iterator[Violation]:
@@ -49,7 +52,7 @@ def violations(frame: "pd.DataFrame", task: Task) -> Iterator[Violation]:
             yield Violation("missing", label, 0, rows, said)
         return
     if task.target.kind in (CLASS, EVENT):
-        unknown = encoded(frame, task)[label].isna() & frame[label].notna()
+        unknown = np.isinf(encoded(frame, task)[label])
         if unknown.any():
             classes = task.target.classes if task.target.kind == CLASS else [0, 1]
             said = f"expected one of {', '.join(map(str, classes))}, found {_first(frame[label][unknown])}"
@@ -86,8 +89,10 @@ def _within(label: Floats, time: Floats, machines: NDArray[np.intp], horizon: fl
     for first, end in itertools.pairwise(machines):
         own = time[first:end]
         last[first:end] = first + np.searchsorted(own, own + horizon, side="right") - 1
-    seen = _sums(label == 1.0)[last + 1] > _sums(label == 1.0)[:-1]
-    unknown = _sums(np.isnan(label))[last + 1] > _sums(np.isnan(label))[:-1]
+    events = _sums(label == 1.0)
+    seen = events[last + 1] > events[:-1]
+    hidden = _sums(~np.isfinite(label))
+    unknown = hidden[last + 1] > hidden[:-1]
     ends = np.repeat(time[machines[1:] - 1], np.diff(machines))
     return np.where(seen, 1.0, np.where(unknown | (time + horizon > ends), np.nan, 0.0))
 
