@@ -46,6 +46,9 @@ REASONS: Final = ("rule", "column", "value", "source", "origin")
 class Admitted:
     """A batch, parted.
 
+    A reading that has other inputs than the one that breaks a rule, where the contract holds values over, is
+    in both: there without that one, here with it alone.
+
     Args:
         good: Readings as the store keeps them; see `layout`.
         bad: Readings as they came, all columns as text, behind their `REASONS` (named ``_rule`` and so on).
@@ -56,11 +59,16 @@ class Admitted:
 
 
 class _Findings:
-    """The first rule that each of ``rows`` readings breaks."""
+    """The first rule that each of ``rows`` readings breaks, and single inputs that break one."""
 
     def __init__(self, rows: int) -> None:
         self.code = np.zeros(rows, np.int32)
         self.known = [("", "")]
+        self.cells: list[tuple[NDArray[np.bool_], str, str]] = []
+
+    def add_cell(self, where: NDArray[np.bool_], rule: str, column: str) -> None:
+        if where.any():
+            self.cells.append((where, rule, column))
 
     def add(self, where: NDArray[np.bool_], rule: str, column: str) -> None:
         if where.any():
@@ -121,6 +129,7 @@ def admit(
     _check_times(machine, values[contract.time], contract, found, newest or {}, now)
     values |= _read_numbers(raw, contract, source, found)
     _check_values(values, contract, found)
+    spared = _spare(raw, values, contract, found, source.name, origin)
     arrays = {name: _array(own) for name, own in values.items()} | {contract.machine: machine}
     fields = layout(contract)
     kept = pa.Table.from_arrays(
@@ -129,12 +138,49 @@ def admit(
     )
     bad = np.flatnonzero(found.code)
     if not len(bad):
-        return Admitted(kept, mark(raw.slice(0, 0), [], [], source.name, origin))
+        return Admitted(kept, spared)
     reasons, wrong = found.of(bad), raw.take(pa.array(bad))
     shown = {name: parsing.texts(wrong.column(name)) for _, name in reasons if name in raw.column_names}
     cells = [shown[name].iloc[row] if name in shown else None for row, (_, name) in enumerate(reasons)]
     good = kept.take(pa.array(np.flatnonzero(found.code == 0)))
-    return Admitted(good, mark(wrong, reasons, cells, source.name, origin))
+    refused = mark(wrong, reasons, cells, source.name, origin)
+    return Admitted(good, pa.concat_tables([refused, spared]) if len(spared) else refused)
+
+
+def _spare(
+    raw: "pa.Table",
+    values: dict[str, NDArray[Any]],
+    contract: Contract,
+    found: _Findings,
+    source: str,
+    origin: str,
+) -> "pa.Table":
+    """Take single broken inputs out of partial readings that have others; return them for quarantine."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names = columns(contract)
+    broken = {name: np.zeros(len(raw), np.bool_) for name in names}
+    for where, _, name in found.cells:
+        broken[name] |= where
+        values[name] = np.where(broken[name], np.nan, values[name])
+    left = np.zeros(len(raw), np.bool_)
+    for name in names:
+        left |= np.isfinite(values[name]) if name in values else False
+    for where, rule, name in found.cells:
+        found.add(where & ~left, rule, name)
+    chosen = np.flatnonzero(np.logical_or.reduce(list(broken.values())) & (found.code == 0))
+    first: dict[int, tuple[str, str]] = {}
+    for where, rule, name in reversed(found.cells):
+        first |= dict.fromkeys(np.flatnonzero(where).tolist(), (rule, name))
+    reasons = [first[row] for row in chosen.tolist()]
+    part = raw.take(pa.array(chosen))
+    told = [str(part.column(name)[row]) for row, (_, name) in enumerate(reasons)]
+    for place, name in enumerate(part.column_names):
+        if name in broken:
+            kept = pc.if_else(pa.array(broken[name][chosen]), part.column(name), None)
+            part = part.set_column(place, name, kept)
+    return mark(part, reasons, told, source, origin)
 
 
 def mark(
@@ -218,7 +264,8 @@ def _read_numbers(
         contract.label,
         *contract.never,
     ]
-    optional = {contract.label, *contract.never, *(columns(contract) if contract.hold else [])}
+    inputs = columns(contract) if contract.hold else []
+    optional = {contract.label, *contract.never, *inputs}
     values: dict[str, NDArray[np.float64]] = {}
     some = np.zeros(len(raw), np.bool_)
     for name in wanted:
@@ -227,10 +274,11 @@ def _read_numbers(
                 found.add(np.ones(len(raw), np.bool_), "column", name)
             continue
         parsed = parsing.numbers(raw.column(name))
-        found.add(parsed.wrong, "type", name)
+        note = found.add_cell if name in inputs else found.add
+        note(parsed.wrong, "type", name)
         if name not in optional:
             found.add(parsed.missing, "missing", name)
-        found.add(~np.isfinite(parsed.values) & ~parsed.missing & ~parsed.wrong, "finite", name)
+        note(~np.isfinite(parsed.values) & ~parsed.missing & ~parsed.wrong, "finite", name)
         some |= ~parsed.missing
         given = source.units.get(name, "")
         values[name] = (
@@ -254,7 +302,7 @@ def _check_values(values: Mapping[str, NDArray[Any]], contract: Contract, found:
         for name, own in cases.groupby("column", sort=False):
             where = np.zeros(len(frame), np.bool_)
             where[own["index"].to_numpy(np.int64)] = True
-            found.add(where, "range", str(name))
+            (found.add_cell if contract.hold else found.add)(where, "range", str(name))
 
 
 def _schema(values: Mapping[str, NDArray[Any]], contract: Contract, names: list[str]) -> Any:
