@@ -44,9 +44,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     really = snapshots.load
 
-    def counted(snapshot: Any) -> Any:
+    def counted(snapshot: Any, split: Any) -> Any:
         seen.append(snapshot.digest)
-        return really(snapshot)
+        return really(snapshot, split)
 
     monkeypatch.setattr(snapshots, "load", counted)
     return seen
