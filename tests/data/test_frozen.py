@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from interplant.core.contract import Column, Contract
-from interplant.core.errors import InterplantError, UsageError
+from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.schema import Split
 from interplant.data import door, frozen, versions
 from interplant.data.frozen import FrozenReader
@@ -183,7 +183,9 @@ def test_of_two_machines_one_trains_and_one_is_held_out(share: float) -> None:
 def test_the_end_of_each_record_is_held_out_by_time(tmp_path: Path, repository: Repository) -> None:
     store = Store(tmp_path / "store", STAMPED)
     fill(store, ["press-1"], list(range(10)))
-    fill(store, ["press-2"], list(range(100, 120)))
+    with pytest.raises(Refusal, match="split.by: time needs a label"):
+        load(repository.freeze(store), Split(by="time", holdout=0.2))
+    fill(store, ["press-2"], list(range(100, 120)), y=[3.0] * 20)
     dataset = load(repository.freeze(store), Split(by="time", holdout=0.2))
     assert dataset.train.groupby("machine")["at"].max().tolist() == [7.0, 115.0]
     assert dataset.holdout.groupby("machine")["at"].min().tolist() == [8.0, 116.0]
