@@ -183,7 +183,7 @@ def test_of_two_machines_one_trains_and_one_is_held_out(share: float) -> None:
 def test_the_end_of_each_record_is_held_out_by_time(tmp_path: Path, repository: Repository) -> None:
     store = Store(tmp_path / "store", STAMPED)
     fill(store, ["press-1"], list(range(10)))
-    with pytest.raises(Refusal, match="split.by: time needs a label"):
+    with pytest.raises(Refusal, match=r"split\.by: time needs a label"):
         load(repository.freeze(store), Split(by="time", holdout=0.2))
     fill(store, ["press-2"], list(range(100, 120)), y=[3.0] * 20)
     dataset = load(repository.freeze(store), Split(by="time", holdout=0.2))
