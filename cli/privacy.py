@@ -185,7 +185,8 @@ def ledger(
         return
     entries = entries_of(plant)
     if verify and any(path.exists() for path in (plant.ledger, plant.receipt, plant.told_receipt)):
-        receipts.require(plant, Ledger(plant.ledger))
+        with receipts.require(plant, Ledger(plant.ledger)):
+            pass
     head = entries[-1].hash if entries else ""
     if verify:
         show(

@@ -44,8 +44,7 @@ class Account:
             Refusal: ``ledger_behind`` or ``ledger``.
         """
         lineage = lineage_of(directory, plant)
-        with ledger.one_look():
-            receipts.require(directory, ledger)
+        with receipts.require(directory, ledger):
             for former in former_names(directory, plant, lineage, ledger.lineages()):
                 ledger.alias(lineage, former)
         policy = plant.policy.privacy

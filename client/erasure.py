@@ -69,18 +69,22 @@ def erase(
     if machine is None and first is None and last is None:
         raise UsageError("expected --machine, --since or --until, found none: nothing was erased")
     repository = directory.repository()
-    purged = repository.purged()
-    older = [one for one in repository.log() if one.digest not in purged]
-    days = None if first is None and last is None else (_day(first, store, "0"), _day(last, store, "9"))
-    affected = versions.holding(repository, older, machine, days)
+    counted = store.contract.clock == "count"
+    ends = ("-inf", "inf") if counted else ("0", "9")
+    days = (
+        None if first is None and last is None else (_day(first, store, ends[0]), _day(last, store, ends[1]))
+    )
     changed = store.erase(machine, first, last)
     made = ""
     if store.partitions():
-        simulated = bool(older) and older[0].simulated
-        made = repository.freeze(store, "Erase readings", simulated).digest
-    going = [one for one in affected if one.digest != made]
+        log = repository.log()
+        made = repository.freeze(store, "Erase readings", bool(log) and log[0].simulated).digest
+    # Looked at when no snapshot can be made any more that holds them.
+    purged = repository.purged()
+    kept = {one.digest: one for one in repository.log() if one.digest not in purged and one.digest != made}
+    going = versions.holding(repository, kept.values(), machine, days)
     _forget(directory, going)
-    if going and made:
+    if made:
         versions.purge(repository, going, "erased")
     elif going:
         raise InterplantError(
@@ -122,7 +126,8 @@ def prune(directory: PlantDirectory, repository: Repository, keep: int) -> list[
         Digests of those that went.
     """
     purged = repository.purged()
-    older = [one for one in repository.log() if one.digest not in purged][max(keep, 1) :] if keep else []
+    kept = list({one.digest: one for one in repository.log() if one.digest not in purged}.values())
+    older = kept[max(keep, 1) :] if keep else []
     going = [one for one in older if not releases_of(directory, [one])]
     if going:
         versions.purge(repository, going, "retention")

@@ -12,6 +12,7 @@ from interplant.core.errors import Refusal, UsageError
 from interplant.core.schema import Source, Task
 from interplant.data import ingest
 from interplant.data.ingest import Brought
+from interplant.data.snapshots import Snapshot, reader_of
 from interplant.data.sources import Place, open_source
 from interplant.data.store import Store
 
@@ -69,6 +70,28 @@ def require_version(directory: PlantDirectory, task: Task) -> None:
             found = f"in {known[name].unit!r}" if name in known else "nothing"
             raise Refusal(
                 "contract_version", f"{name!r}: the task needs it in {column.unit!r}, found {found}"
+            )
+
+
+def require_kept(snapshot: Snapshot, task: Task) -> None:
+    """Refuse a snapshot of a store whose readings were held to another version than the task needs.
+
+    What says how readings become rows is looked at by itself: where values are held over, one reading stands
+    in many.
+
+    Raises:
+        Refusal: ``contract_version``.
+    """
+    reader = reader_of(snapshot)
+    if reader is None:
+        return
+    wanted = config.dump(task.contract)
+    for name in ("version", "machine", "time", "clock", "interval", "hold"):
+        found = reader.manifest["contract"][name]
+        if found != wanted[name]:
+            raise Refusal(
+                "contract_version",
+                f"contract.{name}: the task needs {wanted[name]!r}, the snapshot has {found!r}",
             )
 
 

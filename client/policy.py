@@ -82,7 +82,7 @@ def hold_to_terms(directory: PlantDirectory, task: Task) -> None:
     """
     if not task.privacy.private:
         return
-    parts = (task.contract, task.window, task.target)
+    parts = (task.contract, task.window, task.target, task.split)
     asked = json.dumps([*map(config.dump, parts), task.privacy.unit])
     terms = hashlib.sha256(asked.encode()).hexdigest()
     known = _terms(directory)

@@ -134,7 +134,7 @@ def require_intake(snapshot: Snapshot, task: Task) -> None:
 
 
 def _key(lineage: str, digest: str, task: Task) -> str:
-    parts = (task.contract, task.window, task.target)
+    parts = (task.contract, task.window, task.target, task.split)
     asked = [lineage, digest, *map(config.dump, parts), task.privacy.unit]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 

@@ -6,6 +6,8 @@ each round's request, if the whole disk did.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +33,11 @@ def sign(plant: PlantDirectory, unsigned: Receipt, ledger: Ledger) -> Receipt:
         ledger: The plant's.
     """
     end = ledger.end()
+    last = _own(plant)
+    if last is not None and last.entries > end.entries:
+        # Another process of the plant has charged and signed since the ledger was last looked at.
+        ledger.lineages()
+        end = ledger.end()
     charges = {
         keyed(plant, lineage): [(one.unit, one.q, one.noise, one.steps) for one in events]
         for lineage, events in end.account.items()
@@ -71,15 +78,22 @@ def hear(plant: PlantDirectory, text: str) -> None:
         write_atomic(plant.told_receipt, "\n".join([*lines, receipt.to_json(told)]) + "\n", 0o600)
 
 
-def require(plant: PlantDirectory, ledger: Ledger) -> None:
-    """Refuse a ledger that is behind a receipt.
+@contextmanager
+def require(plant: PlantDirectory, ledger: Ledger) -> Iterator[None]:
+    """Refuse a ledger that is behind a receipt; within the block it is looked at once.
+
+    Receipts are read before the ledger is: what another process charges and signs in between makes the ledger
+    longer, never shorter than what was read.
 
     Raises:
         Refusal: ``ledger_behind``.
     """
     lines = _read(plant.told_receipt).splitlines()
-    for one in _known(plant, lines):
-        ledger.require_receipt(one.entries, one.head)
+    known = list(_known(plant, lines))
+    with ledger.one_look():
+        for one in known:
+            ledger.require_receipt(one.entries, one.head)
+        yield
     if len(lines) > 1:
         write_atomic(plant.told_receipt, lines[-1] + "\n", 0o600)
 

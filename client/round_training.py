@@ -20,7 +20,7 @@ from interplant.core.receipt import Receipt
 from interplant.core.schema import Task
 from interplant.core.targets import scaled
 from interplant.core.tensors import Tensors
-from interplant.data.mapped import forget_windows, mapped_windows
+from interplant.data.mapped import FORMAT, forget_windows, mapped_windows
 from interplant.data.snapshots import Repository, Snapshot, reader_of
 from interplant.data.windows import Windows, training_windows
 from interplant.privacy import checks, statistics
@@ -103,6 +103,7 @@ def train_round(
         answer = quality.owed(directory, plant, task)
         account.require(plan, *([answer] if answer else []))  # before data is touched
     snapshot = repository.open()
+    intake.require_kept(snapshot, task)
     if not billed:  # else whether data is good is told with noise alone
         quality.require_intake(snapshot, task)
     try:
@@ -156,8 +157,8 @@ def _windows(
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     if bench.key != key or bench.windows is None:
         if fits is None and (reader := reader_of(snapshot)):
-            windows = mapped_windows(reader, task, directory.windows / key)
-            forget_windows(directory.windows, key)
+            windows = mapped_windows(reader, task, directory.windows / f"{FORMAT}-{key}")
+            forget_windows(directory.windows, f"{FORMAT}-{key}")
         else:
             readings = repository.load(snapshot, task.split).train
             if fits is not None:

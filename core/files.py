@@ -137,11 +137,20 @@ def is_locked(path: Path) -> bool:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Put the file at ``target`` too: as a hard link, or a copy where that cannot be."""
+    if not linked(source, target):
+        staged = target.with_name(f".{target.name}.new")
+        shutil.copy2(source, staged)
+        os.replace(staged, target)
+
+
+def linked(source: Path, target: Path) -> bool:
+    """Put the file at ``target`` too, as a hard link; False, and nothing done, where that cannot be."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.with_name(f".{target.name}.new")
     staged.unlink(missing_ok=True)
     try:
         os.link(source, staged)
     except OSError:
-        shutil.copy2(source, staged)
+        return False
     os.replace(staged, target)
+    return True

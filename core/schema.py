@@ -232,6 +232,12 @@ class Task:
             f"stride {self.window.stride}: a row would count in many windows; count by window or by unit",
         )
         need(
+            privacy.unit != "row" or not self.contract.hold,
+            "privacy.unit",
+            "expected values that are not held over (contract.hold: 0): one reading's would stand in many "
+            "rows; count by window or by unit",
+        )
+        need(
             privacy.unit != "row" or self.target.kind != EVENT or self.target.horizon == 0,
             "privacy.unit",
             f"expected target.horizon 0, found {self.target.horizon:g}: a row would tell the labels of many "

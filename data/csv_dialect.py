@@ -33,6 +33,7 @@ class Dialect:
         newline: How a line ends: ``\n`` or ``\r``.
         separator: Between fields.
         decimal: Before the fraction of a number.
+        texts: Columns that are text whatever stands in them: a machine called 007 is not 7.
     """
 
     names: tuple[str, ...]
@@ -41,6 +42,7 @@ class Dialect:
     newline: str
     separator: str
     decimal: str
+    texts: frozenset[str] = frozenset()
 
 
 def dialect(head: bytes, separator: str = "", decimal: str = "", encoding: str = "") -> Dialect:

@@ -166,6 +166,7 @@ def _parse(text: bytes, how: Dialect, numbers: AbstractSet[str], typed: bool) ->
     # Types of columns that the contract does not know, and of times, are for Arrow to find.
     numbers = numbers & set(how.names)
     types = dict.fromkeys(numbers, pa.float64()) if typed else dict.fromkeys(how.names, pa.string())
+    types |= dict.fromkeys(how.texts & set(how.names), pa.string())
     table = arrow.read_csv(
         pa.BufferReader(text),
         arrow.ReadOptions(column_names=list(how.names)),

@@ -51,7 +51,8 @@ class Admitted:
 
     Args:
         good: Readings as the store keeps them; see `layout`.
-        bad: Readings as they came, all columns as text, behind their `REASONS` (named ``_rule`` and so on).
+        bad: Readings as they came, by the source's names, all columns as text, behind their `REASONS` (named
+            ``_rule`` and so on).
     """
 
     good: "pa.Table"
@@ -123,13 +124,14 @@ def admit(
 
     from interplant.data.sources import renamed
 
-    raw = table.rename_columns(_once(renamed(table.column_names, source.columns)))
+    own = _once(table.column_names)
+    raw = table.rename_columns(_once(renamed(own, source.columns)))
     found = _Findings(len(raw))
     machine, values = _identity(raw, contract, source, found)
     _check_times(machine, values[contract.time], contract, found, newest or {}, now)
     values |= _read_numbers(raw, contract, source, found)
     _check_values(values, contract, found)
-    spared = _spare(raw, values, contract, found, source.name, origin)
+    spared = _spare(raw, own, values, contract, found, source.name, origin)
     arrays = {name: _array(own) for name, own in values.items()} | {contract.machine: machine}
     fields = layout(contract)
     kept = pa.Table.from_arrays(
@@ -143,12 +145,14 @@ def admit(
     shown = {name: parsing.texts(wrong.column(name)) for _, name in reasons if name in raw.column_names}
     cells = [shown[name].iloc[row] if name in shown else None for row, (_, name) in enumerate(reasons)]
     good = kept.take(pa.array(np.flatnonzero(found.code == 0)))
-    refused = mark(wrong, reasons, cells, source.name, origin)
+    # Under the source's own names, so that it can be released when those were the mistake.
+    refused = mark(wrong.rename_columns(own), reasons, cells, source.name, origin)
     return Admitted(good, pa.concat_tables([refused, spared]) if len(spared) else refused)
 
 
 def _spare(
     raw: "pa.Table",
+    own: list[str],
     values: dict[str, NDArray[Any]],
     contract: Contract,
     found: _Findings,
@@ -180,7 +184,7 @@ def _spare(
         if name in broken:
             kept = pc.if_else(pa.array(broken[name][chosen]), part.column(name), None)
             part = part.set_column(place, name, kept)
-    return mark(part, reasons, told, source, origin)
+    return mark(part.rename_columns(own), reasons, told, source, origin)
 
 
 def mark(

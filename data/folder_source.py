@@ -11,7 +11,7 @@ import threading
 import time
 from codecs import lookup
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -222,6 +222,9 @@ class Folder:
             return
         end = {"cut": "text", "whole": "row"}[self.args.last_line] if settled else "leave"
         numbers = numeric(self.source, self.contract)
+        machine = self.contract.machine
+        own = {name for name, known in self.source.columns.items() if known == machine}
+        how = replace(how, texts=frozenset({machine, *own}))
         yield from csv_pieces(file, how, numbers, max(start, how.start), size, end)
 
     def _start(self, name: str, sight: _Sight, head: bytes, whole_again: bool) -> int:

@@ -24,7 +24,7 @@ from interplant.core.schema import Split
 from interplant.data.contract import columns
 from interplant.data.frames import Dataset
 from interplant.data.index import Partition
-from interplant.data.store import Store, file_name, moments
+from interplant.data.store import Store, file_name, fitted, moments
 from interplant.data.tables import MANIFEST
 
 if TYPE_CHECKING:
@@ -216,7 +216,9 @@ def pieces(reader: FrozenReader, record: Record) -> "Iterator[pd.DataFrame]":
     contract = config.parse(manifest["contract"], Contract, str(reader.folder / MANIFEST))
     before, told = None, -np.inf
     for name in record.partitions:
-        frame = _frame(reader.read([name]), record.number, contract, bool(manifest["labelled"]))
+        frame = _frame(
+            fitted(reader.read([name]), contract), record.number, contract, bool(manifest["labelled"])
+        )
         if contract.hold:
             raw = frame if before is None else pd.concat([before, frame], ignore_index=True)
             end = raw[contract.time].iloc[-1]
@@ -247,7 +249,9 @@ def unseen(store: Store, known: Mapping[str, str]) -> "Iterator[pd.DataFrame]":
     for one in sorted(fresh, key=lambda one: one.day if stamped else (one.machine, one.first)):
         groups.setdefault(one.day if stamped else one.name, []).append(one)
     for group in groups.values():
-        frames = [_frame(store.read(one), numbers[one.machine], contract, False) for one in group]
+        frames = [
+            _frame(fitted(store.read(one), contract), numbers[one.machine], contract, False) for one in group
+        ]
         frames = [_held_over(frame, contract) if contract.hold else frame for frame in frames]
         yield pd.concat(frames, ignore_index=True)
 

@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS partition (
     rows INTEGER, machine TEXT, first NUMERIC, last NUMERIC, labelled INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS newest ON partition (machine, last);
+CREATE TABLE IF NOT EXISTS held (hash TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS intake (source TEXT PRIMARY KEY, rows INTEGER, bad INTEGER) WITHOUT ROWID;
 """
 
@@ -65,7 +66,8 @@ class Partition:
         state = path.stat()
         machine = str(table.column(contract.machine)[0])
         ends = (times[0].as_py(), times[-1].as_py())
-        labelled = len(table) - table.column(contract.label).null_count
+        known = contract.label in table.column_names
+        labelled = len(table) - table.column(contract.label).null_count if known else 0
         return cls(name, sha256, state.st_size, state.st_mtime_ns, len(table), machine, *ends, labelled)
 
 
@@ -131,7 +133,7 @@ class Index:
         with self._connected() as database:
             database.execute(
                 "INSERT INTO intake VALUES (?, ?, ?) ON CONFLICT (source) DO UPDATE SET "
-                "rows = rows + excluded.rows, bad = bad + excluded.bad",
+                "rows = rows + excluded.rows, bad = MAX(0, bad + excluded.bad)",
                 (source, rows, bad),
             )
 
@@ -140,10 +142,30 @@ class Index:
         with self._connected() as database:
             return [Intake(*row) for row in database.execute("SELECT * FROM intake ORDER BY source")]
 
-    def forget_intake(self) -> None:
-        """Start counting anew: a snapshot holds what was counted."""
+    def forget_intake(self, counted: Iterable[Intake]) -> None:
+        """Take off what a snapshot has on record."""
         with self._connected() as database:
-            database.execute("DELETE FROM intake")
+            rows = [(one.rows, one.bad, one.source) for one in counted]
+            database.executemany("UPDATE intake SET rows = rows - ?, bad = bad - ? WHERE source = ?", rows)
+            database.execute("DELETE FROM intake WHERE rows <= 0 AND bad <= 0")
+
+    def held(self, hashes: list[str]) -> set[str]:
+        """Return which of these rows, by their hashes, went to quarantine before."""
+        with self._connected() as database:
+            known = set()
+            for one in hashes:
+                known |= {row[0] for row in database.execute("SELECT hash FROM held WHERE hash = ?", (one,))}
+            return known
+
+    def hold(self, hashes: Iterable[str]) -> None:
+        """Note rows that went to quarantine."""
+        with self._connected() as database:
+            database.executemany("INSERT OR IGNORE INTO held VALUES (?)", [(one,) for one in hashes])
+
+    def forget_held(self) -> None:
+        """Forget which rows went to quarantine: a hash tells of data, too."""
+        with self._connected() as database:
+            database.execute("DELETE FROM held")
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -177,7 +199,8 @@ def _look(path: Path, name: str, contract: Contract) -> Partition:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(path).read(columns=[contract.machine, contract.time, contract.label])
+        names = [contract.machine, contract.time, contract.label]
+        table = pq.ParquetFile(path).read(columns=names)  # a name that is not there is passed over
         return Partition.of(path, name, table, contract, sha256_file(path))
     except (pa.ArrowException, OSError, KeyError, IndexError):
         raise InterplantError(

@@ -44,13 +44,13 @@ def take(store: Store, source: Source, batch: Batch, brought: Brought) -> None:
     """Bring one batch into the store, and tell its source."""
     newest = store.newest() if store.contract.late else None
     admitted = door.admit(batch.table, store.contract, source, batch.origin, newest)
-    store.quarantine.put(admitted.bad)
+    bad = store.hold(admitted.bad)
     store.add(admitted.good, batch.origin)
-    store.index.note(source.name, len(admitted.good), len(admitted.bad))
+    store.index.note(source.name, len(admitted.good), bad)
     batch.kept()
     brought.rows += len(admitted.good)
-    brought.bad += len(admitted.bad)
-    if len(admitted.bad):
+    brought.bad += bad
+    if bad:
         for rule, column, count in door.told(admitted.bad):
             brought.rules[f"{rule} {column}"] = brought.rules.get(f"{rule} {column}", 0) + count
         brought.origins = [*brought.origins, batch.origin][:5]

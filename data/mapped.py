@@ -6,8 +6,10 @@ memory while its machine's windows are counted. The windows are those of `interp
 bit.
 """
 
+import io
 import json
 import mmap
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 DROPPED: Final = 1024
 """Windows taken after which the file's pages are given back to the system: each brings some 64 KiB in."""
+
+FORMAT: Final = 1
+"""Raised when windows are cut or kept in another way; part of the name under which they are kept."""
 
 ROWS: Final = "rows.f32"
 _Y: Final = "y.f32"
@@ -149,8 +154,13 @@ def _cut(reader: FrozenReader, task: Task, folder: Path) -> None:
             for record in records(reader, task.split):
                 if record.share:
                     _one_machine(record.number, pieces(reader, record), record.share, task, found)
+            for file in (rows, y, machine):
+                file.flush()
+                os.fsync(file.fileno())
         _judge(found)
-        np.save(folder / _RUNS, np.concatenate(found.runs) if found.runs else np.empty((0, 2), np.int64))
+        runs = io.BytesIO()
+        np.save(runs, np.concatenate(found.runs) if found.runs else np.empty((0, 2), np.int64))
+        write_atomic(folder / _RUNS, runs.getvalue())
         write_atomic(folder / _DONE, json.dumps({"readings": found.trained}) + "\n")
         sync_folder(folder)
 

@@ -168,7 +168,7 @@ class _Run:
 
         self.ready: queue.Queue[Values] = queue.Queue(maxsize=4)
         self.done = threading.Event()
-        self.failure: UsageError | None = None
+        self.failure: Exception | None = None
         self._heard = 0.0
         self._handed = time.monotonic()
         self._patience = Patience(f"source {server.source.name}: the server {server.words.url}")
@@ -185,7 +185,10 @@ class _Run:
 
     def main(self) -> None:
         """Run until `done`."""
-        asyncio.run(self._main())
+        try:
+            asyncio.run(self._main())
+        except Exception as error:  # noqa: BLE001 # raised again where the batches are taken
+            self.failure = error
 
     async def _main(self) -> None:
         work = asyncio.create_task(self._work())

@@ -91,7 +91,8 @@ def names(column: "pa.ChunkedArray") -> "tuple[pa.ChunkedArray, NDArray[np.bool_
     import pyarrow.compute as pc
 
     if pa.types.is_floating(column.type):
-        whole = pc.equal(pc.floor(column), column)
+        # Beyond, a float no longer tells two numbers apart: it stays as it is written.
+        whole = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), 2.0**53))
         column = pc.if_else(
             whole, column.cast(pa.int64(), safe=False).cast(pa.string()), column.cast(pa.string())
         )
@@ -100,6 +101,7 @@ def names(column: "pa.ChunkedArray") -> "tuple[pa.ChunkedArray, NDArray[np.bool_
     elif not pa.types.is_string(column.type):
         column = pa.chunked_array([pa.array(texts(column), type=pa.string())])
     column = pc.utf8_trim_whitespace(column)
+    column = pc.replace_substring_regex(column, r"^(-?\d+)\.0+$", r"\1")
     empty = pc.fill_null(pc.equal(column, ""), True)
     return column, np.asarray(empty)
 

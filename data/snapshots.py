@@ -240,9 +240,10 @@ class Repository:
                 content = Frozen.of(store.readings, store.partitions(), store.contract, simulated)
                 intake = store.index.intake()
                 placed = self._place(content)
-                if placed:
-                    store.index.forget_intake()
+            before = self._newest()
             made = self._finish(content, placed, message, store.contract.version, intake)
+            if before is None or before.commit != made.commit:
+                store.index.forget_intake(intake)
             store.share(self._readings, content.partitions)
         return made
 
@@ -265,11 +266,13 @@ class Repository:
             self._track(linked=content.linked)
             # DVC may have put its own links in the files' place; their bytes are the same.
             remember(self._memory, self._readings, content.hashes)
-            newest = self._newest()
-            if newest is not None and newest.files == content.hashes:
-                git(self.path, "checkout", "--quiet", "HEAD", "--", RECORD, _POINTER)
-            else:
-                self._commit(content, message, version, intake)
+        newest = self._newest()
+        same = newest is not None and newest.files == content.hashes
+        # That much went to quarantine is news even where no reading is.
+        if not same or any(one.bad for one in intake):
+            self._commit(content, message, version, intake)
+        elif placed:
+            git(self.path, "checkout", "--quiet", "HEAD", "--", RECORD, _POINTER)
         newest = self._newest()
         assert newest is not None
         self._tag(newest)
@@ -419,9 +422,15 @@ class Repository:
         )
         record = {k: v for k, v in asdict(snapshot).items() if k not in ("commit", "folder")}
         write_atomic(self.path / RECORD, json.dumps(record, indent=1) + "\n")
-        git(self.path, "add", "--", RECORD, _POINTER)
+        names = [RECORD, _POINTER]
+        if snapshot.digest in (purged := self.purged()):
+            # A source brought again what was removed.
+            del purged[snapshot.digest]
+            write_atomic(self.path / PURGED, json.dumps(purged, indent=1) + "\n")
+            names.append(PURGED)
+        git(self.path, "add", "--", *names)
         subject = message.strip() or f"Snapshot {snapshot.digest[:12]}"
-        git(self.path, "commit", "--quiet", f"--message={subject}", "--", RECORD, _POINTER)
+        git(self.path, "commit", "--quiet", f"--message={subject}", "--", *names)
 
     def _tag(self, snapshot: Snapshot) -> None:
         name = tag_of(snapshot.digest)

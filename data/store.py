@@ -9,6 +9,7 @@ A reading that is there already is dropped; one that says something else for the
 Readings of which each has only some values (``contract.hold``) complete each other.
 """
 
+import hashlib
 import math
 import os
 import uuid
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError
-from interplant.core.files import disk_errors, link_or_copy, sync_folder, takes_turns, write_atomic
+from interplant.core.files import disk_errors, linked, sync_folder, takes_turns, write_atomic
 from interplant.data import door
 from interplant.data.index import Index, Partition
 from interplant.data.quarantine import Quarantine
@@ -118,6 +119,24 @@ class Store:
             self._write_down(table, origin)
             return self._settle() if sum(self._incoming.values()) >= MOST else Added()
 
+    def hold(self, marked: "pa.Table") -> int:
+        """Put rows into quarantine, each once however often it comes; return how many are new."""
+        with self.locked():
+            return self._hold(marked)
+
+    def _hold(self, marked: "pa.Table") -> int:
+        import pyarrow as pa
+
+        if not len(marked):
+            return 0
+        lines = zip(*(column.to_pylist() for column in marked.columns), strict=True)
+        hashes = [hashlib.sha256(repr((marked.column_names, line)).encode()).hexdigest() for line in lines]
+        known = self.index.held(hashes)
+        fresh = {one: place for place, one in reversed(list(enumerate(hashes))) if one not in known}
+        self.quarantine.put(marked.take(pa.array(sorted(fresh.values()), pa.int64())))
+        self.index.hold(fresh)
+        return len(fresh)
+
     def settle(self) -> Added:
         """Move all that waits in ``incoming/`` to its partitions."""
         with self.locked():
@@ -136,6 +155,9 @@ class Store:
         low, high = -math.inf if first is None else first, math.inf if last is None else last
         with self.locked():
             self._settle()
+            # What a killed writer left.
+            for left in (*self.readings.glob("*/.*"), *(self.path / "incoming").glob(".*")):
+                left.unlink()
             changed = 0
             for one in self.partitions():
                 if machine not in (None, one.machine) or one.last < low or one.first > high:
@@ -150,6 +172,7 @@ class Store:
                     (self.readings / one.name).unlink()
             self.index.partitions(self.readings, self.contract)
             self.quarantine.erase(self.contract, machine, low, high)
+            self.index.forget_held()
             return changed
 
     def partitions(self) -> list[Partition]:
@@ -172,10 +195,8 @@ class Store:
             shared = []
             for one in partitions:
                 own, other = self.readings / one.name, folder / one.name
-                if self.index.get(one.name) == one and not own.samefile(other):
-                    link_or_copy(other, own)
-                    state = own.stat()
-                    shared.append(replace(one, changed=state.st_mtime_ns))
+                if self.index.get(one.name) == one and not own.samefile(other) and linked(other, own):
+                    shared.append(replace(one, changed=own.stat().st_mtime_ns))
             self.index.put(shared)
 
     # --- incoming ------------------------------------------------------------------------------
@@ -257,7 +278,7 @@ class Store:
         import pyarrow as pa
 
         path = self.readings / name
-        old = self._read(path) if path.exists() else fresh.slice(0, 0)
+        old = fitted(self._read(path), self.contract) if path.exists() else fresh.slice(0, 0)
         merged = merge_readings(old, fresh, self.contract)
         added = Added(len(merged.table) - len(old), merged.repeats, len(merged.conflicts))
         contradicting = fresh.take(pa.array(merged.conflicts))
@@ -278,7 +299,7 @@ class Store:
             rows = [row for row, own in enumerate(origins) if own == origin]
             reasons = [("conflict", time)] * len(rows)
             marked = door.mark(table.take(rows), reasons, [values[row] for row in rows], "", origin)
-            self.quarantine.put(marked)
+            self._hold(marked)
 
     def _read(self, path: Path) -> "pa.Table":
         import pyarrow as pa
@@ -306,6 +327,20 @@ class Merged:
     table: "pa.Table"
     repeats: int
     conflicts: NDArray[np.intp]
+
+
+def fitted(table: "pa.Table", contract: Contract) -> "pa.Table":
+    """Return stored readings in a contract's layout: a column that is new in it has no value yet."""
+    import pyarrow as pa
+
+    layout = door.layout(contract)
+    columns = [
+        table.column(field.name).cast(field.type)
+        if field.name in table.column_names
+        else pa.nulls(len(table), field.type)
+        for field in layout
+    ]
+    return pa.Table.from_arrays(columns, schema=layout)
 
 
 def moments(table: "pa.Table", contract: Contract) -> NDArray[Any]:
@@ -375,8 +410,6 @@ def file_name(machine: str) -> str:
 
 def write_partition(path: Path, name: str, table: "pa.Table", contract: Contract) -> Partition:
     """Write a partition durably in place of what stood there; the same readings give the same bytes."""
-    import hashlib
-
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -64,11 +64,12 @@ def holding(
         snapshots: Of it, not purged.
         machine: The machine; None: any.
         days: The first and the last, both held; None: all. Two tables know no days: they count as holding.
+            Blocks of counts are written as numbers, ``-inf`` and ``inf`` among them.
     """
 
     def hit(key: tuple[str, str]) -> bool:
         day, own = key
-        inside = days is None or day in _TABLES or days[0] <= day <= days[1]
+        inside = days is None or day in _TABLES or when(days[0]) <= when(day) <= when(days[1])
         return inside and machine in (None, own)
 
     return [one for one in snapshots if any(map(hit, _counts(manifest_of(repository, one))))]
@@ -85,26 +86,37 @@ def purge(repository: Repository, snapshots: Iterable[Snapshot], why: str) -> No
     Raises:
         UsageError: The newest is among them.
     """
-    going = {one.digest for one in snapshots}
     every = repository.log()
-    if every and every[0].digest in going:
+    newest = every[0].digest if every else ""
+    going = {one.digest for one in snapshots}
+    if newest in going:
         raise UsageError("the newest snapshot cannot be purged: make another first")
     with repository.locked():
-        when = datetime.now(UTC).isoformat(timespec="seconds")
-        record = repository.purged() | {digest: {"why": why, "when": when} for digest in sorted(going)}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        record = repository.purged() | {digest: {"why": why, "when": now} for digest in sorted(going)}
         write_atomic(repository.path / PURGED, json.dumps(record, indent=1) + "\n")
         git(repository.path, "add", "--", PURGED)
         if git(repository.path, "status", "--porcelain", "--", PURGED):
             subject = f"Purge {len(going)} snapshots: {why}"
             git(repository.path, "commit", "--quiet", f"--message={subject}", "--", PURGED)
-        for digest in going:
+        # All that is on record, so that what a kill left is done now.
+        for digest in record:
             shutil.rmtree(repository.path / "versions" / digest, ignore_errors=True)
-        for digest in going:
             if git(repository.path, "tag", "--list", tag_of(digest)):
                 git(repository.path, "tag", "--delete", tag_of(digest))
+        for left in (repository.path / "versions").glob(".*"):
+            shutil.rmtree(left, ignore_errors=True)
         with dvc_session(repository.path) as dvc:
             # Every snapshot that is kept has a tag.
             dvc.gc(workspace=True, all_tags=True, cloud=True, remote="plant", force=True)
+
+
+def when(day: str) -> tuple[float, str]:
+    """Return what sorts days as dates, and blocks of counts as numbers."""
+    try:
+        return float(day), ""
+    except ValueError:
+        return 0.0, day
 
 
 def _counts(manifest: Mapping[str, Any]) -> dict[tuple[str, str], int]:

@@ -225,8 +225,7 @@ class Ledger:
     def end(self) -> End:
         """Return the end of the chain and the account as this object has last seen them.
 
-        All that it has charged itself is in it; what others have charged since its last look will be in the
-        next receipt.
+        All that it has charged itself is in it; what others have charged since its last look is not.
         """
         with self._lock:
             return self._history.end(GENESIS)

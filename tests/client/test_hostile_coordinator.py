@@ -234,6 +234,7 @@ def ranged(low: float, high: float, **words: Any) -> Task:
         replace(TASK, window=Window(1)),
         replace(TASK, window=Window(4, 2)),
         replace(TASK, target=replace(TASK.target, cap=21.0)),
+        replace(TASK, split=replace(TASK.split, holdout=0.5)),
         replace(TASK, privacy=replace(TASK.privacy, unit="unit")),
     ],
 )

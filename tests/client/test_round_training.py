@@ -55,6 +55,25 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # --- receipts --------------------------------------------------------------------------------------
 
 
+def test_a_receipt_does_not_fall_behind_what_another_process_has_signed_meanwhile(
+    ready: PlantDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``privacy measure`` charges and signs while a round without charges trains."""
+    go(ready)
+    bench = Bench(ledger=Ledger(ready.ledger))
+    really = round_training.train
+
+    def meanwhile(*words: Any, **more: Any) -> Any:
+        monkeypatch.setattr(round_training, "train", really)
+        go(ready, number=9)
+        return really(*words, **more)
+
+    edit(ready, lambda plant: setattr(plant.policy.privacy, "allow_none", True))
+    monkeypatch.setattr(round_training, "train", meanwhile)
+    receipt = go(ready, OPEN, bench=bench).receipt
+    assert receipt.entries == len(Ledger(ready.ledger).entries()) == 4
+
+
 def test_a_receipt_is_signed_and_names_the_ledgers_end(ready: PlantDirectory) -> None:
     receipt = go(ready, number=3).receipt
     core_receipt.verify(receipt)

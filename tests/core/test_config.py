@@ -1,12 +1,15 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from interplant.core import config
+from interplant.core.contract import Column, Contract
 from interplant.core.errors import UsageError
-from interplant.core.schema import Federation, Plant, Task
+from interplant.core.possible import Impossible
+from interplant.core.schema import Federation, Plant, Privacy, Task, Window
 
 TASK = """\
 name: press-wear
@@ -325,3 +328,11 @@ def test_a_file_of_this_machine_may(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("INTERPLANT_ROUNDS", "5")
     path = write(tmp_path, TASK.replace("rounds: 3", "rounds: ${oc.env:INTERPLANT_ROUNDS}"))
     assert config.load(path, Task).rounds == 5
+
+
+def test_a_reading_whose_value_is_held_over_is_no_privacy_unit() -> None:
+    contract = Contract(hold=5, sensors={"s": Column("bar", 0, 1)})
+    task = Task(name="t", contract=contract, window=Window(1), privacy=Privacy(unit="row"))
+    with pytest.raises(Impossible, match="expected values that are not held over"):
+        task.check()
+    replace(task, contract=replace(contract, hold=0.0)).check()

@@ -246,3 +246,29 @@ def test_no_reading_is_lost_at_the_door_whatever_comes(
     assert both >= 3 if contract.hold else both == 3
     assert admitted.good.schema == door.layout(contract)
     assert set(admitted.bad.column("_rule").to_pylist()) <= set(door.RULES)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("007", "007"),
+        (" 7.0 ", "7"),
+        ("7", "7"),
+        ("00000000000000000001", "00000000000000000001"),
+        ("7.5", "7.5"),
+    ],
+)
+def test_a_machine_has_one_name_however_its_column_was_read(written: str, name: str) -> None:
+    table = pa.table({"machine": [written], "cycle": [1], "s": [0.5]})
+    assert door.admit(table, COUNTED, HISTORIAN, "here").good.column("machine").to_pylist() == [name]
+
+
+def test_two_large_numbers_are_two_machines() -> None:
+    table = pa.table({"machine": [2.0**60, 2.0**63], "cycle": [1, 1], "s": [0.5, 0.5]})
+    assert len(set(door.admit(table, COUNTED, HISTORIAN, "here").good.column("machine").to_pylist())) == 2
+
+
+def test_the_quarantine_keeps_the_sources_own_names() -> None:
+    crossed = Source(name="plc", kind="mqtt", columns={"force": "temperature", "temperature": "force"})
+    (row,) = admit(source=crossed, temperature=3.0, force="x").bad.to_pylist()
+    assert (row["_column"], row["_value"], row["force"], row["temperature"]) == ("temperature", "x", "x", "3")

@@ -303,3 +303,66 @@ def test_blocks_of_counts_come_in_their_order() -> None:
 def test_forward_filling_leaves_what_has_nothing_before_it() -> None:
     filled = frozen._forward(np.array([[np.nan, 1.0], [2.0, np.nan], [np.nan, np.nan]]))
     assert np.array_equal(filled, [[np.nan, 1.0], [2.0, 1.0], [2.0, 1.0]], equal_nan=True)
+
+
+def test_blocks_of_counts_are_compared_as_numbers(tmp_path: Path, repository: Repository) -> None:
+    contract = Contract(label="y", sensors={"a": Column("", 0, 9)})
+    store = Store(tmp_path / "store", contract)
+    fill(store, ["1"], [1_000_050])
+    made = repository.freeze(store)
+    assert versions.holding(repository, [made], None, ("200000", "inf")) == [made]
+    assert versions.holding(repository, [made], None, ("-inf", "900000")) == []
+
+
+def test_a_purge_that_was_killed_is_completed_by_the_next(
+    tmp_path: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store", STAMPED)
+    fill(store, ["secret", "press-2"], [1], a=[4.0])
+    one = repository.freeze(store)
+    store.erase("secret")
+    repository.freeze(store)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, "tag_of", killed)
+        with pytest.raises(KeyboardInterrupt):
+            versions.purge(repository, [one], "erased")
+    versions.purge(repository, [], "erased")
+    gone = one.files["1970-01-01/secret.parquet"]
+    left = {hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.rglob("*") if path.is_file()}
+    assert gone not in left
+
+
+def test_readings_that_are_brought_again_after_they_were_erased_are_a_snapshot_again(
+    tmp_path: Path, repository: Repository
+) -> None:
+    store = Store(tmp_path / "store", STAMPED)
+    fill(store, ["press-1", "press-2"], [1])
+    one = repository.freeze(store)
+    store.erase("press-2")
+    repository.freeze(store)
+    versions.purge(repository, [one], "erased")
+    fill(store, ["press-2"], [1])
+    again = repository.freeze(store)
+    assert again.digest == one.digest
+    assert repository.open().digest == one.digest
+    assert not repository.purged()
+
+
+def test_what_went_to_quarantine_is_on_record_though_no_reading_came(
+    tmp_path: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store", STAMPED)
+    fill(store, ["press-1"], [1])
+    store.index.note("plc", 3, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(Repository, "_track", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            repository.freeze(store)
+    assert repository.freeze(store).quarantined == 10
+    assert repository.freeze(store).quarantined == 10, "no news: the record stands"
+    store.index.note("plc", 0, 7)
+    assert repository.freeze(store).quarantined == 7

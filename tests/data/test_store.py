@@ -1,6 +1,7 @@
 """The store: every reading once, in its machine's day, on disk before anybody is told so."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -243,16 +244,17 @@ def test_whatever_comes_the_first_of_each_key_stands(
 ) -> None:
     found = Store(tmp_path_factory.mktemp("store"), COUNTED)
     expected: dict[tuple[str, int], int] = {}
-    conflicts = 0
+    conflicts = set()
     for batch, settle in batches:
         found.add(readings(COUNTED, [row(machine, time, a=float(value)) for (machine, time), value in batch]))
         for key, value in batch:
-            conflicts += expected.setdefault(key, value) != value
+            if expected.setdefault(key, value) != value:
+                conflicts.add((key, value))
         if settle:
             found.settle()
     found.settle()
     assert {(one[0], one[1]): one[2] for one in contents(found)} == expected
-    assert found.quarantine.rows() == conflicts
+    assert found.quarantine.rows() == len(conflicts)
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(
@@ -274,3 +276,34 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
 
 def test_times_are_whole_microseconds(tmp_path: Path) -> None:
     assert store.moments(readings(STAMPED, [row("1", 7)]), STAMPED).dtype == np.int64
+
+
+def test_a_column_that_is_new_in_the_contract_has_no_value_in_older_readings(tmp_path: Path) -> None:
+    add(Store(tmp_path, COUNTED), row("1", 1))
+    wider = replace(COUNTED, version=2, sensors={**COUNTED.sensors, "c": Column("", 0, 9)})
+    found = Store(tmp_path, wider)
+    assert add(found, row("1", 2, c=3.0)) == Added(1, 0, 0)
+    (partition,) = found.partitions()
+    assert found.read(partition).column("c").to_pylist() == [None, 3.0]
+
+
+def test_a_row_is_in_quarantine_once_however_often_it_comes(tmp_path: Path) -> None:
+    found = Store(tmp_path, COUNTED)
+    bad = door.mark(
+        pa.table({"machine": ["1", "1"], "a": ["x", "y"]}), [("type", "a")] * 2, ["x", "y"], "s", "o"
+    )
+    assert found.hold(bad) == 2
+    assert Store(tmp_path, COUNTED).hold(bad) == 0
+    assert found.quarantine.rows() == 2
+    found.erase("2")
+    assert found.index.held([]) == set()
+
+
+def test_what_a_killed_writer_left_is_erased(tmp_path: Path) -> None:
+    found = Store(tmp_path, COUNTED)
+    add(found, row("1", 1), row("2", 1))
+    left = [found.readings / "0" / ".1.parquet.abc", tmp_path / "incoming" / ".000.part"]
+    for path in left:
+        path.write_bytes(b"readings")
+    found.erase("1")
+    assert not any(path.exists() for path in left)

@@ -416,7 +416,7 @@ OF_THE_LEDGER = (
         "rollback-accepted-after-a-stop",
         "A restored backup gives the budget back, and the plant's own receipt is not asked.",
         ACCOUNT,
-        (("            receipts.require(directory, ledger)\n", ""),),
+        (("with receipts.require(directory, ledger):", "with ledger.one_look():"),),
         tests(
             "client/test_round_training",
             "test_an_older_ledger_put_back_while_the_plant_is_stopped_is_refused_and_repaired",
