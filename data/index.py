@@ -111,6 +111,11 @@ class Index:
             row = database.execute("SELECT * FROM partition WHERE name = ?", (name,)).fetchone()
         return Partition(*row) if row else None
 
+    def known(self) -> dict[str, Partition]:
+        """Return what is known of all partitions, by name, without a look at the files."""
+        with self._connected() as database:
+            return _all(database)
+
     def newest(self) -> dict[str, float]:
         """Return by machine the time of its newest reading."""
         with self._connected() as database:
@@ -119,7 +124,7 @@ class Index:
     def partitions(self, readings: Path, contract: Contract) -> list[Partition]:
         """Return all partitions by name, as the files in ``readings`` are now."""
         with self._connected() as database:
-            known = {row[0]: Partition(*row) for row in database.execute("SELECT * FROM partition")}
+            known = _all(database)
             files = {f"{path.parent.name}/{path.name}": path for path in readings.glob("*/[!.]*.parquet")}
             stale = [name for name, path in files.items() if not _is_as_known(path, known.get(name))]
             fresh = {name: _look(files[name], name, contract) for name in stale}
@@ -182,6 +187,10 @@ class Index:
                 f"{self.path}: the store's index cannot be used: {error}; remove it, it is made anew from "
                 "the readings"
             ) from None
+
+
+def _all(database: sqlite3.Connection) -> dict[str, Partition]:
+    return {row[0]: Partition(*row) for row in database.execute("SELECT * FROM partition")}
 
 
 def _put(database: sqlite3.Connection, partitions: Iterable[Partition]) -> None:

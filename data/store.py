@@ -192,10 +192,10 @@ class Store:
     def share(self, folder: Path, partitions: Sequence[Partition]) -> None:
         """Share the bytes of a snapshot's files, where they are still what the store has: no second copy."""
         with self.locked():
-            shared = []
+            shared, known = [], self.index.known()
             for one in partitions:
                 own, other = self.readings / one.name, folder / one.name
-                if self.index.get(one.name) == one and not own.samefile(other) and linked(other, own):
+                if known.get(one.name) == one and not own.samefile(other) and linked(other, own):
                     shared.append(replace(one, changed=own.stat().st_mtime_ns))
             self.index.put(shared)
 
