@@ -234,7 +234,12 @@ OF_ACCOUNTS = (
         "classes-changed-after-the-fact",
         "A task comes back with other classes again and again, and reads the labels off the refusals.",
         POLICY,
-        (("(task.contract, task.window, task.target)", "(task.contract, task.window)"),),
+        (
+            (
+                "(task.contract, task.window, task.target, task.split)",
+                "(task.contract, task.window, task.split)",
+            ),
+        ),
         tests(
             "client/test_hostile_coordinator",
             "test_a_private_task_cannot_come_back_with_other_questions_about_the_data",
