@@ -215,11 +215,14 @@ class Stored:
             yield self.store.read(one)
 
     def unique(self) -> int:
-        """Readings in the store; where time is a moment, single values since the first was expected."""
+        """Readings in the store; where time is a moment, single values since the first was expected.
+
+        A value that is a broken sensor's status is kept too, in quarantine.
+        """
         if self.since is None:
             self.store.settle()
             return sum(one.rows for one in self.store.partitions())
-        found = 0
+        found = self.store.quarantine.rows()
         for table in self._tables():
             own = table.filter(pc.greater_equal(table.column("at"), pa.scalar(self.since)))
             found += sum(len(own) - own.column(name).null_count for name in self.store.contract.sensors)
