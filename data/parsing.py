@@ -72,7 +72,8 @@ def times(column: "pa.ChunkedArray", contract: Contract, unit: str = "") -> Pars
     nothing = np.zeros(len(column), np.bool_)
     if unit:
         found = numbers(column)
-        micros = found.values * EPOCHS[unit]
+        with np.errstate(over="ignore"):
+            micros = found.values * EPOCHS[unit]
         wrong = found.wrong | _infinite(found.values) | (np.abs(micros) > 2.0**62)
         return Parsed(_whole(micros, wrong | found.missing), found.missing, wrong, nothing)
     missing = np.asarray(column.is_null()) if column.null_count else nothing
