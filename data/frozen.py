@@ -131,24 +131,30 @@ class FrozenReader:
         content: dict[str, Any] = json.loads(self._content(MANIFEST))
         return content
 
+    @cached_property
+    def contract(self) -> Contract:
+        """What the readings were held to."""
+        return config.parse(self.manifest["contract"], Contract, str(self.folder / MANIFEST))
+
     def machines(self) -> list[list[str]]:
         """Return each machine's partitions in the order of time, machines by their files' names."""
         found: dict[str, list[str]] = {}
         for name in self.files:
             if name != MANIFEST:
                 found.setdefault(name.rpartition("/")[2], []).append(name)
-        return [sorted(found[machine], key=_when) for machine in sorted(found)]
+        return [
+            sorted(found[machine], key=lambda name: when(name.partition("/")[0])) for machine in sorted(found)
+        ]
 
-    def read(self, names: list[str]) -> "pa.Table":
-        """Return the readings of partitions, one after the other.
+    def read(self, name: str) -> "pa.Table":
+        """Return the readings of a partition.
 
         Raises:
             InterplantError: A file is not what the snapshot says.
         """
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return pa.concat_tables([pq.read_table(io.BytesIO(self._content(name))) for name in names])
+        return pq.read_table(io.BytesIO(self._content(name)))
 
     def _content(self, name: str) -> bytes:
         content = (self.folder / name).read_bytes()
@@ -160,10 +166,12 @@ class FrozenReader:
         return content
 
 
-def _when(name: str) -> tuple[int, str]:
-    """Days sort as text, blocks of counts as numbers."""
-    day = name.partition("/")[0]
-    return (int(day), "") if day.lstrip("-").isdigit() else (0, day)
+def when(day: str) -> tuple[float, str]:
+    """Return what sorts days as dates, and blocks of counts as numbers."""
+    try:
+        return float(day), ""
+    except ValueError:
+        return 0.0, day
 
 
 @dataclass(frozen=True)
@@ -212,13 +220,10 @@ def pieces(reader: FrozenReader, record: Record) -> "Iterator[pd.DataFrame]":
     """
     import pandas as pd
 
-    manifest = reader.manifest
-    contract = config.parse(manifest["contract"], Contract, str(reader.folder / MANIFEST))
+    contract, labelled = reader.contract, bool(reader.manifest["labelled"])
     before, told = None, -np.inf
     for name in record.partitions:
-        frame = _frame(
-            fitted(reader.read([name]), contract), record.number, contract, bool(manifest["labelled"])
-        )
+        frame = _frame(reader.read(name), record.number, contract, labelled)
         if contract.hold:
             raw = frame if before is None else pd.concat([before, frame], ignore_index=True)
             end = raw[contract.time].iloc[-1]
@@ -249,9 +254,7 @@ def unseen(store: Store, known: Mapping[str, str]) -> "Iterator[pd.DataFrame]":
     for one in sorted(fresh, key=lambda one: one.day if stamped else (one.machine, one.first)):
         groups.setdefault(one.day if stamped else one.name, []).append(one)
     for group in groups.values():
-        frames = [
-            _frame(fitted(store.read(one), contract), numbers[one.machine], contract, False) for one in group
-        ]
+        frames = [_frame(store.read(one), numbers[one.machine], contract, False) for one in group]
         frames = [_held_over(frame, contract) if contract.hold else frame for frame in frames]
         yield pd.concat(frames, ignore_index=True)
 
@@ -277,6 +280,7 @@ def held_out(names: set[str], share: float) -> set[str]:
 def _frame(table: "pa.Table", number: int, contract: Contract, labelled: bool) -> "pd.DataFrame":
     import pandas as pd
 
+    table = fitted(table, contract)
     times = moments(table, contract)
     inputs = [*([contract.cycle] if contract.cycle else []), *columns(contract)]
     return pd.DataFrame(

@@ -14,6 +14,7 @@ from typing import Any, Final
 from interplant.core.errors import UsageError
 from interplant.core.files import write_atomic
 from interplant.data.dvc_session import dvc_session
+from interplant.data.frozen import when
 from interplant.data.git import git
 from interplant.data.snapshots import PURGED, READINGS, Repository, Snapshot, tag_of
 from interplant.data.tables import MANIFEST
@@ -109,14 +110,6 @@ def purge(repository: Repository, snapshots: Iterable[Snapshot], why: str) -> No
         with dvc_session(repository.path) as dvc:
             # Every snapshot that is kept has a tag.
             dvc.gc(workspace=True, all_tags=True, cloud=True, remote="plant", force=True)
-
-
-def when(day: str) -> tuple[float, str]:
-    """Return what sorts days as dates, and blocks of counts as numbers."""
-    try:
-        return float(day), ""
-    except ValueError:
-        return 0.0, day
 
 
 def _counts(manifest: Mapping[str, Any]) -> dict[tuple[str, str], int]:
