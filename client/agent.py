@@ -21,7 +21,7 @@ from interplant.client.outbox import Outbox
 from interplant.client.trainer import KeptTrainer, WarmTrainer
 from interplant.core import blobs, certificates, flower, logs, processes
 from interplant.core import federation_pb2 as pb
-from interplant.core.errors import InterplantError, Refusal, UsageError
+from interplant.core.errors import InterplantError, Refusal
 from interplant.core.inline import check_inline
 from interplant.core.release import ReleaseRefused
 from interplant.core.tensors import Tensors
@@ -296,14 +296,7 @@ def main(words: list[str]) -> int:
     logs.setup()
     stopping = threading.Event()
     processes.on_stop_signals(stopping)
-    try:
-        return Agent(PlantDirectory(Path(words[0])), stopping=stopping).run()
-    except UsageError as error:
-        processes.last_words(str(error))
-        return error.exit_code
-    except InterplantError as error:
-        log.error("%s", error)
-        return error.exit_code
+    return processes.ended(lambda: Agent(PlantDirectory(Path(words[0])), stopping=stopping).run(), log)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from pathlib import Path
 from interplant.client import intake
 from interplant.client.directory import PlantDirectory
 from interplant.core import logs, processes
-from interplant.core.errors import InterplantError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -20,16 +19,13 @@ def main(words: list[str]) -> int:
     stopping = threading.Event()
     processes.on_stop_signals(stopping)
     plant = PlantDirectory(Path(words[0]))
-    try:
+
+    def work() -> int:
         intake.bring(plant, intake.store_of(plant), watch=True, stop=stopping)
         return 0
-    except UsageError as error:
-        processes.last_words(str(error))
-        return error.exit_code
-    except InterplantError as error:
-        # Begun again by the supervisor: a full disk is not full for ever.
-        log.error("%s", error)
-        return error.exit_code
+
+    # What fails is begun again by the supervisor: a full disk is not full for ever.
+    return processes.ended(work, log)
 
 
 if __name__ == "__main__":

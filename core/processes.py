@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from interplant.core.errors import InterplantError, UsageError
+
 log = logging.getLogger(__name__)
 
 HOPELESS = 3
@@ -42,6 +44,25 @@ def last_words(sentence: str) -> None:
     """
     sys.stdout.write(f"{sentence}\n")
     sys.stdout.flush()
+
+
+def ended(work: Callable[[], int], log: logging.Logger) -> int:
+    """Do the work of a supervised child and return its exit code.
+
+    Wrong words and files are its `last_words`, as starting it again cannot help; other failures are logged.
+
+    Args:
+        work: Returns an exit code.
+        log: The child's.
+    """
+    try:
+        return work()
+    except UsageError as error:
+        last_words(str(error))
+        return error.exit_code
+    except InterplantError as error:
+        log.error("%s", error)
+        return error.exit_code
 
 
 def python_module(module: str, *words: str) -> list[str]:

@@ -12,7 +12,7 @@ import grpc
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
 from interplant.core import logs, processes
-from interplant.core.errors import InterplantError, UsageError
+from interplant.core.errors import InterplantError
 from interplant.server.control import connect
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.grid import GrpcGrid
@@ -122,14 +122,7 @@ def main(words: list[str]) -> int:
     """Run the round process of the coordinator in the directory ``words[0]``."""
     processes.follow_parent()
     logs.setup()
-    try:
-        return Runner(CoordinatorDirectory(Path(words[0]))).work()
-    except UsageError as error:
-        processes.last_words(str(error))
-        return error.exit_code
-    except InterplantError as error:
-        log.error("%s", error)
-        return error.exit_code
+    return processes.ended(lambda: Runner(CoordinatorDirectory(Path(words[0]))).work(), log)
 
 
 if __name__ == "__main__":
