@@ -24,7 +24,7 @@ from interplant.core.files import write_atomic
 from interplant.core.release import FILES, Lineage, Participant, ReleaseRefused
 from interplant.core.schema import Connection, Model, Plant, Target, Task, Window
 from interplant.data.frames import Dataset
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 from interplant.server.packaging import PackageOrder, package
 
 CAP = 20.0
