@@ -23,6 +23,7 @@ from interplant.core.plant_config import (
     Policy,
     PrivacyPolicy,
     ReleasePolicy,
+    Serving,
     Source,
     TrainerSettings,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "PrivacyPolicy",
     "ReleasePolicy",
     "Rounds",
+    "Serving",
     "Source",
     "Split",
     "Strategy",
