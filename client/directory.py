@@ -108,8 +108,13 @@ class PlantDirectory:
 
     @cached_property
     def champion(self) -> Path:
-        """Which release serves now."""
+        """Which release serves now; see `interplant.client.champion`."""
         return self.path / "champion.json"
+
+    @cached_property
+    def challenger(self) -> Path:
+        """Which release answers beside it, if any."""
+        return self.path / "challenger.json"
 
     @cached_property
     def audit(self) -> Path:
@@ -155,6 +160,11 @@ class PlantDirectory:
     def drift_events(self) -> Path:
         """Drifts that began, line by line; they stay here."""
         return self.path / "drift.jsonl"
+
+    @cached_property
+    def predictions(self) -> Path:
+        """What was predicted here, and labels that came; see `interplant.client.predictions`."""
+        return self.path / "predictions.db"
 
     @cached_property
     def serve_lock(self) -> Path:
