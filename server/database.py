@@ -53,8 +53,12 @@ def connect(url: URL, create: bool = False) -> Engine:
         raise UsageError(f"database: {place} needs a driver: {error}; install it") from None
     if url.get_backend_name() == "sqlite":
         _tune_sqlite(engine)
-    with translated(place):
-        _prepare(engine, place)
+    try:
+        with translated(place):
+            _prepare(engine, place)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 

@@ -66,7 +66,7 @@ def reject(directory: CoordinatorDirectory, release: str, person: str, reason: s
 def roll_back(
     directory: CoordinatorDirectory, release: str, to: str | None, person: str, reason: str
 ) -> tuple[Release, bool]:
-    """Take a release back everywhere; see `interplant.server.release_records.ReleaseRecords` and `approve`."""
+    """Take a release back everywhere; see `Registry.roll_back_release` and `approve`."""
     text = f"by {person}" + (f": {reason}" if reason else "")
     return _decide(directory, release, lambda registry: registry.roll_back_release(release, to, text)[0])
 
