@@ -72,6 +72,23 @@ def approve(
 
 
 @app.command()
+def rollback(
+    release: Annotated[
+        str | None, typer.Argument(help="The release to go back to; by default the good one before.")
+    ] = None,
+    plant: Annotated[Path, typer.Option("--plant", help="The plant's directory.")] = plants.HERE,
+    json: Json = False,
+) -> None:
+    """At a plant: serve an earlier release again, at once; the one that serves now is not taken again."""
+    from interplant.client.rollback import roll_back
+
+    place = PlantDirectory(plant)
+    place.check()
+    found = roll_back(place, release)
+    show(json, asdict(found), f"Release {found.release} serves again.")
+
+
+@app.command()
 def verify(
     release: Annotated[Path, typer.Argument(help="The release's folder, or a file in it.")],
     key: Annotated[Path, typer.Option("--key", help="The federation's public key, release.pub.")],
@@ -103,10 +120,10 @@ def card(
 
 
 def _list_at(plant: PlantDirectory, json: bool) -> None:
-    from interplant.client import verdicts
+    from interplant.client import deployment
 
     plant.check()
-    found = verdicts.verdicts(plant)
+    found = deployment.standing(plant)
     rows = [[name, one.state, one.sentence] for name, one in found]
     document = [{"release": name, **asdict(one)} for name, one in found]
     show(json, document, table(["release", "state", "why"], rows, "No release has come here yet."))
@@ -114,11 +131,11 @@ def _list_at(plant: PlantDirectory, json: bool) -> None:
 
 def _show_at(plant: PlantDirectory, release: str, json: bool) -> None:
     from interplant.client import champion as pointers
-    from interplant.client import verdicts
+    from interplant.client import deployment
     from interplant.core.errors import UsageError
 
     plant.check()
-    verdict, champion = verdicts.verdict_of(plant, release), pointers.champion(plant)
+    verdict, champion = dict(deployment.standing(plant)).get(release), pointers.champion(plant)
     if verdict is None:
         raise UsageError(
             f"release {release!r} was not tried at this plant; "

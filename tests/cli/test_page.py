@@ -1,6 +1,7 @@
 """docs/commands.md says what the commands are, and its examples run."""
 
 import hashlib
+import json
 import re
 import shlex
 import shutil
@@ -13,7 +14,9 @@ import pyarrow as pa
 import pytest
 
 from interplant.cli.commands import command
+from interplant.client import deployment
 from interplant.client import setup as plant_setup
+from interplant.client.directory import PlantDirectory
 from interplant.core import certificates, config
 from interplant.core.schema import Source, Task
 from interplant.data import cmapss
@@ -28,6 +31,7 @@ from interplant.server.directory import CoordinatorDirectory
 
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 RUN = "20260101-120000-ab12"
+RELEASE = f"turbofan-{RUN}"
 Call = Callable[..., Any]
 
 
@@ -136,6 +140,10 @@ def prepare(name: str, place: Path, patch: pytest.MonkeyPatch) -> None:
             "enrol",
             lambda join, request: authority.accept(certificates.identity(join.certificate), request),
         )
+    if name == "interplant release rollback":
+        deployment.approve(PlantDirectory(place / "north"), RELEASE)
+        later = {"release": "later", "previous": RELEASE, "since": "2026-01-02T12:00:00+00:00"}
+        (place / "north" / "champion.json").write_text(json.dumps(later))
     if name == "interplant run resume":
         runs.stop_run(coordinator, RUN)
     if name == "interplant data fetch":
