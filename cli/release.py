@@ -95,14 +95,26 @@ def rollback(
         str | None, typer.Argument(help="The release to go back to; by default the good one before.")
     ] = None,
     taken_back: Annotated[
-        str | None, typer.Option("--from", help="The release to take back; by default the one on offer.")
+        str | None,
+        typer.Option(
+            "--from", help="Take this release back at the coordinator; by default the one on offer."
+        ),
     ] = None,
     directory: Directory = HERE,
+    plant: releases.AtPlant = None,
     reason: decisions.Reason = "",
     json: Json = False,
 ) -> None:
-    """Take a release back, at every plant that serves it and whose policy allows it."""
-    decisions.roll_back(CoordinatorDirectory(directory), taken_back, release, reason, json)
+    """Take a release back: at the coordinator for every plant that lets it, at a plant at once."""
+    if plant is None:
+        decisions.roll_back(CoordinatorDirectory(directory), taken_back, release, reason, json)
+        return
+    from interplant.client.rollback import roll_back
+
+    place = PlantDirectory(plant)
+    place.check()
+    found = roll_back(place, release)
+    show(json, asdict(found), f"Release {found.release} serves again.")
 
 
 @app.command()
@@ -137,10 +149,10 @@ def card(
 
 
 def _list_at(plant: PlantDirectory, json: bool) -> None:
-    from interplant.client import verdicts
+    from interplant.client import deployment
 
     plant.check()
-    found = verdicts.verdicts(plant)
+    found = deployment.standing(plant)
     rows = [[name, one.state, one.sentence] for name, one in found]
     document = [{"release": name, **asdict(one)} for name, one in found]
     show(json, document, table(["release", "state", "why"], rows, "No release has come here yet."))
@@ -148,11 +160,11 @@ def _list_at(plant: PlantDirectory, json: bool) -> None:
 
 def _show_at(plant: PlantDirectory, release: str, json: bool) -> None:
     from interplant.client import champion as pointers
-    from interplant.client import verdicts
+    from interplant.client import deployment
     from interplant.core.errors import UsageError
 
     plant.check()
-    verdict, champion = verdicts.verdict_of(plant, release), pointers.champion(plant)
+    verdict, champion = dict(deployment.standing(plant)).get(release), pointers.champion(plant)
     if verdict is None:
         raise UsageError(
             f"release {release!r} was not tried at this plant; "

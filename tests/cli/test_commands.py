@@ -319,6 +319,24 @@ def test_a_release_is_approved_by_a_person(waiting: PlantDirectory, interplant: 
     assert interplant("release", "show", "other", "--plant", waiting.path).code == 2
 
 
+def test_a_person_goes_back_at_a_plant(waiting: PlantDirectory, interplant: Call) -> None:
+    words = ["release", "rollback", "--plant", waiting.path]
+    done = interplant(*words)
+    assert done.code == 2
+    assert "expected an earlier release to go back to, found none" in done.err
+    interplant("release", "approve", RELEASE, "--plant", waiting.path)
+    waiting.champion.write_text(json.dumps({"release": "r-2", "previous": RELEASE, "since": "2025"}))
+    assert interplant(*words, "--json").json["release"] == RELEASE
+    champion = pointers.champion(waiting)
+    assert champion is not None
+    assert (champion.release, champion.previous) == (RELEASE, None)
+    listed = interplant("release", "list", "--plant", waiting.path, "--json").json
+    assert {one["release"]: one["state"] for one in listed} == {RELEASE: "active", "r-2": "rolled_back"}
+    done = interplant(*words, "other")
+    assert done.code == 2
+    assert "expected one that has served here" in done.err
+
+
 def test_a_release_that_was_changed_is_not_approved(waiting: PlantDirectory, interplant: Call) -> None:
     (waiting.releases / RELEASE / "weights.safetensors").write_bytes(b"other weights")
     done = interplant("release", "approve", RELEASE, "--plant", waiting.path)

@@ -30,6 +30,7 @@ from interplant.server.registry import Registry
 
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 RUN = "20260101-120000-ab12"
+RELEASE = f"turbofan-{RUN}"
 Call = Callable[..., Any]
 
 
