@@ -5,9 +5,10 @@ the store with its files fsynced) with pyarrow alone reading the same file and w
 fsynced too. ``snapshot`` compares the second snapshot, after 1 % of the partitions changed, with the first,
 in one process: imports (0.3 s) are in neither. ``windows`` measures memory (PSS) beyond what the process
 held with torch and the libraries loaded, while batches are drawn. ``mqtt`` and ``opcua`` need a broker
-(mosquitto) and the extra ``opcua``.
+(mosquitto) and the extra ``opcua``. ``large`` brings one CSV file of 10 GB in; it runs where it is named, and
+takes as much disk twice.
 
-    python benchmarks/data.py --json [--cases ingest,snapshot,windows,mqtt,opcua] [--rows 4000000]
+    python benchmarks/data.py --json [--cases ingest,snapshot,windows,mqtt,opcua,large] [--rows 4000000]
         [--store-rows 16000000] [--seconds 60] [--short]
 """
 
@@ -185,7 +186,7 @@ def draw(folder: Path) -> None:
     """Cut the windows of a repository and draw batches; print what it took."""
     import torch
 
-    from interplant.data.mapped import mapped_windows
+    from interplant.data.mapped import Cut, mapped_windows
 
     contract = CONTRACT
     task = Task(
@@ -198,7 +199,7 @@ def draw(folder: Path) -> None:
     start = memory([os.getpid()]).pss
     with watched() as peak:
         begun = time.monotonic()
-        windows = mapped_windows(reader, task, folder / "windows")
+        windows = mapped_windows(reader, task, folder / "windows", Cut())
         cut = time.monotonic() - begun
         rng = np.random.default_rng(0)
         begun = time.monotonic()
@@ -246,6 +247,40 @@ class Stored:
         return len(table) - len(table.group_by([contract.machine, contract.time]).aggregate([]))
 
 
+def measure_large(folder: Path, gigabytes: float) -> Iterator[Result]:
+    """Ingest of one CSV file of many gigabytes, in a process of its own."""
+    path, rows, day = folder / "readings.csv", 0, 0
+    with path.open("wb") as file:
+        while file.tell() < gigabytes * 1e9:
+            table = readings(500_000 if gigabytes >= 1 else 5_000, day)
+            options = pyarrow.csv.WriteOptions(include_header=not day)
+            pyarrow.csv.write_csv(table, file, options)
+            rows, day = rows + len(table), day + 1
+    size = path.stat().st_size / 1e9
+    done = subprocess.run(
+        [sys.executable, __file__, "--bring", str(path)], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert (found["rows"], found["bad"]) == (rows, 0), found
+    yield Result("large file, size", round(size, 2), "GB")
+    yield Result("large file, readings in the store", found["rows"], "readings", rows, found["rows"] == rows)
+    yield Result("large file, seconds", found["seconds"], "s")
+    yield Result("large file, peak memory beyond the start", found["peak"], "MB")
+
+
+def bring_alone(path: Path) -> None:
+    """Bring one file into a new store beside it; print what it took."""
+    start = memory([os.getpid()]).pss
+    with watched() as peak:
+        begun = time.monotonic()
+        brought = bring(path, path.parent)
+        seconds = round(time.monotonic() - begun, 1)
+    rows = sum(one.rows for one in Store(path.parent / "store", CONTRACT).partitions())
+    assert rows == brought.rows, (rows, brought)
+    peak_megabytes = round(peak.pss - start, 1)
+    print(json.dumps({"rows": rows, "bad": brought.bad, "seconds": seconds, "peak": peak_megabytes}))
+
+
 def measure_mqtt(folder: Path, seconds: float) -> Iterator[Result]:
     """10 000 readings a second into a store, the broker stopped and started twice."""
     yield from _streamed("mqtt", sources.mqtt(seconds, 10_000, Stored))
@@ -284,10 +319,12 @@ CASES = {
     "windows": measure_windows,
     "mqtt": measure_mqtt,
     "opcua": measure_opcua,
+    "large": measure_large,
 }
+USUAL = [name for name in CASES if name != "large"]
 
 
-SHORT = {"mqtt": 6.0, "opcua": 12.0}
+SHORT = {"mqtt": 6.0, "opcua": 12.0, "large": 0.02}
 
 
 def main() -> None:
@@ -297,17 +334,22 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4_000_000, help="readings of ingest")
     parser.add_argument("--store-rows", type=int, default=16_000_000, help="readings of snapshot and windows")
     parser.add_argument("--seconds", type=float, default=60.0, help="of mqtt and opcua")
-    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--gigabytes", type=float, default=10.0, help="of large")
+    parser.add_argument("--cases", default=",".join(USUAL), help=f"some of {','.join(CASES)}")
     parser.add_argument(
         "--short", action="store_true", help="few readings: shows that it runs, decides nothing"
     )
     parser.add_argument("--draw", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--bring", type=Path, help=argparse.SUPPRESS)
     words = parser.parse_args()
     if words.draw:
         draw(words.draw)
         return
+    if words.bring:
+        bring_alone(words.bring)
+        return
     sizes = {"ingest": words.rows, "snapshot": words.store_rows, "windows": words.store_rows}
-    sizes |= {"mqtt": words.seconds, "opcua": words.seconds}
+    sizes |= {"mqtt": words.seconds, "opcua": words.seconds, "large": words.gigabytes}
     results = []
     for case in words.cases.split(","):
         with tempfile.TemporaryDirectory(prefix="interplant-data-") as place:

@@ -6,7 +6,6 @@ Then what the plant's data decides: the error on held-out machines, against what
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -18,10 +17,8 @@ from interplant.core.errors import InterplantError
 from interplant.core.release import ONNX, TASK, WEIGHTS, Release, ReleaseRefused, parse_task
 from interplant.core.schema import Task
 from interplant.core.targets import TIME, VALUE, Target
-from interplant.data import snapshots
 
 if TYPE_CHECKING:
-    from interplant.data.frames import Dataset
     from interplant.data.windows import Windows
 
 PLAUSIBLE: Final = (-1.0, 2.0)
@@ -90,12 +87,9 @@ def measure(plant: PlantDirectory, release: Release, champion: str | None, margi
         raise ReleaseRefused(
             "other_task", f"the champion {champion} is for {other.name!r}, a {other.target.kind}"
         )
-    dataset = _dataset(plant, release.task)
-    if dataset.holdout.empty:
-        raise ReleaseRefused("no_holdout")
-    windows, rival = _rival(plant, dataset, release.task, champion, other, margin)
+    windows, rival = _rival(plant, release.task, champion, other, margin)
     target = release.task.target
-    predicted = export.predict_onnx(release.folder / ONNX, windows.x[:], outputs=target.outputs)
+    predicted = export.predict_onnx(release.folder / ONNX, windows.x, outputs=target.outputs)
     _check_plausible(predicted, target)
     found = measures.scores(target, measures.Predicted(predicted, windows.y))
     measure = measures.MEASURES[target.kind]
@@ -120,34 +114,29 @@ class Worse(ReleaseRefused):
 
 
 def _rival(
-    plant: PlantDirectory,
-    dataset: "Dataset",
-    task: Task,
-    champion: str | None,
-    other: Task | None,
-    margin: float,
+    plant: PlantDirectory, task: Task, champion: str | None, other: Task | None, margin: float
 ) -> tuple["Windows", _Rival]:
     """The challenger's windows of the hold-out, and what it has to beat on them.
 
     All windows of the held-out machines, as in serving; one a machine where the two tasks cut them
     differently, so that both predict the same.
     """
-    from interplant.data import windows as cutting
+    from interplant.data.cuts import windows_of
+    from interplant.data.mapped import Cut
 
     # Where the plant bills whether its data fits a contract, a verdict must not tell it for nothing.
     checked = billed(plant.load().policy.privacy, task)
-    training_windows = partial(cutting.training_windows, checked=checked)
-    last_windows = partial(cutting.last_windows, checked=checked)
+    snapshot = plant.repository().open()
     if champion is None or other is None:
-        windows = _some(training_windows(dataset.holdout, task))
-        learned = _some(training_windows(dataset.train, task)).y
+        windows = _some(windows_of(snapshot, task, plant.windows, Cut(held=True, checked=checked)))
+        learned = _some(windows_of(snapshot, task, plant.windows, Cut(checked=checked))).y
         error = _error(measures.constant(task.target, learned, len(windows)), windows, task)
         return windows, _Rival("baseline", "mean", error, np.nextafter(error, 0.0))
     same = (task.contract, task.window, task.target) == (other.contract, other.window, other.target)
-    cut = training_windows if same else last_windows
-    windows = _some(cut(dataset.holdout, task))
-    old = windows if same else cut(dataset.holdout, other)
-    predicted = export.predict_onnx(plant.releases / champion / ONNX, old.x[:], outputs=other.target.outputs)
+    cut = Cut(held=True, last=not same, checked=checked)
+    windows = _some(windows_of(snapshot, task, plant.windows, cut))
+    old = windows if same else windows_of(snapshot, other, plant.windows, cut)
+    predicted = export.predict_onnx(plant.releases / champion / ONNX, old.x, outputs=other.target.outputs)
     error = _error(predicted, windows if task.target.kind == TIME else old, other)
     return windows, _Rival("worse", "champion", error, error * (1.0 + margin))
 
@@ -157,11 +146,6 @@ def _some(windows: "Windows") -> "Windows":
     if not len(windows):
         raise ReleaseRefused("no_holdout")
     return windows
-
-
-def _dataset(plant: PlantDirectory, task: Task) -> "Dataset":
-    repository = plant.repository()
-    return snapshots.load(repository.open(), task.split)
 
 
 def _error(predicted: export.Floats, windows: "Windows", task: Task) -> float:

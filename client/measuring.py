@@ -6,7 +6,7 @@ to the task's contract. It stands in ``audit.jsonl``.
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +18,13 @@ from interplant.client.policy import check_columns
 from interplant.core.contract import Contract
 from interplant.core.errors import UsageError
 from interplant.core.schema import PRIVATE, Plant, Task
-from interplant.data.shares import Bins, count_units
+from interplant.data.shares import Bins, count_units, frames
 from interplant.data.snapshots import Snapshot
 from interplant.data.windows import rounded
 from interplant.privacy.ledger import Ledger, Reservation
 from interplant.privacy.plan import SIZES, Measurement, Statistic
 from interplant.privacy.statistics import noised, noised_vectors
 from interplant.privacy.stream import Stream
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 RUN = "measure"
 """What stands in the ledger in place of a run."""
@@ -74,7 +71,7 @@ def measure_sizes(directory: PlantDirectory, task: Task, noise: float) -> Measur
     """
     one = Statistic("units", 1.0, noise)
     taken = _Look.at(directory, task, one)
-    count = count_units(taken.readings, task)
+    count = count_units(frames(taken.snapshot, task.split), task)
     size = max(1, rounded(max(0, round(noised(np.ones(count), one, Stream())))))
     return taken.result("sizes", one, {SIZES[task.privacy.unit]: size})
 
@@ -107,7 +104,7 @@ def measure_ranges(
     one = Statistic("ranges", over.bound, noise)
     taken = _Look.at(directory, task, one)
     size = math.prod(over.shape)
-    sums = noised_vectors(over.shares(taken.readings, task), size, one, Stream())
+    sums = noised_vectors(over.shares(frames(taken.snapshot, task.split), task), size, one, Stream())
     found = _ranges(task.contract, over, sums.reshape(over.shape), one, tail)
     return taken.result("ranges", one, found)
 
@@ -136,7 +133,6 @@ class _Look:
     snapshot: Snapshot
     charge: Reservation
     before: float
-    readings: "pd.DataFrame"
 
     @classmethod
     def at(cls, directory: PlantDirectory, task: Task, one: Statistic) -> "_Look":
@@ -149,9 +145,7 @@ class _Look:
         account = Account.of(directory, plant, task, Ledger(directory.ledger))
         before = account.spent().epsilon
         charge = account.reserve(asked, RUN, 0)
-        return cls(
-            directory, plant, account, snapshot, charge, before, repository.load(snapshot, task.split).train
-        )
+        return cls(directory, plant, account, snapshot, charge, before)
 
     def result(self, what: str, one: Statistic, found: dict[str, Any]) -> Measured:
         """Say what was found and what it cost, and log it."""

@@ -13,17 +13,17 @@ from interplant.client import intake, quality
 from interplant.client.account import Account
 from interplant.client.directory import PlantDirectory
 from interplant.client.trained import Trained
-from interplant.core import config, models
+from interplant.core import models
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.files import disk_errors
 from interplant.core.receipt import Receipt
 from interplant.core.schema import Task
 from interplant.core.targets import scaled
 from interplant.core.tensors import Tensors
-from interplant.data.mapped import FORMAT, forget_windows, mapped_windows
-from interplant.data.repository import Repository
-from interplant.data.snapshots import Snapshot, reader_of
-from interplant.data.windows import Windows, training_windows
+from interplant.data.cuts import key_of, windows_of
+from interplant.data.mapped import Cut
+from interplant.data.snapshots import Snapshot
+from interplant.data.windows import Windows
 from interplant.privacy import checks, statistics
 from interplant.privacy.ledger import Ledger, Reservation
 from interplant.privacy.plan import Charged, Plan
@@ -32,7 +32,6 @@ from interplant.privacy.training import train
 from interplant.strategies import registry as strategies
 
 if TYPE_CHECKING:
-    import pandas as pd
     from torch import nn
 
 
@@ -94,10 +93,9 @@ def train_round(
             ledger.commit(charged)
         return account.seal(directory, plant, snapshot, task.privacy.mechanism, run, number)
 
-    def fits(readings: "pd.DataFrame") -> None:
+    def fits() -> None:
         assert plan is not None
-        asked = quality.question(plan, plant.policy.privacy)
-        quality.require(directory, account, readings, snapshot.digest, task, asked, charge)
+        quality.require(directory, account, snapshot, task, plan, charge)
 
     billed = quality.billed(plant.policy.privacy, task)
     if plan and task.privacy.private:
@@ -108,7 +106,7 @@ def train_round(
     if not billed:  # else whether data is good is told with noise alone
         quality.require_intake(snapshot, task)
     try:
-        windows = _windows(directory, bench, repository, snapshot, task, fits if billed else None)
+        windows = _windows(directory, bench, snapshot, task, fits if billed else None)
     except Refusal:
         if charges:
             seal()  # the refusal tells of the data: its charge must not be undone unnoticed
@@ -138,34 +136,25 @@ def train_round(
 def _windows(
     directory: PlantDirectory,
     bench: Bench,
-    repository: Repository,
     snapshot: Snapshot,
     task: Task,
-    fits: "Callable[[pd.DataFrame], None] | None",
+    fits: Callable[[], None] | None,
 ) -> Windows:
     """Return the snapshot's windows, cut once.
 
     Args:
         directory: Keeps those of a store in a file.
         bench: Keeps them.
-        repository: The plant's.
         snapshot: Of the plant.
         task: Contract, windows and target.
         fits: Refuses readings that break the contract, where that is charged; else they are held to it.
     """
-    parts = (task.contract, task.window, task.target, task.split)
-    asked = [snapshot.digest, *map(config.dump, parts), task.privacy.unit, fits is not None]
-    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    cut = Cut(checked=fits is not None)
+    key = f"{task.privacy.unit}-{key_of(snapshot, task, cut)}"
     if bench.key != key or bench.windows is None:
-        if fits is None and (reader := reader_of(snapshot)):
-            windows = mapped_windows(reader, task, directory.windows / f"{FORMAT}-{key}")
-            forget_windows(directory.windows, f"{FORMAT}-{key}")
-        else:
-            readings = repository.load(snapshot, task.split).train
-            if fits is not None:
-                fits(readings)
-            windows = training_windows(readings, task, checked=fits is not None)
-        bench.key, bench.windows = key, windows
+        if fits is not None:
+            fits()
+        bench.windows, bench.key = windows_of(snapshot, task, directory.windows, cut), key
     return bench.windows
 
 

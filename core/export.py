@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,16 @@ FURTHEST: Final = 10.0
 """Probes reach this far; a declared range is -1 to 1, and what a contract accepts -3 to 3."""
 
 Floats = NDArray[np.float32]
+
+
+class Windows(Protocol):
+    """Windows, float32 (N, channels, length): an array, or a file of which some are taken at a time."""
+
+    def __len__(self) -> int:
+        """Windows."""
+
+    def __getitem__(self, wanted: Any, /) -> Floats:
+        """Return those of a slice."""
 
 
 def export_onnx(model: "nn.Module", task: Task, path: Path) -> float:
@@ -106,7 +116,7 @@ def predict(model: "nn.Module", x: Floats, batch: int = 1024, outputs: int = 1) 
     return _joined(parts, outputs)
 
 
-def predict_onnx(model: Path | bytes, x: Floats, batch: int = 1024, outputs: int = 1) -> Floats:
+def predict_onnx(model: Path | bytes, x: Windows, batch: int = 1024, outputs: int = 1) -> Floats:
     """Predict with ONNX Runtime on one thread; see `predict`.
 
     Args:
@@ -257,8 +267,9 @@ def _line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _parts(x: Floats, batch: int) -> list[Floats]:
-    return [np.ascontiguousarray(x[start : start + batch]) for start in range(0, len(x), batch)]
+def _parts(x: Windows, batch: int) -> Iterator[Floats]:
+    """One after the other: those of windows in a file are never all in memory."""
+    return (np.ascontiguousarray(x[start : start + batch]) for start in range(0, len(x), batch))
 
 
 def _each(prediction: NDArray[Any], windows: int, outputs: int) -> Floats:

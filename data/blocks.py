@@ -13,7 +13,7 @@ from interplant.core.errors import UsageError
 from interplant.core.schema import Split
 from interplant.data import readings, tables
 from interplant.data.contract import Floats, columns, condition_of, usable
-from interplant.data.frozen import pieces, records, unseen
+from interplant.data.pieces import pieces, records, unseen
 from interplant.data.snapshots import Snapshot, reader_of
 from interplant.data.store import Store
 

@@ -7,28 +7,20 @@ machine. Who brought the readings is no part of it: the same readings are the sa
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from interplant.core import config
 from interplant.core.contract import Contract
-from interplant.core.errors import InterplantError, Refusal, UsageError
+from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import disk_errors, link_or_copy, write_atomic
-from interplant.core.schema import Split
-from interplant.data.contract import columns
-from interplant.data.frames import Dataset
 from interplant.data.index import Partition
-from interplant.data.store import Store, file_name, fitted, moments
 from interplant.data.tables import MANIFEST
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
 
 VERSION: Final = 2
@@ -177,173 +169,3 @@ def when(day: str) -> tuple[float, str]:
         return float(day), ""
     except ValueError:
         return 0.0, day
-
-
-@dataclass(frozen=True)
-class Record:
-    """One machine in a snapshot.
-
-    Args:
-        machine: Its name.
-        number: What stands for it in tables: the name where all machines' are whole numbers, else its place.
-        partitions: Names of its files in the order of time.
-        share: Share of its readings, from the first on, that are trained on; the rest is held out.
-    """
-
-    machine: str
-    number: int
-    partitions: tuple[str, ...]
-    share: float
-
-
-def records(reader: FrozenReader, split: Split) -> list[Record]:
-    """Return the machines of a snapshot, and what of each is held out.
-
-    Raises:
-        Refusal: ``contract``: no label is known, and the end of each record is to be held out: what is left
-            then has no end that would tell one.
-    """
-    manifest = reader.manifest
-    if split.by == "time" and not manifest["labelled"]:
-        raise Refusal("contract", "split.by: time needs a label at each reading, found none in the snapshot")
-    names = {file_name(machine): machine for day in manifest["days"].values() for machine in day}
-    numbers = numbered(set(names.values()))
-    outside = held_out(set(names.values()), split.holdout) if split.by == "unit" else set()
-    found = []
-    for partitions in reader.machines():
-        machine = names[partitions[0].rpartition("/")[2]]
-        share = 1.0 - split.holdout if split.by == "time" else float(machine not in outside)
-        found.append(Record(machine, numbers[machine], tuple(partitions), share))
-    return found
-
-
-def pieces(reader: FrozenReader, record: Record) -> "Iterator[pd.DataFrame]":
-    """Yield one machine's readings in the order of time, one partition in memory at a time.
-
-    Each is a frame of machine, time (counts, or seconds since 1970), cycle, inputs, and the label if it is
-    known of any reading of the snapshot.
-    """
-    import pandas as pd
-
-    contract, labelled = reader.contract, bool(reader.manifest["labelled"])
-    before, told = None, -np.inf
-    for name in record.partitions:
-        frame = _frame(reader.read(name), record.number, contract, labelled)
-        if contract.hold:
-            raw = frame if before is None else pd.concat([before, frame], ignore_index=True)
-            end = raw[contract.time].iloc[-1]
-            before = raw[raw[contract.time] >= end - contract.hold - contract.interval]
-            frame = _held_over(raw, contract)
-            frame = frame[frame[contract.time] > told]
-            told = max(told, float(np.floor(end / contract.interval + 1e-6) * contract.interval))
-        if len(frame):
-            yield frame
-
-
-def unseen(store: Store, known: Mapping[str, str]) -> "Iterator[pd.DataFrame]":
-    """Yield what a store holds beside a snapshot: frames as of `pieces`, in the order in which it came about.
-
-    Where time is a moment, the machines of a day stand together; where it counts, each has its own frames.
-
-    Args:
-        store: The plant's.
-        known: SHA-256 of the snapshot's files by name.
-    """
-    import pandas as pd
-
-    partitions, contract = store.partitions(), store.contract
-    numbers = numbered({one.machine for one in partitions})
-    fresh = [one for one in partitions if known.get(one.name) != one.sha256]
-    stamped = contract.clock == "timestamp"
-    groups: dict[str, list[Partition]] = {}
-    for one in sorted(fresh, key=lambda one: one.day if stamped else (one.machine, one.first)):
-        groups.setdefault(one.day if stamped else one.name, []).append(one)
-    for group in groups.values():
-        frames = [_frame(store.read(one), numbers[one.machine], contract, False) for one in group]
-        frames = [_held_over(frame, contract) if contract.hold else frame for frame in frames]
-        yield pd.concat(frames, ignore_index=True)
-
-
-def numbered(names: set[str]) -> dict[str, int]:
-    """Return the number that stands for each machine: its own where all have one, else its place."""
-    if all(name.isascii() and name.isdigit() and str(int(name)) == name and len(name) < 18 for name in names):
-        return {name: int(name) for name in names}
-    return {name: place for place, name in enumerate(sorted(names), 1)}
-
-
-def held_out(names: set[str], share: float) -> set[str]:
-    """Return the machines that are held out, chosen by their names alone; of two or more, one at least."""
-    if len(names) < 2:
-        return set()
-    place = {
-        name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2.0**64 for name in names
-    }
-    found = {name for name in names if place[name] < share} or {min(names, key=place.__getitem__)}
-    return found - {max(names, key=place.__getitem__)}
-
-
-def _frame(table: "pa.Table", number: int, contract: Contract, labelled: bool) -> "pd.DataFrame":
-    import pandas as pd
-
-    table = fitted(table, contract)
-    times = moments(table, contract)
-    inputs = [*([contract.cycle] if contract.cycle else []), *columns(contract)]
-    return pd.DataFrame(
-        {
-            contract.machine: np.full(len(table), number, np.int64),
-            contract.time: times / 1e6 if contract.clock == "timestamp" else times,
-            **{
-                name: table.column(name).to_numpy()
-                for name in [*inputs, *([contract.label] if labelled else [])]
-            },
-        }
-    )
-
-
-def _held_over(frame: "pd.DataFrame", contract: Contract) -> "pd.DataFrame":
-    """Bring partial readings to the contract's interval: the last value of each input, as long as it holds.
-
-    A tick at which an input has no value is left out: what a window may bridge, ``gap`` decides.
-    """
-    ticks = np.floor(frame[contract.time].to_numpy() / contract.interval + 1e-6)
-    names = [name for name in frame.columns if name not in (contract.machine, contract.time)]
-    last = frame.groupby(ticks)[names].last()
-    known = np.where(last.notna(), last.index.to_numpy()[:, None], np.nan)
-    when = _forward(known)
-    values = _forward(last.to_numpy(np.float64))
-    age = (last.index.to_numpy()[:, None] - when) * contract.interval
-    values = np.where(age <= contract.hold + 1e-9, values, np.nan)
-    found = frame.iloc[: len(last)].copy()
-    found[contract.time] = last.index.to_numpy() * contract.interval
-    found[names] = values
-    label = last[contract.label].to_numpy() if contract.label in names else None
-    if label is not None:
-        found[contract.label] = label
-    inputs = [name for name in names if name != contract.label]
-    return found[found[inputs].notna().all(axis=1)].reset_index(drop=True)
-
-
-def _forward(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return values with each NaN replaced by the last number before it in its column (N, columns)."""
-    rows = np.where(np.isnan(values), 0, np.arange(len(values))[:, None])
-    filled: NDArray[np.float64] = np.take_along_axis(values, np.maximum.accumulate(rows, axis=0), axis=0)
-    return filled
-
-
-def dataset_of(reader: FrozenReader, split: Split) -> Dataset:
-    """Return a snapshot's readings as two tables, all in memory.
-
-    Raises:
-        Refusal: See `records`.
-    """
-    import pandas as pd
-
-    train, holdout = [], []
-    for record in records(reader, split):
-        parts = list(pieces(reader, record))
-        frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-        trained = int(len(frame) * record.share)
-        train.append(frame.iloc[:trained])
-        holdout.append(frame.iloc[trained:])
-    tables = [pd.concat(own, ignore_index=True) for own in (train, holdout)]
-    return Dataset(tables[0], tables[1], bool(reader.manifest["simulated"]))

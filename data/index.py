@@ -1,7 +1,7 @@
 """What a store's partitions hold, in SQLite beside them; lost or outdated, it is made anew from the files."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -22,7 +22,9 @@ CREATE TABLE IF NOT EXISTS partition (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS newest ON partition (machine, last);
 CREATE TABLE IF NOT EXISTS held (hash TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS intake (source TEXT PRIMARY KEY, rows INTEGER, bad INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS came (
+    source TEXT, machine TEXT, rows INTEGER, bad INTEGER, PRIMARY KEY (source, machine)
+) WITHOUT ROWID;
 """
 
 
@@ -74,15 +76,17 @@ class Partition:
 
 @dataclass(frozen=True)
 class Intake:
-    """What a source brought since the last snapshot.
+    """What a source brought of a machine since the last snapshot.
 
     Args:
         source: Its name.
+        machine: The machine's; empty where a reading named none.
         rows: Readings that kept the contract.
         bad: Readings that went to quarantine.
     """
 
     source: str
+    machine: str
     rows: int
     bad: int
 
@@ -134,26 +138,28 @@ class Index:
             database.executemany("DELETE FROM partition WHERE name = ?", gone)
         return [fresh.get(name) or known[name] for name in files]
 
-    def note(self, source: str, rows: int, bad: int) -> None:
-        """Count what a source brought."""
+    def note(self, source: str, rows: Mapping[str, int], bad: Mapping[str, int]) -> None:
+        """Count what a source brought, by machine: readings that are good, and that went to quarantine."""
         with self._connected() as database:
-            database.execute(
-                "INSERT INTO intake VALUES (?, ?, ?) ON CONFLICT (source) DO UPDATE SET "
+            database.executemany(
+                "INSERT INTO came VALUES (?, ?, ?, ?) ON CONFLICT (source, machine) DO UPDATE SET "
                 "rows = rows + excluded.rows, bad = MAX(0, bad + excluded.bad)",
-                (source, rows, bad),
+                [(source, name, rows.get(name, 0), bad.get(name, 0)) for name in rows.keys() | bad.keys()],
             )
 
     def intake(self) -> list[Intake]:
-        """Return what was counted since it was last forgotten, by source."""
+        """Return what was counted since it was last forgotten, by source and machine."""
         with self._connected() as database:
-            return [Intake(*row) for row in database.execute("SELECT * FROM intake ORDER BY source")]
+            return [Intake(*row) for row in database.execute("SELECT * FROM came ORDER BY source, machine")]
 
     def forget_intake(self, counted: Iterable[Intake]) -> None:
         """Take off what a snapshot has on record."""
         with self._connected() as database:
-            rows = [(one.rows, one.bad, one.source) for one in counted]
-            database.executemany("UPDATE intake SET rows = rows - ?, bad = bad - ? WHERE source = ?", rows)
-            database.execute("DELETE FROM intake WHERE rows <= 0 AND bad <= 0")
+            database.executemany(
+                "UPDATE came SET rows = rows - ?, bad = bad - ? WHERE source = ? AND machine = ?",
+                [(one.rows, one.bad, one.source, one.machine) for one in counted],
+            )
+            database.execute("DELETE FROM came WHERE rows <= 0 AND bad <= 0")
 
     def held(self, hashes: list[str]) -> set[str]:
         """Return which of these rows, by their hashes, went to quarantine before."""

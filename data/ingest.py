@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from interplant.core.contract import Contract
 from interplant.core.schema import Source
 from interplant.data import door
 from interplant.data.sources import Batch, Feed
@@ -46,10 +47,10 @@ def take(store: Store, source: Source, batch: Batch, brought: Brought) -> None:
     admitted = door.admit(batch.table, store.contract, source, batch.origin, newest)
     bad = store.hold(admitted.bad)
     store.add(admitted.good, batch.origin)
-    store.index.note(source.name, len(admitted.good), bad)
+    store.index.note(source.name, _machines(admitted.good, store.contract), bad)
     batch.kept()
     brought.rows += len(admitted.good)
-    brought.bad += bad
+    brought.bad += bad.total()
     if bad:
         for rule, column, count in door.told(admitted.bad):
             brought.rules[f"{rule} {column}"] = brought.rules.get(f"{rule} {column}", 0) + count
@@ -132,9 +133,16 @@ def release(store: Store, sources: Iterable[Source]) -> int:
         contract = replace(store.contract, late=0.0)
         admitted = door.admit(raw, contract, known.get(name, Source(name=name, kind="folder")), origin)
         store.add(admitted.good, origin)
-        store.index.note(name, len(admitted.good), -len(admitted.good))
+        good = _machines(admitted.good, store.contract)
+        store.index.note(name, good, {machine: -count for machine, count in good.items()})
         return admitted.bad
 
     released = store.quarantine.release(again)
     store.settle()
     return released
+
+
+def _machines(good: "pa.Table", contract: Contract) -> dict[str, int]:
+    """Return how many readings each machine has, of readings that have one each."""
+    counted = good.column(contract.machine).value_counts()
+    return dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))

@@ -26,9 +26,10 @@ from interplant.core.files import disk_errors, sync_folder, write_atomic
 from interplant.core.schema import Task
 from interplant.core.targets import TIME
 from interplant.data import labels
-from interplant.data.contract import Violation, check, columns
+from interplant.data.contract import Violation, check, columns, usable
 from interplant.data.features import features
-from interplant.data.frozen import FrozenReader, pieces, records
+from interplant.data.frozen import FrozenReader
+from interplant.data.pieces import parted
 from interplant.data.windows import BOUND, Windows, arranged, labelled_ends, normalise
 
 if TYPE_CHECKING:
@@ -90,6 +91,22 @@ class Mapped:
         return features(found, self._window, BOUND) if self._window.features else found
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Which windows of a snapshot.
+
+    Args:
+        held: Those of what is held out, in place of those to train on.
+        last: Each machine's last one alone; see `interplant.data.windows.last_windows`.
+        checked: Whether the readings were asked about already; see
+            `interplant.data.windows.training_windows`.
+    """
+
+    held: bool = False
+    last: bool = False
+    checked: bool = False
+
+
 @dataclass
 class _Files:
     """What is written while readings pass, and what is known of them.
@@ -101,7 +118,6 @@ class _Files:
         runs: See `Mapped`.
         violations: By rule and column, over all readings.
         passed: Readings that passed.
-        trained: Of these, readings that are trained on.
     """
 
     rows: BinaryIO
@@ -110,22 +126,22 @@ class _Files:
     runs: list[NDArray[np.int64]] = field(default_factory=list)
     violations: dict[tuple[str, str], Violation] = field(default_factory=dict)
     passed: int = 0
-    trained: int = 0
 
 
-def mapped_windows(reader: FrozenReader, task: Task, folder: Path) -> Windows:
-    """Return the training windows of a snapshot of a store; cut once, then only opened.
+def mapped_windows(reader: FrozenReader, task: Task, folder: Path, cut: Cut) -> Windows:
+    """Return windows of a snapshot of a store; cut once, then only opened.
 
     Args:
         reader: The snapshot.
         task: Contract, windows, target, split.
-        folder: Where the windows of this snapshot and task lie, or shall.
+        folder: Where these windows of this snapshot and task lie, or shall.
+        cut: Which windows.
 
     Raises:
         Refusal: ``contract``: one may not learn from these readings.
     """
     if not (folder / _DONE).is_file():
-        _cut(reader, task, folder)
+        _cut(reader, task, folder, cut)
     x = Mapped(folder / ROWS, np.load(folder / _RUNS), task)
     return Windows(x, _opened(folder / _Y, np.float32), _opened(folder / _MACHINE, np.int64))
 
@@ -136,13 +152,13 @@ def _opened(path: Path, kind: Any) -> NDArray[Any]:
 
 
 def forget_windows(folder: Path, kept: str) -> None:
-    """Remove the windows of other snapshots and tasks, but for the two used last."""
+    """Remove the windows of other snapshots and tasks, but for the four that were cut last."""
     others = [path for path in folder.iterdir() if path.name != kept]
-    for path in sorted(others, key=lambda one: one.stat().st_mtime)[:-2]:
+    for path in sorted(others, key=lambda one: one.stat().st_mtime)[:-4]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _cut(reader: FrozenReader, task: Task, folder: Path) -> None:
+def _cut(reader: FrozenReader, task: Task, folder: Path, cut: Cut) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with disk_errors(folder):
         folder.mkdir(parents=True)
@@ -151,23 +167,21 @@ def _cut(reader: FrozenReader, task: Task, folder: Path) -> None:
                 stack.enter_context((folder / name).open("wb")) for name in (ROWS, _Y, _MACHINE)
             )
             found = _Files(rows, y, machine)
-            for record in records(reader, task.split):
-                if record.share:
-                    _one_machine(record.number, pieces(reader, record), record.share, task, found)
+            for number, parts in parted(reader, task.split, cut.held):
+                _one_machine(number, parts, task, cut, found)
             for file in (rows, y, machine):
                 file.flush()
                 os.fsync(file.fileno())
-        _judge(found)
+        if not cut.checked:
+            _judge(found, cut)
         runs = io.BytesIO()
         np.save(runs, np.concatenate(found.runs) if found.runs else np.empty((0, 2), np.int64))
         write_atomic(folder / _RUNS, runs.getvalue())
-        write_atomic(folder / _DONE, json.dumps({"readings": found.trained}) + "\n")
+        write_atomic(folder / _DONE, json.dumps({"readings": found.passed}) + "\n")
         sync_folder(folder)
 
 
-def _one_machine(
-    number: int, parts: "Iterator[pd.DataFrame]", share: float, task: Task, found: _Files
-) -> None:
+def _one_machine(number: int, parts: "Iterator[pd.DataFrame]", task: Task, cut: Cut, found: _Files) -> None:
     """Write one machine's readings, and note where its windows begin.
 
     Before its first reading stand copies of it, should its first stretch be shorter than a window.
@@ -176,28 +190,33 @@ def _one_machine(
     begin, written = found.rows.tell() // (4 * len(columns(contract))), 0
     kept = []
     for part in parts:
-        _note(labels.encoded(part, task), part, task, found)
-        inputs = normalise(part[columns(contract)].to_numpy(dtype=np.float64), contract)
+        taken = labels.encoded(part, task)
+        if cut.checked:
+            taken = usable(taken, contract)
+        else:
+            _note(taken, part, task, found)
+        if not len(taken):
+            continue
+        inputs = normalise(taken[columns(contract)].to_numpy(dtype=np.float64), contract)
         if not written:
             found.rows.write(np.repeat(inputs[:1], ahead, axis=0).tobytes())
         found.rows.write(inputs.tobytes())
-        written += len(part)
-        kept.append(part[_outline(part, contract)])
+        written += len(taken)
+        kept.append(taken[_outline(taken, contract)])
     if not written:
         return
     import pandas as pd
 
-    outline = labels.encoded(pd.concat(kept, ignore_index=True), task)
-    outline = outline.iloc[: int(len(outline) * share)]
+    outline = pd.concat(kept, ignore_index=True)
     rows = arranged(outline, task)
-    own = labelled_ends(outline, rows, rows.ends(task.window), task)
+    ends = rows.lasts(task.window) if cut.last else rows.ends(task.window)
+    own = labelled_ends(outline, rows, ends, task)
     # A place counts from the copies on that the window reaches back to, if it does.
     first = begin - (len(rows.order) - len(outline))
     found.runs.append(_runs(first + own.ends.astype(np.int64), task.window.stride))
     found.y.write(own.y.tobytes())
     found.machine.write(np.full(len(own.ends), number, np.int64).tobytes())
     found.passed += written
-    found.trained += len(outline)
 
 
 def _runs(starts: NDArray[np.int64], stride: int) -> NDArray[np.int64]:
@@ -224,9 +243,9 @@ def _note(coded: "pd.DataFrame", part: "pd.DataFrame", task: Task, found: _Files
         found.violations[key] = replace(one, count=one.count + before.count if before else one.count)
 
 
-def _judge(found: _Files) -> None:
+def _judge(found: _Files, cut: Cut) -> None:
     """Refuse readings of which, all together, too many break the contract."""
-    if not found.trained:
+    if not found.passed and not cut.held:
         raise Refusal("contract", "the data has no rows")
     for one in found.violations.values():
         if replace(one, rows=found.passed).blocks:

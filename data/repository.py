@@ -9,17 +9,17 @@ the last commit is always a whole snapshot; `Repository.snapshot` starts over wh
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from interplant.core.errors import Refusal, UsageError
 from interplant.core.files import disk_errors, only_one, sync_folder, write_atomic
-from interplant.core.schema import Split
-from interplant.data import records, snapshots, tables
+from interplant.data import records, tables
 from interplant.data.frames import Dataset
 from interplant.data.frozen import Frozen
 from interplant.data.git import first_commit, git
@@ -129,10 +129,6 @@ class Repository:
             if newest is None or newest[0].commit != made.commit:
                 store.index.forget_intake(intake)
         return made
-
-    def load(self, snapshot: Snapshot, split: Split | None = None) -> Dataset:
-        """Return the readings of an opened snapshot; see `interplant.data.snapshots.load`."""
-        return snapshots.load(snapshot, split)
 
     @property
     def lineage(self) -> str:
@@ -287,10 +283,22 @@ class Repository:
             simulated=content.simulated,
             files=content.hashes,
             contract=version,
-            sources={one.source: one.rows for one in intake},
-            quarantined=max(0, sum(one.bad for one in intake)),
+            **_counted(intake),
         )
         return records.commit(self.path, snapshot, pointer, message)
 
     def _tag(self, snapshot: Snapshot) -> None:
         records.tag(self.path, snapshot)
+
+
+def _counted(intake: Sequence[Intake]) -> dict[str, Any]:
+    """What came since the snapshot before, as a snapshot's record has it."""
+    sources: Counter[str] = Counter()
+    machines: dict[str, list[int]] = {}
+    for one in intake:
+        sources[one.source] += one.rows
+        good, bad = machines.get(one.machine, [0, 0])
+        # Of what was released since, less is bad than was counted anew.
+        machines[one.machine] = [good + one.rows, max(0, bad + one.bad)]
+    quarantined = max(0, sum(one.bad for one in intake))
+    return {"sources": dict(sources), "quarantined": quarantined, "intake": dict(sorted(machines.items()))}

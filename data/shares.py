@@ -5,7 +5,7 @@ Every number here follows from one unit's readings alone. The sums are noised an
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -14,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interplant.core.contract import Contract
-from interplant.core.schema import Task
+from interplant.core.schema import Split, Task
+from interplant.data import snapshots
 from interplant.data.contract import TOLERANCE, bad_readings, condition_of, usable
 from interplant.data.labels import encoded
+from interplant.data.pieces import parted
+from interplant.data.snapshots import Snapshot, reader_of
 from interplant.data.windows import arranged
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 BLOCK = 256
 """Units whose shares are in memory at a time."""
+
+_READINGS = 1 << 20
 
 
 def unit_rows(frame: "pd.DataFrame", task: Task) -> Iterator[NDArray[np.intp]]:
@@ -37,26 +42,67 @@ def unit_rows(frame: "pd.DataFrame", task: Task) -> Iterator[NDArray[np.intp]]:
             yield places.order[end + 1 - task.window.length : end + 1]
 
 
-def count_units(frame: "pd.DataFrame", task: Task) -> int:
-    """Return how many privacy units there are.
+def frames(snapshot: Snapshot, split: Split) -> "Iterator[pd.DataFrame]":
+    """Yield an opened snapshot's readings to train on: of a store one machine's at a time, else all at once.
+
+    No privacy unit reaches over two of them.
+    """
+    import pandas as pd
+
+    reader = reader_of(snapshot)
+    if reader is None:
+        yield snapshots.load(snapshot, split).train
+        return
+    for _, parts in parted(reader, split):
+        yield pd.concat(list(parts), ignore_index=True)
+
+
+def count_units(readings: "Iterable[pd.DataFrame]", task: Task) -> int:
+    """Return how many privacy units there are in all `frames`.
 
     Raises:
         Refusal: ``contract``: a column is missing.
     """
-    return sum(1 for _ in unit_rows(usable(encoded(frame, task), task.contract), task))
+    usables = (usable(encoded(frame, task), task.contract) for frame in readings)
+    return sum(1 for frame in usables for _ in unit_rows(frame, task))
 
 
-def bad_shares(frame: "pd.DataFrame", task: Task) -> NDArray[np.float64]:
-    """Return of each privacy unit the share of its readings that break the contract, 0 to 1 (units,).
+def bad_shares(readings: "Iterable[pd.DataFrame]", task: Task) -> Iterator[NDArray[np.float64]]:
+    """Yield for each of `frames`, of each privacy unit in it, the share of readings that break the contract.
 
-    Readings that only repeat another's time, which no single reading decides, are not counted.
+    Each is 0 to 1 (units,). Readings that only repeat another's time, which no single reading decides, are
+    not counted.
 
     Raises:
         Refusal: ``contract``: a column is missing.
     """
-    frame = usable(encoded(frame, task), task.contract)
-    bad = bad_readings(frame, task.contract)
-    return np.array([bad[rows].mean() for rows in unit_rows(frame, task)], np.float64)
+    for whole in readings:
+        frame = usable(encoded(whole, task), task.contract)
+        bad = bad_readings(frame, task.contract)
+        yield np.array([bad[rows].mean() for rows in unit_rows(frame, task)], np.float64)
+
+
+def intake_shares(intake: Mapping[str, Sequence[int]], task: Task) -> Iterator[NDArray[np.float64]]:
+    """Yield in blocks by how much each unit of what came passes the share that may break the contract.
+
+    Added up, they are more than 0 where more than ``strays`` of it did. A machine adds its own share of bad
+    readings less ``strays``; where a unit is a window or a row, each reading adds its part of a window. So
+    one unit adds -1 to 1. Readings are neighbours as the door took them: that one that is kept may make
+    another late is not looked at, here as in the store. What names no machine is no machine's.
+
+    Args:
+        intake: See `interplant.data.snapshots.Snapshot.intake`.
+        task: Contract, window, unit.
+    """
+    strays = task.contract.strays
+    if task.privacy.unit == "unit":
+        came = np.array([own for name, own in intake.items() if name and sum(own)], np.float64).reshape(-1, 2)
+        yield came[:, 1] / came.sum(axis=1) - strays
+        return
+    for place, value in enumerate((-strays, 1.0 - strays)):
+        count = sum(own[place] for own in intake.values())
+        for first in range(0, count, _READINGS):
+            yield np.full(min(_READINGS, count - first), value / task.window.length)
 
 
 @dataclass(frozen=True)
@@ -109,22 +155,25 @@ class Bins:
         place = place + inside.clip(0, self.count - 1).astype(np.intp)
         return np.where(np.isfinite(values), place, math.prod(self.shape))
 
-    def shares(self, frame: "pd.DataFrame", task: Task) -> Iterator[NDArray[np.float64]]:
-        """Yield in blocks what each unit adds: the share of its readings in each bin (units, bins of all).
+    def shares(self, readings: "Iterable[pd.DataFrame]", task: Task) -> Iterator[NDArray[np.float64]]:
+        """Yield in blocks what each unit of all `frames` adds: the share of its readings in each bin.
+
+        Each block is (units, bins of all conditions and sensors).
 
         Raises:
             Refusal: ``contract``: a column is missing.
         """
-        frame = usable(encoded(frame, task), task.contract)
-        places, size = self.places(frame, task.contract), math.prod(self.shape)
-        block = []
-        for rows in unit_rows(frame, task):
-            block.append(np.bincount(places[rows].ravel(), minlength=size + 1)[:size] / len(rows))
-            if len(block) == BLOCK:
+        size = math.prod(self.shape)
+        for whole in readings:
+            frame = usable(encoded(whole, task), task.contract)
+            places, block = self.places(frame, task.contract), []
+            for rows in unit_rows(frame, task):
+                block.append(np.bincount(places[rows].ravel(), minlength=size + 1)[:size] / len(rows))
+                if len(block) == BLOCK:
+                    yield np.stack(block)
+                    block = []
+            if block:
                 yield np.stack(block)
-                block = []
-        if block:
-            yield np.stack(block)
 
     def quantiles(
         self, sums: NDArray[np.float64], deviation: float, tail: float

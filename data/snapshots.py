@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -16,7 +16,8 @@ from interplant.core.errors import InterplantError, UsageError
 from interplant.core.schema import Split
 from interplant.data import tables
 from interplant.data.frames import Dataset
-from interplant.data.frozen import FrozenReader, dataset_of
+from interplant.data.frozen import FrozenReader
+from interplant.data.pieces import dataset_of
 
 READINGS: Final = "readings"
 RECORD: Final = "snapshot.json"
@@ -38,6 +39,8 @@ class Snapshot:
         contract: Version of the contract that the readings kept when they came; 0 of a dataset of two tables.
         sources: Readings that each source brought since the snapshot before.
         quarantined: Readings that broke the contract since then.
+        intake: Of each machine, readings since then that kept the contract, and that broke it; those that
+            named no machine stand under an empty name.
         folder: Where the checked files lie, once opened.
     """
 
@@ -51,6 +54,7 @@ class Snapshot:
     contract: int = 0
     sources: Mapping[str, int] = field(default_factory=dict)
     quarantined: int = 0
+    intake: Mapping[str, Sequence[int]] = field(default_factory=dict)
     folder: Path | None = None
 
 

@@ -13,6 +13,7 @@ import hashlib
 import math
 import os
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sync_folder, takes_turns, write_atomic
-from interplant.data import door
+from interplant.data import door, parsing
 from interplant.data.index import Index, Partition
 from interplant.data.quarantine import Quarantine
 
@@ -119,23 +120,27 @@ class Store:
             self._write_down(table, origin)
             return self._settle() if sum(self._incoming.values()) >= MOST else Added()
 
-    def hold(self, marked: "pa.Table") -> int:
-        """Put rows into quarantine, each once however often it comes; return how many are new."""
+    def hold(self, marked: "pa.Table") -> Counter[str]:
+        """Put rows into quarantine, each once however often it comes; return how many are new, by machine.
+
+        Rows that name no machine count under an empty name.
+        """
         with self.locked():
             return self._hold(marked)
 
-    def _hold(self, marked: "pa.Table") -> int:
+    def _hold(self, marked: "pa.Table") -> Counter[str]:
         import pyarrow as pa
 
         if not len(marked):
-            return 0
+            return Counter()
         lines = zip(*(column.to_pylist() for column in marked.columns), strict=True)
         hashes = [hashlib.sha256(repr((marked.column_names, line)).encode()).hexdigest() for line in lines]
         known = self.index.held(hashes)
         fresh = {one: place for place, one in reversed(list(enumerate(hashes))) if one not in known}
-        self.quarantine.put(marked.take(pa.array(sorted(fresh.values()), pa.int64())))
+        new = marked.take(pa.array(sorted(fresh.values()), pa.int64()))
+        self.quarantine.put(new)
         self.index.hold(fresh)
-        return len(fresh)
+        return machines_of(new, self.contract)
 
     def settle(self) -> Added:
         """Move all that waits in ``incoming/`` to its partitions."""
@@ -302,6 +307,14 @@ class Store:
                 f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}; restore it from a "
                 "snapshot (`interplant data log`), or move it away and bring its readings again"
             ) from None
+
+
+def machines_of(table: "pa.Table", contract: Contract) -> Counter[str]:
+    """Return how many rows each machine has; those that name none, under an empty name."""
+    if contract.machine not in table.column_names:
+        return Counter({"": len(table)} if len(table) else {})
+    own, none = parsing.names(table.column(contract.machine))
+    return Counter("" if empty else name for name, empty in zip(own.to_pylist(), none, strict=True))
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,12 @@ def last_windows(frame: "pd.DataFrame", task: Task, checked: bool = False) -> Wi
     return _cut(frame, rows, rows.lasts(task.window), task)
 
 
+def no_windows(task: Task) -> Windows:
+    """Return none."""
+    nothing = np.empty(0, np.float32)
+    return Windows(np.empty((0, *task.shape), np.float32), nothing, nothing.astype(np.int64))
+
+
 @dataclass(frozen=True)
 class Sizes:
     """How much there is, to two digits: what a plant may declare without telling its exact size.
@@ -273,7 +279,7 @@ def _cut(frame: "pd.DataFrame", rows: Rows, ends: NDArray[np.intp], task: Task) 
     contract, length = task.contract, task.window.length
     found = labelled_ends(frame, rows, ends, task)
     if not len(found.ends):
-        return Windows(np.empty((0, *task.shape), np.float32), found.y, np.empty(0, np.int64))
+        return no_windows(task)
     machine = frame[contract.machine].to_numpy(dtype=np.int64)[rows.order]
     inputs = normalise(frame[columns(contract)].to_numpy(dtype=np.float64), contract)
     every = np.lib.stride_tricks.sliding_window_view(inputs[rows.order], length, axis=0)

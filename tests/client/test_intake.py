@@ -8,14 +8,19 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from interplant.client import intake
+from interplant.client import intake, quality
 from interplant.client.directory import PlantDirectory
+from interplant.client.measuring import measure_ranges, measure_sizes
 from interplant.client.round_training import Bench, train_round
 from interplant.core.errors import Refusal, UsageError
 from interplant.core.schema import Plant, Source, Task, Window
+from interplant.data import snapshots
 from interplant.data.door import layout
 from interplant.data.repository import Repository
 from interplant.data.store import Store
+from interplant.privacy.ledger import Ledger
+from interplant.privacy.plan import Plan
+from interplant.privacy.stream import Stream
 
 from .conftest import OPEN, START, TASK, edit
 
@@ -57,22 +62,86 @@ def test_a_round_trains_on_windows_of_the_store_with_and_without_privacy(shop: P
 
 def test_a_plant_abstains_when_too_much_is_in_quarantine(shop: PlantDirectory) -> None:
     store = fill(shop)
-    store.index.note("plc", 72, 1)
+    store.index.note("plc", {"1": 72}, {"1": 1})
     shop.repository().freeze(store)
     assert refused(shop) == "quarantine"
     assert refused(shop, TASK) == "quarantine"
     fill(shop, machines=7)
-    store.index.note("plc", 12, 0)
+    store.index.note("plc", {"7": 12}, {})
     shop.repository().freeze(store)
     assert go(shop) == 0
 
 
-def test_where_the_answer_is_billed_abstaining_would_tell(shop: PlantDirectory) -> None:
-    store = fill(shop)
-    store.index.note("plc", 72, 30)
-    shop.repository().freeze(store)
-    edit(shop, lambda plant: setattr(plant.policy.privacy, "data_refusals", "billed"))
-    assert go(shop, TASK) > 0
+@pytest.fixture
+def billing(shop: PlantDirectory, monkeypatch: pytest.MonkeyPatch) -> PlantDirectory:
+    """The same, billing the answer with too little noise to hide it, the same each time."""
+    monkeypatch.setattr(quality, "Stream", lambda: Stream(b"a"))
+
+    def change(plant: Plant) -> None:
+        privacy = plant.policy.privacy
+        privacy.data_refusals, privacy.refusal_noise, privacy.epsilon = "billed", 0.05, 1e6
+
+    edit(shop, change)
+    return shop
+
+
+def charges(plant: PlantDirectory) -> list[str]:
+    plans = [entry.plan for entry in Ledger(plant.ledger).entries() if entry.kind == "reserve"]
+    return [
+        "training" if isinstance(plan, Plan) else "+".join(one.name for one in plan.statistics)
+        for plan in plans
+        if plan
+    ]
+
+
+@pytest.mark.parametrize("unit", ["unit", "window"])
+def test_where_the_answer_is_billed_a_plant_abstains_for_noise_that_it_pays_for(
+    billing: PlantDirectory, unit: str
+) -> None:
+    task = replace(TASK, privacy=replace(TASK.privacy, unit=unit))
+
+    def declare(plant: Plant) -> None:
+        plant.policy.privacy.units, plant.data.declared_units = ["unit", "window"], 6
+
+    edit(billing, declare)
+    store = fill(billing)
+    store.index.note("plc", {"1": 72}, {"1": 30})
+    billing.repository().freeze(store)
+    for _ in range(2):
+        assert refused(billing, task) == "quarantine"
+    assert charges(billing) == ["contract+quarantine"]
+    fill(billing, machines=7)
+    store.index.note("plc", {"7": 12}, {})
+    billing.repository().freeze(store)
+    go(billing, task)
+    assert charges(billing) == ["contract+quarantine", "contract+quarantine", "training"]
+
+
+def test_one_reading_in_quarantine_is_no_refusal_where_noise_hides_it(billing: PlantDirectory) -> None:
+    """Declared public, one of 30 is more than 1 %: that answer tells of it."""
+    edit(billing, lambda plant: setattr(plant.policy.privacy, "refusal_noise", 8.0))
+    store = fill(billing)
+    store.index.note("plc", {"1": 29}, {"1": 1})
+    billing.repository().freeze(store)
+    go(billing, TASK)
+    assert refused(billing, OPEN) == "quarantine"
+
+
+def test_a_store_is_never_read_whole(
+    billing: PlantDirectory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither to be asked about, nor to be trained on, nor to be measured."""
+
+    def unexpected(*_: object) -> None:
+        raise AssertionError("all readings were asked for")
+
+    monkeypatch.setattr(snapshots, "load", unexpected)
+    monkeypatch.setattr(snapshots, "dataset_of", unexpected)
+    billing.repository().freeze(fill(billing))
+    go(billing, TASK)
+    measure_sizes(billing, TASK, 8.0)
+    measure_ranges(billing, TASK, 8.0)
+    assert charges(billing) == ["contract+quarantine", "training", "units", "ranges"]
 
 
 @pytest.mark.parametrize(

@@ -110,13 +110,13 @@ def test_one_bad_reading_is_no_refusal_where_noise_hides_it(asking: PlantDirecto
 
 def test_the_charge_comes_before_the_answer(asking: PlantDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
-    really = quality.noised
+    really = quality.noised_vectors
 
     def looked(*words: Any) -> float:
         seen.append(charged(asking))
         return really(*words)
 
-    monkeypatch.setattr(quality, "noised", looked)
+    monkeypatch.setattr(quality, "noised_vectors", looked)
     go(asking)
     assert seen == [["contract"]]
 
@@ -125,7 +125,7 @@ def test_a_budget_that_does_not_cover_the_answer_refuses_before_it(
     asking: PlantDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edit(asking, lambda plant: setattr(plant.policy.privacy, "epsilon", 50.0))
-    monkeypatch.setattr(quality, "noised", lambda *_: pytest.fail("the data was asked"))
+    monkeypatch.setattr(quality, "noised_vectors", lambda *_: pytest.fail("the data was asked"))
     with pytest.raises(Refusal) as caught:
         go(asking)
     assert caught.value.code == "budget_spent"

@@ -12,7 +12,7 @@ import pytest
 from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.schema import Split
-from interplant.data import door, frozen, versions
+from interplant.data import door, pieces, versions
 from interplant.data.frozen import FrozenReader
 from interplant.data.repository import Repository
 from interplant.data.snapshots import load, most_readings
@@ -118,7 +118,7 @@ def test_who_brought_the_readings_is_on_record_and_no_part_of_the_digest(
 ) -> None:
     store = Store(tmp_path / "store", STAMPED)
     fill(store, ["press-1"], [1])
-    store.index.note("historian", 1, 2)
+    store.index.note("historian", {"press-1": 1}, {"press-1": 2})
     first = repository.freeze(store)
     assert (first.sources, first.quarantined) == ({"historian": 1}, 2)
     fill(store, ["press-1"], [2])
@@ -170,15 +170,15 @@ def test_a_store_can_follow_two_tables(tmp_path: Path, repository: Repository) -
 
 def test_machines_are_held_out_by_name_alone() -> None:
     names = {f"press-{number}" for number in range(1000)}
-    found = frozen.held_out(names, 0.2)
+    found = pieces.held_out(names, 0.2)
     assert 150 < len(found) < 250
-    assert frozen.held_out(names | {"new"}, 0.2) - {"new"} == found
+    assert pieces.held_out(names | {"new"}, 0.2) - {"new"} == found
 
 
 @pytest.mark.parametrize("share", [0.01, 0.9])
 def test_of_two_machines_one_trains_and_one_is_held_out(share: float) -> None:
-    assert len(frozen.held_out({"a", "b"}, share)) == 1
-    assert frozen.held_out({"a"}, share) == set()
+    assert len(pieces.held_out({"a", "b"}, share)) == 1
+    assert pieces.held_out({"a"}, share) == set()
 
 
 def test_the_end_of_each_record_is_held_out_by_time(tmp_path: Path, repository: Repository) -> None:
@@ -193,9 +193,9 @@ def test_the_end_of_each_record_is_held_out_by_time(tmp_path: Path, repository: 
 
 
 def test_machines_have_numbers() -> None:
-    assert frozen.numbered({"3", "12"}) == {"3": 3, "12": 12}
-    assert frozen.numbered({"b", "a"}) == {"a": 1, "b": 2}
-    assert frozen.numbered({"3", "03"}) == {"03": 1, "3": 2}
+    assert pieces.numbered({"3", "12"}) == {"3": 3, "12": 12}
+    assert pieces.numbered({"b", "a"}) == {"a": 1, "b": 2}
+    assert pieces.numbered({"3", "03"}) == {"03": 1, "3": 2}
 
 
 # --- values held over ------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def test_blocks_of_counts_come_in_their_order() -> None:
 
 
 def test_forward_filling_leaves_what_has_nothing_before_it() -> None:
-    filled = frozen._forward(np.array([[np.nan, 1.0], [2.0, np.nan], [np.nan, np.nan]]))
+    filled = pieces._forward(np.array([[np.nan, 1.0], [2.0, np.nan], [np.nan, np.nan]]))
     assert np.array_equal(filled, [[np.nan, 1.0], [2.0, 1.0], [2.0, 1.0]], equal_nan=True)
 
 
@@ -358,12 +358,12 @@ def test_what_went_to_quarantine_is_on_record_though_no_reading_came(
 ) -> None:
     store = Store(tmp_path / "store", STAMPED)
     fill(store, ["press-1"], [1])
-    store.index.note("plc", 3, 10)
+    store.index.note("plc", {"press-1": 3}, {"": 10})
     with monkeypatch.context() as patch:
         patch.setattr(Repository, "_track", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             repository.freeze(store)
     assert repository.freeze(store).quarantined == 10
     assert repository.freeze(store).quarantined == 10, "no news: the record stands"
-    store.index.note("plc", 0, 7)
+    store.index.note("plc", {}, {"press-1": 7})
     assert repository.freeze(store).quarantined == 7

@@ -15,10 +15,11 @@ from interplant.core.errors import Refusal
 from interplant.core.schema import Split, Task, Window
 from interplant.core.targets import CLASS, EVENT, TIME, VALUE, Target
 from interplant.data import door, mapped, store
-from interplant.data.frozen import Frozen, FrozenReader, dataset_of
-from interplant.data.mapped import mapped_windows
+from interplant.data.frozen import Frozen, FrozenReader
+from interplant.data.mapped import Cut, mapped_windows
+from interplant.data.pieces import dataset_of
 from interplant.data.store import Store
-from interplant.data.windows import training_windows
+from interplant.data.windows import Windows, last_windows, training_windows
 
 SENSORS = {"a": Column("", 0, 10), "b": Column("", -5, 5)}
 COUNTED = Contract(label="y", cycle="lot", gap=3, sensors=SENSORS)
@@ -46,9 +47,15 @@ def frozen(folder: Path, contract: Contract, machines: list[dict[str, Any]]) -> 
     return FrozenReader(folder / "readings", content.hashes)
 
 
-def same(reader: FrozenReader, task: Task, folder: Path) -> None:
-    expected = training_windows(dataset_of(reader, task.split).train, task)
-    found = mapped_windows(reader, task, folder / "windows")
+def in_memory(reader: FrozenReader, task: Task, cut: Cut) -> Windows:
+    dataset = dataset_of(reader, task.split)
+    frame = dataset.holdout if cut.held else dataset.train
+    return (last_windows if cut.last else training_windows)(frame, task, cut.checked)
+
+
+def same(reader: FrozenReader, task: Task, folder: Path, cut: Cut = Cut()) -> None:  # noqa: B008 # frozen
+    expected = in_memory(reader, task, cut)
+    found = mapped_windows(reader, task, folder / "windows", cut)
     order = np.lexsort((found.machine,))
     assert found.x.shape == expected.x.shape
     assert np.array_equal(found.machine[order], expected.machine)
@@ -74,7 +81,7 @@ def machine(
     }  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     contract=st.sampled_from([COUNTED, STAMPED, HELD]),
     kind=st.sampled_from(sorted(TARGETS)),
@@ -86,11 +93,12 @@ def machine(
         st.lists(st.integers(0, 40), min_size=1, max_size=25, unique=True), min_size=1, max_size=4
     ),
     known=st.sampled_from([1.0, 0.8]),
+    cut=st.builds(Cut, held=st.booleans(), last=st.booleans(), checked=st.booleans()),
     seed=st.integers(0, 99),
 )
 def test_they_are_the_windows_of_the_tables(
     tmp_path_factory: pytest.TempPathFactory, contract: Contract, kind: str, window: Window, split: Split,
-    records: list[list[int]], known: float, seed: int,
+    records: list[list[int]], known: float, cut: Cut, seed: int,
 ) -> None:  # fmt: skip
     rng = np.random.default_rng(seed)
     folder = tmp_path_factory.mktemp("mapped")
@@ -103,13 +111,15 @@ def test_they_are_the_windows_of_the_tables(
         reader = frozen(folder, contract, machines)
     task = Task(name="t", contract=contract, window=window, target=TARGETS[kind], split=split)
     try:
-        train = dataset_of(reader, split).train
-        training_windows(train, task)
+        if cut.held and dataset_of(reader, split).holdout.empty:
+            assert len(mapped_windows(reader, task, folder / "windows", cut)) == 0
+            return
+        in_memory(reader, task, cut)
     except Refusal as refusal:
         with pytest.raises(Refusal, match=refusal.code):
-            mapped_windows(reader, task, folder / "windows")
+            mapped_windows(reader, task, folder / "windows", cut)
         return
-    same(reader, task, folder)
+    same(reader, task, folder, cut)
 
 
 def ramp(name: str, size: int) -> dict[str, Any]:
@@ -129,9 +139,9 @@ def test_a_record_that_ends_with_the_failure_needs_no_label(tmp_path: Path) -> N
 
 def test_windows_are_cut_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = frozen(tmp_path, TASK.contract, [ramp("1", 9), ramp("2", 9)])
-    first = mapped_windows(reader, TASK, tmp_path / "windows")
+    first = mapped_windows(reader, TASK, tmp_path / "windows", Cut())
     monkeypatch.setattr(mapped, "_cut", None)
-    again = mapped_windows(reader, TASK, tmp_path / "windows")
+    again = mapped_windows(reader, TASK, tmp_path / "windows", Cut())
     assert np.array_equal(first.x[:], again.x[:])
 
 
@@ -140,7 +150,7 @@ def test_windows_that_were_half_cut_are_cut_anew(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(mapped, "write_atomic", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            mapped_windows(reader, TASK, tmp_path / "windows")
+            mapped_windows(reader, TASK, tmp_path / "windows", Cut())
     (tmp_path / "windows" / mapped.ROWS).write_bytes(b"half")
     same(reader, TASK, tmp_path)
 
@@ -152,10 +162,10 @@ def test_pages_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_only_the_windows_used_last_are_kept(tmp_path: Path) -> None:
-    for number in range(5):
+    for number in range(7):
         (tmp_path / str(number)).mkdir()
     mapped.forget_windows(tmp_path, "0")
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 5
     assert (tmp_path / "0").is_dir()
 
 
@@ -163,4 +173,4 @@ def test_too_many_strays_over_all_machines_are_refused(tmp_path: Path) -> None:
     contract = replace(TASK.contract, sensors={"a": Column("", 0, 0.1), "b": SENSORS["b"]})
     reader = frozen(tmp_path, TASK.contract, [ramp("1", 9), ramp("2", 9)])
     with pytest.raises(Refusal, match="column 'a': far outside its declared range"):
-        mapped_windows(reader, replace(TASK, contract=contract), tmp_path / "windows")
+        mapped_windows(reader, replace(TASK, contract=contract), tmp_path / "windows", Cut())

@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from interplant.core.contract import Column, Contract
 from interplant.core.errors import Refusal
-from interplant.core.schema import Privacy, Task
-from interplant.data.shares import BLOCK, Bins, bad_shares, unit_rows
+from interplant.core.schema import UNITS, Privacy, Task, Window
+from interplant.data.shares import BLOCK, Bins, bad_shares, intake_shares, unit_rows
 from interplant.data.windows import training_windows
 
 Make = Callable[..., pd.DataFrame]
@@ -42,25 +45,48 @@ def test_a_machines_rows_are_all_its_readings_once(task: Task, readings: Make) -
 def test_the_share_of_bad_readings_of_each_unit(task: Task, readings: Make) -> None:
     frame = readings(6, 4, 1)
     frame.loc[[0, 6], "heat"] = [np.nan, 1e9]
-    assert bad_shares(frame, counted(task, "unit")).tolist() == pytest.approx([1 / 6, 1 / 4, 0.0])
-    assert bad_shares(frame, counted(task, "window")).tolist() == pytest.approx([0.25, 0.0, 0.0, 0.25, 0.0])
+    (by_unit,) = bad_shares([frame], counted(task, "unit"))
+    (by_window,) = bad_shares([frame], counted(task, "window"))
+    assert by_unit.tolist() == pytest.approx([1 / 6, 1 / 4, 0.0])
+    assert by_window.tolist() == pytest.approx([0.25, 0.0, 0.0, 0.25, 0.0])
 
 
 def test_no_readings_are_no_units(task: Task, readings: Make) -> None:
     for unit in ("unit", "window"):
-        assert bad_shares(readings(3).iloc[:0], counted(task, unit)).tolist() == []
-        assert list(Bins.of(task.contract, 8).shares(readings(3).iloc[:0], counted(task, unit))) == []
+        assert [own.tolist() for own in bad_shares([readings(3).iloc[:0]], counted(task, unit))] == [[]]
+        assert list(Bins.of(task.contract, 8).shares([readings(3).iloc[:0]], counted(task, unit))) == []
+
+
+COUNTS = st.tuples(st.integers(0, 300), st.integers(0, 300))
+
+
+@given(intake=st.dictionaries(st.sampled_from(["", "a", "b", "c"]), COUNTS), unit=st.sampled_from(UNITS))
+def test_what_came_passes_0_where_more_than_may_be_is_in_quarantine(
+    intake: dict[str, tuple[int, int]], unit: str
+) -> None:
+    contract = Contract(sensors={"a": Column("", 0, 9)}, strays=0.1)
+    length = 1 if unit == "row" else 4
+    asked = Task(name="t", contract=contract, window=Window(length), privacy=Privacy(unit=unit))
+    values = [value for block in intake_shares(intake, asked) for value in block]
+    assert all(-1 <= value <= 1 for value in values)
+    if unit != "unit":
+        good, bad = (sum(own[place] for own in intake.values()) for place in (0, 1))
+        assert len(values) == good + bad
+        assert sum(values) * length == pytest.approx(bad - 0.1 * (good + bad), abs=1e-6)
+        return
+    shares = [bad / (good + bad) - 0.1 for name, (good, bad) in intake.items() if name and good + bad]
+    assert sorted(values) == pytest.approx(sorted(shares))
 
 
 def test_a_missing_column_is_refused(task: Task, readings: Make) -> None:
     frame = readings(4).drop(columns="flow")
-    for asked in (bad_shares, lambda *words: list(Bins.of(task.contract, 8).shares(*words))):
+    for asked in (bad_shares, Bins.of(task.contract, 8).shares):
         with pytest.raises(Refusal, match="flow"):
-            asked(frame, counted(task, "unit"))
+            list(asked([frame], counted(task, "unit")))
 
 
 def shares(bins: Bins, frame: pd.DataFrame, task: Task) -> np.ndarray:
-    return np.concatenate(list(bins.shares(frame, task))).reshape(-1, *bins.shape)
+    return np.concatenate(list(bins.shares([frame], task))).reshape(-1, *bins.shape)
 
 
 def test_a_reading_falls_into_its_conditions_bin(task: Task, readings: Make) -> None:

@@ -165,8 +165,8 @@ OF_ACCOUNTS = (
         QUALITY,
         (
             (
-                "noised(bad_shares(readings, task), one, Stream()) <= limit",
-                "not bad_shares(readings, task).any()",
+                "bool(total[0] > limit)",
+                "any(own.any() for own in bad_shares(frames(snapshot, task.split), task))",
             ),
         ),
         tests("client/test_quality", "test_one_bad_reading_is_no_refusal_where_noise_hides_it"),
@@ -259,7 +259,7 @@ OF_ACCOUNTS = (
         (
             (
                 "        charge = account.reserve(asked, RUN, 0)\n",
-                "        repository.load(snapshot)\n        charge = account.reserve(asked, RUN, 0)\n",
+                "        snapshots.load(snapshot)\n        charge = account.reserve(asked, RUN, 0)\n",
             ),
         ),
         tests("client/test_measuring", "test_the_charge_comes_before_the_data_is_read"),
