@@ -114,15 +114,20 @@ def check(
     release: Annotated[
         bool, typer.Option("--release", help="Hold the quarantine to the contract again, as it is now.")
     ] = False,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Hold what older versions of the contract let in to it, as it is now."),
+    ] = False,
     task: PlantTask = "",
     json: Json = False,
 ) -> None:
     """Compare readings with a contract (exit 2 if one may not learn from them), or show the quarantine."""
     if path is None:
-        _check_store(PlantDirectory(directory), release, task, json)
+        _check_store(PlantDirectory(directory), release, again, task, json)
         return
-    if release:
-        raise UsageError("--release: expected no path: it releases what is in the plant's own quarantine")
+    if release or again:
+        word = "--release" if release else "--again"
+        raise UsageError(f"{word}: expected no path: it looks at the plant's own store and quarantine")
     from interplant.data import readings
 
     name = task or "turbofan"
@@ -148,13 +153,15 @@ def check(
         )
 
 
-def _check_store(plant: PlantDirectory, release: bool, task: str, json: bool) -> None:
+def _check_store(plant: PlantDirectory, release: bool, again: bool, task: str, json: bool) -> None:
     from interplant.client import intake
     from interplant.data.door import RULES
+    from interplant.data.ingest import hold_again
     from interplant.data.ingest import release as let_go
 
     store = intake.store_of(plant, load_task(task) if task else None)
     released = let_go(store, plant.load().data.sources) if release else 0
+    kept, gone = hold_again(store) if again else (0, 0)
     found = store.quarantine.summary()
     rows = [
         [source, rule, column, count, value, RULES.get(rule, "")]
@@ -164,8 +171,11 @@ def _check_store(plant: PlantDirectory, release: bool, task: str, json: bool) ->
     told = table(names, rows, f"{store.path}: nothing is in quarantine.")
     if release:
         told = f"{released} readings were released.\n{told}"
+    if again:
+        told = f"{kept} readings were held again and keep the contract, {gone} went to quarantine.\n{told}"
     document = [dict(zip(names[:5], row, strict=False)) for row in rows]
-    show(json, {"store": str(store.path), "released": released, "quarantine": document}, told)
+    counts = {"released": released, "kept": kept, "gone": gone}
+    show(json, {"store": str(store.path), **counts, "quarantine": document}, told)
 
 
 @app.command()

@@ -74,7 +74,7 @@ def require_version(directory: PlantDirectory, task: Task) -> None:
 
 
 def require_kept(snapshot: Snapshot, task: Task) -> None:
-    """Refuse a snapshot of a store whose readings were held to another version than the task needs.
+    """Refuse a snapshot of a store of which readings were held to another version than the task needs.
 
     What says how readings become rows is looked at by itself: where values are held over, one reading stands
     in many.
@@ -93,6 +93,13 @@ def require_kept(snapshot: Snapshot, task: Task) -> None:
                 "contract_version",
                 f"contract.{name}: the task needs {wanted[name]!r}, the snapshot has {found!r}",
             )
+    if others := reader.manifest.get("others"):
+        first, versions = min(others.items())
+        raise Refusal(
+            "contract_version",
+            f"{len(others)} partitions have readings that were held to other versions than "
+            f"{task.contract.version} ({first}: {versions}): `interplant data check --again`, then snapshot",
+        )
 
 
 def bring(

@@ -1,12 +1,15 @@
 """A store as a snapshot: its partitions and a manifest; and back, one machine after the other.
 
 The manifest repeats the contract, so that a snapshot can be read by itself, and counts readings by day and
-machine. Who brought the readings is no part of it: the same readings are the same snapshot.
+machine. It counts them by the versions of the contract that the readings of their partition were held to as
+they came (``versions``), and names the partitions of which some were held to another than this one
+(``others``). Who brought the readings is no part of it: the same readings are the same snapshot.
 """
 
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,7 +61,13 @@ class Frozen:
         days: dict[str, dict[str, int]] = {}
         for one in partitions:
             days.setdefault(one.day, {})[one.machine] = one.rows
+        counts: Counter[str] = Counter()
+        for one in partitions:
+            counts[one.versions] += one.rows
+        own = str(contract.version)
         content = {
+            "versions": dict(sorted(counts.items())),
+            "others": {one.name: one.versions for one in partitions if one.versions != own},
             "labelled": sum(one.labelled for one in partitions),
             "version": VERSION,
             "simulated": simulated,

@@ -1,11 +1,11 @@
 """What a store's partitions hold, in SQLite beside them; lost or outdated, it is made anew from the files."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError
@@ -15,12 +15,18 @@ from interplant.data.hashes import State, files_in
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS partition (
+VERSIONS: Final = b"contract"
+"""Key of a partition's own metadata."""
+
+_ASKED: Final = 500
+"""Names asked for in one statement."""
+
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS part (
     name TEXT PRIMARY KEY, sha256 TEXT, size INTEGER, changed INTEGER,
-    rows INTEGER, machine TEXT, first NUMERIC, last NUMERIC, labelled INTEGER
+    rows INTEGER, machine TEXT, first NUMERIC, last NUMERIC, labelled INTEGER, versions TEXT
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS newest ON partition (machine, last);
+CREATE INDEX IF NOT EXISTS newest_of ON part (machine, last);
 CREATE TABLE IF NOT EXISTS held (hash TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS came (
     source TEXT, machine TEXT, rows INTEGER, bad INTEGER, PRIMARY KEY (source, machine)
@@ -42,6 +48,8 @@ class Partition:
         first: Time of the first reading: microseconds since 1970, or a count.
         last: Of the last.
         labelled: Readings whose label is known.
+        versions: Versions of the contract that its readings were held to as they came, ``1`` or ``1,2``;
+            ``0`` where the file does not say.
     """
 
     name: str
@@ -53,6 +61,7 @@ class Partition:
     first: float
     last: float
     labelled: int
+    versions: str
 
     @property
     def day(self) -> str:
@@ -71,7 +80,16 @@ class Partition:
         ends = (times[0].as_py(), times[-1].as_py())
         known = contract.label in table.column_names
         labelled = len(table) - table.column(contract.label).null_count if known else 0
-        return cls(name, sha256, state.st_size, state.st_mtime_ns, len(table), machine, *ends, labelled)
+        versions = versions_of(table.schema)
+        return cls(
+            name, sha256, state.st_size, state.st_mtime_ns, len(table), machine, *ends, labelled, versions
+        )
+
+
+def versions_of(schema: "pa.Schema") -> str:
+    """Return the versions of the contract that a file's readings were held to; see `Partition.versions`."""
+    found: bytes = (schema.metadata or {}).get(VERSIONS, b"0")
+    return found.decode()
 
 
 @dataclass(frozen=True)
@@ -110,11 +128,16 @@ class Index:
         with self._connected() as database:
             _put(database, partitions)
 
-    def get(self, name: str) -> Partition | None:
-        """Return what is known of a partition."""
+    def some(self, names: Sequence[str]) -> dict[str, Partition]:
+        """Return what is known of some partitions, by name."""
+        found: dict[str, Partition] = {}
         with self._connected() as database:
-            row = database.execute("SELECT * FROM partition WHERE name = ?", (name,)).fetchone()
-        return Partition(*row) if row else None
+            for first in range(0, len(names), _ASKED):
+                asked = names[first : first + _ASKED]
+                marks = ", ".join("?" * len(asked))
+                rows = database.execute(f"SELECT * FROM part WHERE name IN ({marks})", asked)  # noqa: S608
+                found |= {row[0]: Partition(*row) for row in rows}
+        return found
 
     def known(self) -> dict[str, Partition]:
         """Return what is known of all partitions, by name, without a look at the files."""
@@ -124,7 +147,7 @@ class Index:
     def newest(self) -> dict[str, float]:
         """Return by machine the time of its newest reading."""
         with self._connected() as database:
-            return dict(database.execute("SELECT machine, MAX(last) FROM partition GROUP BY machine"))
+            return dict(database.execute("SELECT machine, MAX(last) FROM part GROUP BY machine"))
 
     def partitions(self, readings: Path, contract: Contract) -> list[Partition]:
         """Return all partitions by name, as the files in ``readings`` are now."""
@@ -135,7 +158,7 @@ class Index:
             fresh = {name: _look(readings / name, name, contract) for name in stale}
             _put(database, fresh.values())
             gone = [(name,) for name in known if name not in files]
-            database.executemany("DELETE FROM partition WHERE name = ?", gone)
+            database.executemany("DELETE FROM part WHERE name = ?", gone)
         return [fresh.get(name) or known[name] for name in files]
 
     def note(self, source: str, rows: Mapping[str, int], bad: Mapping[str, int]) -> None:
@@ -163,11 +186,14 @@ class Index:
 
     def held(self, hashes: list[str]) -> set[str]:
         """Return which of these rows, by their hashes, went to quarantine before."""
+        known: set[str] = set()
         with self._connected() as database:
-            known = set()
-            for one in hashes:
-                known |= {row[0] for row in database.execute("SELECT hash FROM held WHERE hash = ?", (one,))}
-            return known
+            for first in range(0, len(hashes), _ASKED):
+                asked = hashes[first : first + _ASKED]
+                marks = ", ".join("?" * len(asked))
+                rows = database.execute(f"SELECT hash FROM held WHERE hash IN ({marks})", asked)  # noqa: S608
+                known |= {row[0] for row in rows}
+        return known
 
     def hold(self, hashes: Iterable[str]) -> None:
         """Note rows that went to quarantine."""
@@ -197,12 +223,12 @@ class Index:
 
 
 def _all(database: sqlite3.Connection) -> dict[str, Partition]:
-    return {row[0]: Partition(*row) for row in database.execute("SELECT * FROM partition")}
+    return {row[0]: Partition(*row) for row in database.execute("SELECT * FROM part")}
 
 
 def _put(database: sqlite3.Connection, partitions: Iterable[Partition]) -> None:
     rows = [astuple(one) for one in partitions]
-    database.executemany("INSERT OR REPLACE INTO partition VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    database.executemany("INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def _is_partition(name: str) -> bool:

@@ -11,7 +11,7 @@ from interplant.core.contract import Contract
 from interplant.core.schema import Source
 from interplant.data import door
 from interplant.data.sources import Batch, Feed
-from interplant.data.store import Store
+from interplant.data.store import HELD_AGAIN, Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -140,6 +140,22 @@ def release(store: Store, sources: Iterable[Source]) -> int:
     released = store.quarantine.release(again)
     store.settle()
     return released
+
+
+def hold_again(store: Store) -> tuple[int, int]:
+    """Hold readings that other versions of the contract let in to the contract as it is now.
+
+    Returns:
+        How many keep it, and how many went to quarantine.
+    """
+    store.settle()
+    kept, gone = 0, 0
+    for one in store.partitions():
+        if one.versions != str(store.contract.version):
+            good, bad = store.hold_again(one)
+            store.index.note(HELD_AGAIN, {one.machine: good}, bad)
+            kept, gone = kept + good, gone + bad.total()
+    return kept, gone
 
 
 def _machines(good: "pa.Table", contract: Contract) -> dict[str, int]:

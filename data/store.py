@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sync_folder, takes_turns, write_atomic
+from interplant.core.schema import Source
 from interplant.data import door, parsing
-from interplant.data.index import Index, Partition
+from interplant.data.index import VERSIONS, Index, Partition, versions_of
 from interplant.data.quarantine import Quarantine
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ DIRECT: Final = 200_000
 
 MOST: Final = 2_000_000
 """Readings in ``incoming/`` from which on they are moved to their partitions."""
+
+HELD_AGAIN: Final = "held-again"
+"""Stands for the source of readings that were in the store when the contract changed."""
 
 _DAY: Final = 86_400_000_000
 _WRITERS: Final = 4
@@ -64,6 +68,21 @@ class Added:
 
     def __add__(self, other: "Added") -> "Added":
         return Added(self.rows + other.rows, self.repeats + other.repeats, self.conflicts + other.conflicts)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Readings on their way, from where, and the version of the contract that they were held to."""
+
+    table: "pa.Table"
+    origin: str
+    version: str
+
+    @classmethod
+    def of(cls, table: "pa.Table") -> "_Batch":
+        """As `Store._write_down` wrote it."""
+        origin = (table.schema.metadata or {}).get(b"origin", b"").decode()
+        return cls(table, origin, versions_of(table.schema))
 
 
 @dataclass
@@ -116,7 +135,7 @@ class Store:
             return Added()
         with self.locked():
             if len(table) >= DIRECT:
-                return self._move([(table, origin)])
+                return self._move([_Batch(table, origin, str(self.contract.version))])
             self._write_down(table, origin)
             return self._settle() if sum(self._incoming.values()) >= MOST else Added()
 
@@ -172,13 +191,33 @@ class Store:
                 times = moments(table, self.contract)
                 left = table.take(pa.array(np.flatnonzero((times < low) | (times > high))))
                 if len(left):
-                    self.index.put([write_partition(self.readings / one.name, one.name, left, self.contract)])
+                    self.index.put([self._write(one.name, left, one.versions)])
                 else:
                     (self.readings / one.name).unlink()
             self.index.partitions(self.readings, self.contract)
             self.quarantine.erase(self.contract, machine, low, high)
             self.index.forget_held()
             return changed
+
+    def hold_again(self, partition: Partition) -> tuple[int, Counter[str]]:
+        """Hold a partition's readings to the contract as it is now; what breaks it goes to quarantine.
+
+        Done again after a kill, it completes what was begun.
+
+        Returns:
+            How many readings stay, and of each machine how many went.
+        """
+        with self.locked():
+            contract = replace(self.contract, late=0.0)
+            source = Source(name=HELD_AGAIN, kind="folder")
+            admitted = door.admit(self.read(partition), contract, source, f"readings/{partition.name}")
+            gone = self._hold(admitted.bad)
+            table = merge_readings(admitted.good.slice(0, 0), admitted.good, contract).table
+            if len(table):
+                self.index.put([self._write(partition.name, table, str(contract.version))])
+            else:
+                (self.readings / partition.name).unlink()
+            return len(table), gone
 
     def partitions(self) -> list[Partition]:
         """Return all partitions by name; files that changed behind the index's back are looked at anew."""
@@ -201,7 +240,8 @@ class Store:
         import pyarrow.parquet as pq
 
         name = f"{max((int(path.stem) for path in self._waiting()), default=0) + 1:012d}.parquet"
-        marked = table.replace_schema_metadata({"origin": origin})
+        own = {"origin": origin.encode(), VERSIONS: str(self.contract.version).encode()}
+        marked = table.replace_schema_metadata(own)
         buffer = pa.BufferOutputStream()
         pq.write_table(marked, buffer, compression="lz4", use_dictionary=[self.contract.machine])
         write_atomic(self.path / "incoming" / name, buffer.getvalue().to_pybytes())
@@ -216,76 +256,78 @@ class Store:
         added = Added()
         paths = self._waiting()
         while paths:
-            tables, rows = [], 0
-            while paths and rows < MOST:
-                table = pq.read_table(paths[0])
-                tables.append(
-                    (table, (table.schema.metadata or {}).get(b"origin", b"").decode(), paths.pop(0))
-                )
-                rows += len(table)
-            added += self._move([(table, origin) for table, origin, _ in tables])
-            for _, _, path in tables:
+            batches: list[_Batch] = []
+            while len(batches) < len(paths) and sum(len(one.table) for one in batches) < MOST:
+                batches.append(_Batch.of(pq.read_table(paths[len(batches)])))
+            added += self._move(batches)
+            for path in paths[: len(batches)]:
                 path.unlink()
+            paths = paths[len(batches) :]
         self._incoming.clear()
         return added
 
     # --- partitions ----------------------------------------------------------------------------
 
-    def _move(self, batches: "Sequence[tuple[pa.Table, str]]") -> Added:
+    def _move(self, batches: "Sequence[_Batch]") -> Added:
         """Part readings by machine and day, and merge each part into its partition."""
         import pyarrow as pa
 
-        layout = door.layout(self.contract)
-        table = pa.concat_tables([batch.select(layout.names).cast(layout) for batch, _ in batches])
-        origins = np.repeat(np.arange(len(batches)), [len(batch) for batch, _ in batches])
+        table = pa.concat_tables([fitted(one.table, self.contract) for one in batches])
+        whence = np.repeat(np.arange(len(batches)), [len(one.table) for one in batches])
         coded = table.column(self.contract.machine).combine_chunks().dictionary_encode()
         machine = coded.indices.to_numpy(zero_copy_only=False)
         times = moments(table, self.contract)
         span = np.floor_divide(times, _DAY if self.contract.clock == "timestamp" else BLOCK).astype(np.int64)
         order = np.lexsort((times, span, machine))
-        table, origins, machine, span = (
+        table, whence, machine, span = (
             table.take(pa.array(order)),
-            origins[order],
+            whence[order],
             machine[order],
             span[order],
         )
         starts = np.flatnonzero(np.r_[True, (machine[1:] != machine[:-1]) | (span[1:] != span[:-1])])
         ends = np.r_[starts[1:], len(table)]
 
-        def merge(first: int, last: int) -> tuple[Partition, Added, "pa.Table", NDArray[np.intp]]:
-            name = partition_name(str(coded.dictionary[int(machine[first])]), int(span[first]), self.contract)
-            return self._merge(name, table.slice(first, last - first), origins[first:last])
+        names = [
+            partition_name(str(coded.dictionary[int(machine[first])]), int(span[first]), self.contract)
+            for first in starts
+        ]
+        known = self.index.some(names)
+
+        def merge(name: str, first: int, last: int) -> "tuple[Partition, Added, pa.Table, NDArray[np.intp]]":
+            fresh, own = table.slice(first, last - first), whence[first:last]
+            versions = {batches[one].version for one in np.unique(own)}
+            partition, merged = self._merge(name, known.get(name), fresh, versions)
+            added = Added(partition.rows - merged.before, merged.repeats, len(merged.conflicts))
+            return partition, added, fresh.take(pa.array(merged.conflicts)), own[merged.conflicts]
 
         with disk_errors(self.readings), ThreadPoolExecutor(_WRITERS) as pool:
-            done = list(pool.map(merge, starts, ends))
+            done = list(pool.map(merge, names, starts, ends))
             for folder in {(self.readings / partition.name).parent for partition, *_ in done}:
                 sync_folder(folder)
-        for _, _, contradicting, origin in done:
+        for _, _, contradicting, own in done:
             if len(contradicting):
-                self._refuse(contradicting, [batches[one][1] for one in origin])
+                self._refuse(contradicting, [batches[one].origin for one in own])
         self.index.put([partition for partition, *_ in done])
         return sum((added for _, added, _, _ in done), Added())
 
     def _merge(
-        self, name: str, fresh: "pa.Table", origins: NDArray[np.intp]
-    ) -> "tuple[Partition, Added, pa.Table, NDArray[np.intp]]":
-        """Write one partition anew with what is new for it; returns also what contradicts it."""
-        import pyarrow as pa
-
+        self, name: str, known: Partition | None, fresh: "pa.Table", versions: set[str]
+    ) -> "tuple[Partition, Merged]":
+        """Write one partition anew with what is new for it, held to these versions of the contract."""
         path = self.readings / name
-        old = fitted(self._read(path), self.contract) if path.exists() else fresh.slice(0, 0)
+        found = self._read(path) if path.exists() else fresh.slice(0, 0)
+        old = fitted(found, self.contract)
         merged = merge_readings(old, fresh, self.contract)
-        added = Added(len(merged.table) - len(old), merged.repeats, len(merged.conflicts))
-        contradicting = fresh.take(pa.array(merged.conflicts))
-        known = self.index.get(name)
-        if known and merged.table.equals(old):
-            return known, added, contradicting, origins[merged.conflicts]
-        return (
-            write_partition(path, name, merged.table, self.contract),
-            added,
-            contradicting,
-            origins[merged.conflicts],
-        )
+        same = merged.table.equals(old)
+        if known and same:
+            return known, merged
+        own = {*versions_of(found.schema).split(",")} if len(found) else set()
+        every = sorted(own if same else own | versions, key=int)
+        return self._write(name, merged.table, ",".join(every)), merged
+
+    def _write(self, name: str, table: "pa.Table", versions: str) -> Partition:
+        return write_partition(self.readings / name, name, table, self.contract, versions)
 
     def _refuse(self, table: "pa.Table", origins: list[str]) -> None:
         time = self.contract.time
@@ -323,11 +365,13 @@ class Merged:
 
     Args:
         table: All, in the order of their times.
+        before: How many were there before.
         repeats: How many of the new ones were there already.
         conflicts: Rows of the new ones that contradict one that was there.
     """
 
     table: "pa.Table"
+    before: int
     repeats: int
     conflicts: NDArray[np.intp]
 
@@ -368,12 +412,12 @@ def merge_readings(old: "pa.Table", fresh: "pa.Table", contract: Contract) -> Me
     table = pa.concat_tables([old, fresh])
     times = moments(table, contract)
     if len(times) < 2 or (times[1:] > times[:-1]).all():
-        return Merged(table.combine_chunks(), 0, np.empty(0, np.intp))
+        return Merged(table.combine_chunks(), len(old), 0, np.empty(0, np.intp))
     order = np.argsort(times, kind="stable")
     again = np.r_[False, times[order][1:] == times[order][:-1]]
     group = np.cumsum(~again) - 1
     if not again.any():
-        return Merged(table.take(pa.array(order)), 0, np.empty(0, np.intp))
+        return Merged(table.take(pa.array(order)), len(old), 0, np.empty(0, np.intp))
     names = [name for name in table.column_names if name not in (contract.machine, contract.time)]
     values = np.column_stack([table.column(name).to_numpy() for name in names])[order]
     first = np.flatnonzero(~again)
@@ -394,7 +438,7 @@ def merge_readings(old: "pa.Table", fresh: "pa.Table", contract: Contract) -> Me
         if name in columns:
             kept = kept.set_column(place, kept.schema.field(name), columns[name])
     conflicts = order[wrong & (order >= len(old))] - len(old)
-    return Merged(kept, int((again & ~wrong & ~adds).sum()), np.sort(conflicts))
+    return Merged(kept, len(old), int((again & ~wrong & ~adds).sum()), np.sort(conflicts))
 
 
 def partition_name(machine: str, span: int, contract: Contract) -> str:
@@ -411,15 +455,18 @@ def file_name(machine: str) -> str:
     return f"{own}.parquet"
 
 
-def write_partition(path: Path, name: str, table: "pa.Table", contract: Contract) -> Partition:
-    """Write a partition durably in place of what stood there; the same readings give the same bytes."""
+def write_partition(path: Path, name: str, table: "pa.Table", contract: Contract, versions: str) -> Partition:
+    """Write a partition durably in place of what stood there.
+
+    The same readings, held to the same versions of the contract, give the same bytes.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     buffer = pa.BufferOutputStream()
-    plain = table.replace_schema_metadata(None)
+    marked = table.replace_schema_metadata({VERSIONS: versions.encode()})
     pq.write_table(
-        plain,
+        marked,
         buffer,
         compression="zstd",
         compression_level=1,
@@ -438,4 +485,4 @@ def write_partition(path: Path, name: str, table: "pa.Table", contract: Contract
         os.replace(staged, path)
     finally:
         staged.unlink(missing_ok=True)
-    return Partition.of(path, name, table, contract, hashlib.sha256(content).hexdigest())
+    return Partition.of(path, name, marked, contract, hashlib.sha256(content).hexdigest())

@@ -1,5 +1,6 @@
 """A plant that trains from its own store: contract, abstention, windows; and what it then refuses."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from interplant.core.errors import Refusal, UsageError
 from interplant.core.schema import Plant, Source, Task, Window
 from interplant.data import snapshots
 from interplant.data.door import layout
+from interplant.data.ingest import hold_again
 from interplant.data.repository import Repository
 from interplant.data.store import Store
 from interplant.privacy.ledger import Ledger
@@ -211,3 +213,26 @@ def test_sources_are_named_or_all(shop: PlantDirectory) -> None:
     assert (brought.source, brought.rows) == ("one", 1)
     with pytest.raises(UsageError, match="source 'two': expected one of one"):
         intake.bring(shop, store, ["two"])
+
+
+def test_readings_that_an_older_version_let_in_are_named_and_refused_until_they_are_held_again(
+    shop: PlantDirectory,
+) -> None:
+    old = fill(shop, machines=3)
+    old.settle()
+    newer = replace(TASK.contract, version=2)
+    store = Store(old.path, newer)
+    rows = {"machine": ["9"] * 12, "cycle": [float(n) for n in range(12)], "health": [0.1] * 12}
+    store.add(pa.table(rows | {"rul": [None] * 12}, schema=layout(newer)))
+    made = shop.repository().freeze(store)
+    manifest = json.loads((shop.data / "readings" / "manifest.json").read_text())
+    assert manifest["versions"] == {"1": 36, "2": 12}
+    assert manifest["others"] == {f"0/{name}.parquet": "1" for name in range(3)}
+    own_contract(shop, version=2)
+    task = replace(OPEN, contract=newer)
+    with pytest.raises(Refusal, match=r"3 partitions .* other versions than 2 \(0/0\.parquet: 1\)") as caught:
+        go(shop, task)
+    assert caught.value.code == "contract_version"
+    assert hold_again(store) == (36, 0)
+    assert shop.repository().freeze(store).digest != made.digest
+    assert go(shop, task) == 0

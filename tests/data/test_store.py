@@ -16,6 +16,7 @@ from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError
 from interplant.data import door, store
 from interplant.data.index import Index
+from interplant.data.ingest import hold_again, release
 from interplant.data.store import Added, Store
 
 STAMPED = Contract(
@@ -307,3 +308,39 @@ def test_what_a_killed_writer_left_is_erased(tmp_path: Path) -> None:
         path.write_bytes(b"readings")
     found.erase("1")
     assert not any(path.exists() for path in left)
+
+
+# --- versions of the contract ----------------------------------------------------------------------
+
+
+def test_a_partition_says_which_versions_its_readings_were_held_to(tmp_path: Path) -> None:
+    Store(tmp_path, COUNTED).add(readings(COUNTED, [row("1", 1), row("1", 2)]))
+    more = {**COUNTED.sensors, "c": Column("", 0, 9)}
+    second = Store(tmp_path, replace(COUNTED, version=2, sensors=more))
+    second.settle()
+    assert [one.versions for one in second.partitions()] == ["1"], "held to the first when they came"
+    add(second, row("1", 1, c=None))
+    assert [one.versions for one in second.partitions()] == ["1"], "it was there"
+    third = Store(tmp_path, replace(COUNTED, version=10))
+    add(third, row("1", 3))
+    (one,) = third.partitions()
+    assert one.versions == "1,10"
+    assert third.erase("1", 3, 3) == 1
+    assert [left.versions for left in third.partitions()] == ["1,10"], "which of them went is not known"
+    add(third, row("1", 3))
+    (one,) = third.partitions()
+    (tmp_path / "index.db").unlink()
+    assert Store(tmp_path, COUNTED).partitions() == [one]
+
+
+def test_held_again_what_breaks_the_contract_goes_to_quarantine(tmp_path: Path) -> None:
+    add(Store(tmp_path, COUNTED), row("1", 1), row("1", 2, a=8.0), row("1", 3))
+    narrow = replace(COUNTED, version=2, sensors={**COUNTED.sensors, "a": Column("", 0, 2)})
+    store = Store(tmp_path, narrow)
+    assert hold_again(store) == (2, 1)
+    assert [(one.rows, one.versions) for one in store.partitions()] == [(2, "2")]
+    assert [row[:4] for row in store.quarantine.summary()] == [("held-again", "range", "a", 1)]
+    assert hold_again(store) == (0, 0)
+    wide = Store(tmp_path, replace(COUNTED, version=3))
+    assert release(wide, []) == 1
+    assert [(one.rows, one.versions) for one in wide.partitions()] == [(3, "2,3")]
