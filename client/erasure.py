@@ -1,5 +1,6 @@
 """Erasing a machine or a period from a plant's readings, and telling which releases learned from them."""
 
+import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,8 +9,9 @@ from datetime import UTC, datetime
 from interplant.client.directory import PlantDirectory
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError, UsageError
+from interplant.core.files import takes_turns
 from interplant.core.release import LINEAGE, parse_lineage
-from interplant.data import versions
+from interplant.data import events, versions
 from interplant.data.repository import Repository
 from interplant.data.snapshots import Snapshot, keyed_digest
 from interplant.data.store import BLOCK, Store
@@ -24,12 +26,14 @@ class Erased:
         snapshot: Digest of the version without the readings; empty if nothing is left to make one of.
         purged: Digests of the versions that held them, gone now.
         releases: Releases at this plant that were trained on one of these.
+        events: Events of drift that were found in them or against one of these, gone now.
     """
 
     partitions: int
     snapshot: str
     purged: tuple[str, ...]
     releases: tuple[str, ...]
+    events: int
 
 
 def moment(text: str, contract: Contract) -> float:
@@ -75,6 +79,8 @@ def erase(
     days = (
         None if first is None and last is None else (_day(first, store, ends[0]), _day(last, store, ends[1]))
     )
+    # First: what is found in these readings is not known any more once they are gone.
+    told = _forget_events(directory, _spans(store, machine, first, last))
     changed = store.erase(machine, first, last)
     made = ""
     if store.partitions():
@@ -84,7 +90,7 @@ def erase(
     purged = repository.purged()
     kept = {one.digest: one for one in repository.log() if one.digest not in purged and one.digest != made}
     going = versions.holding(repository, kept.values(), machine, days)
-    _forget(directory, going)
+    told += _forget(directory, going)
     if made:
         versions.purge(repository, going, "erased")
     elif going:
@@ -92,15 +98,55 @@ def erase(
             f"{store.path}: nothing is left to make a snapshot of, so the {len(going)} that hold the erased "
             "readings are still there; bring other readings first, then erase again"
         )
-    return Erased(changed, made, tuple(one.digest for one in going), tuple(releases_of(directory, going)))
+    return Erased(
+        changed, made, tuple(one.digest for one in going), tuple(releases_of(directory, going)), told
+    )
 
 
-def _forget(directory: PlantDirectory, snapshots: Iterable[Snapshot]) -> None:
-    """Remove what was computed from snapshots and holds readings, or numbers about them."""
-    shutil.rmtree(directory.windows, ignore_errors=True)
-    for one in snapshots:
-        for path in directory.drift.glob(f"*-{one.digest[:12]}-*"):
+def _spans(
+    store: Store, machine: str | None, first: float | None, last: float | None
+) -> list[tuple[float, float]]:
+    """Times between which readings are erased, as `interplant.data.events.Event.times` has them."""
+    low, high = -math.inf if first is None else first, math.inf if last is None else last
+    store.settle()
+    found = [(low, high)] if machine is None else []
+    own = [one for one in store.partitions() if one.machine == machine]
+    found += [(max(one.first, low), min(one.last, high)) for one in own]
+    scale = 1.0 if store.contract.clock == "count" else 1e6
+    return [(begin / scale, end / scale) for begin, end in found if begin <= end]
+
+
+def _forget_events(directory: PlantDirectory, spans: list[tuple[float, float]]) -> int:
+    """Remove the events of windows that may have had readings of these times, and where the monitor was.
+
+    An event names no machine, so that all windows of the time count.
+    """
+    if not directory.drift.is_dir():
+        return 0
+    with takes_turns(directory.drift / "lock"):
+        for path in directory.drift.glob("state-*"):
             path.unlink()
+        return events.erase(
+            directory.drift_events,
+            lambda one: any(one.times[0] <= end and one.times[1] >= begin for begin, end in spans),
+        )
+
+
+def _forget(directory: PlantDirectory, snapshots: Iterable[Snapshot]) -> int:
+    """Remove what was computed from snapshots and holds readings, or numbers about them.
+
+    Returns:
+        How many events of drift against them went.
+    """
+    shutil.rmtree(directory.windows, ignore_errors=True)
+    going = {one.digest for one in snapshots}
+    if not directory.drift.is_dir():
+        return 0
+    with takes_turns(directory.drift / "lock"):
+        for digest in going:
+            for path in directory.drift.glob(f"*-{digest[:12]}-*"):
+                path.unlink()
+        return events.erase(directory.drift_events, lambda one: one.snapshot in going)
 
 
 def releases_of(directory: PlantDirectory, snapshots: Iterable[Snapshot]) -> list[str]:

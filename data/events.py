@@ -6,13 +6,13 @@ They hold numbers about data and stay in the plant's directory; nothing here is 
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from interplant.core.errors import InterplantError
-from interplant.core.files import disk_errors
+from interplant.core.files import disk_errors, write_atomic
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,15 @@ def append(path: Path, events: Iterable[Event]) -> list[Event]:
             file.flush()
             os.fsync(file.fileno())
     return new
+
+
+def erase(path: Path, gone: Callable[[Event], bool]) -> int:
+    """Remove the events that ``gone`` names for good; return how many."""
+    found = read(path)
+    left = [one for one in found if not gone(one)]
+    if len(left) < len(found):
+        write_atomic(path, "".join(json.dumps(asdict(one)) + "\n" for one in left), mode=0o600)
+    return len(found) - len(left)
 
 
 def _parse(content: dict[str, Any]) -> Event:

@@ -4,6 +4,7 @@ One Parquet file a batch, all columns as text, behind the reasons that `interpla
 """
 
 import math
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,9 +39,8 @@ class Quarantine:
         """Keep rows; when this returns they are on disk."""
         if len(marked):
             # In the order in which they came: names sort by time.
-            write_atomic(
-                self.path / f"{_next(self.path):012d}-{uuid.uuid4().hex[:8]}.parquet", _content(marked)
-            )
+            name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
+            write_atomic(self.path / name, _content(marked))
 
     def tables(self) -> Iterator[tuple[Path, "pa.Table"]]:
         """Yield each batch, the oldest first."""
@@ -116,11 +116,6 @@ class Quarantine:
                 self.put(staying)
                 path.unlink()
         return released
-
-
-def _next(folder: Path) -> int:
-    numbers = [path.name.partition("-")[0] for path in folder.glob("*.parquet")]
-    return max((int(number) for number in numbers if number.isdigit()), default=0) + 1
 
 
 def _content(table: "pa.Table") -> bytes:

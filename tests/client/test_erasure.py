@@ -1,0 +1,89 @@
+"""What is erased is gone from what was computed of it, too."""
+
+import pyarrow as pa
+import pytest
+
+from interplant.client import intake
+from interplant.client.directory import PlantDirectory
+from interplant.client.erasure import erase
+from interplant.data import events
+from interplant.data.door import layout
+from interplant.data.events import Event
+from interplant.data.repository import Repository
+from interplant.data.store import Store
+
+from .conftest import TASK
+
+
+def event(snapshot: str, first: float, last: float) -> Event:
+    name = f"{snapshot[:4]}-{first:g}"
+    return Event(
+        name, "2026-11-26", snapshot, None, "inputs", "health", "", "offset", "limit", 9.0, 4.0, 1.0,
+        (0, 1), (first, last), 5, {"offset": 0.5},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def store(bare: PlantDirectory) -> Store:
+    """Machine 1 has readings of the times 0 to 9, machine 2 of 20 to 29."""
+    Repository.create(bare.data, bare.remote)
+    found = intake.store_of(bare, TASK)
+    times = [float(time) for time in (*range(10), *range(20, 30))]
+    table = {"machine": ["1"] * 10 + ["2"] * 10, "cycle": times, "health": [0.5] * 20, "rul": [None] * 20}
+    found.add(pa.table(table, schema=layout(found.contract)))
+    found.settle()
+    bare.drift.mkdir()
+    for name in ("state-inputs-0123456789ab-x-5.npz", "reference-inputs-0123456789ab-x-5.npz"):
+        (bare.drift / name).touch()
+    return found
+
+
+def left(plant: PlantDirectory) -> list[str]:
+    return [one.id for one in events.read(plant.drift_events)]
+
+
+OTHER = "0123456789ab" + "0" * 52
+
+
+@pytest.mark.parametrize(
+    ("machine", "first", "last", "kept"),
+    [
+        ("1", None, None, ["0123-12", "0123-25"]),
+        ("1", 5.0, None, ["0123-0", "0123-12", "0123-25"]),
+        ("2", None, None, ["0123-0", "0123-8", "0123-12"]),
+        (None, 12.0, 19.0, ["0123-0", "0123-8", "0123-25"]),
+    ],
+)
+def test_events_of_windows_of_the_erased_time_go(
+    bare: PlantDirectory, store: Store, machine: str | None, first: float | None, last: float | None,
+    kept: list[str],
+) -> None:  # fmt: skip
+    times = [(0.0, 4.0), (8.0, 11.0), (12.0, 18.0), (25.0, 29.0)]
+    events.append(bare.drift_events, [event(OTHER, *own) for own in times])
+    assert erase(bare, store, machine, first, last).events == 4 - len(kept)
+    assert left(bare) == kept
+    assert [path.name[:5] for path in bare.drift.glob("*.npz")] == ["refer"]
+    assert bare.drift_events.stat().st_mode & 0o777 == 0o600
+
+
+def test_events_against_a_snapshot_that_is_purged_go(bare: PlantDirectory, store: Store) -> None:
+    made = bare.repository().freeze(store)
+    events.append(bare.drift_events, [event(made.digest, 90.0, 95.0), event(OTHER, 90.0, 95.0)])
+    assert erase(bare, store, "1", None, None).events == 1
+    assert left(bare) == ["0123-90"]
+
+
+def test_an_erasure_that_was_killed_forgets_the_events_when_it_is_done_again(
+    bare: PlantDirectory, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events.append(bare.drift_events, [event(OTHER, 0.0, 4.0)])
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "erase", killed)
+        with pytest.raises(KeyboardInterrupt):
+            erase(bare, store, "1", None, None)
+    assert left(bare) == []
+    assert erase(bare, store, "1", None, None).partitions == 1
