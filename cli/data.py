@@ -315,8 +315,8 @@ def erase(
     show(
         json,
         asdict(done),
-        f"{done.partitions} partitions changed; {len(done.purged)} snapshots and {done.events} events of drift "
-        f"were removed; the newest snapshot is {done.snapshot[:12]}.\n"
+        f"{done.partitions} partitions changed; {len(done.purged)} snapshots and {done.events} events of "
+        f"drift were removed; the newest snapshot is {done.snapshot[:12]}.\n"
         f"Releases at this plant that were trained on what is gone: {releases}.",
     )
 

@@ -2,7 +2,8 @@
 
 Folders are looked at once a second: a network share, where plants keep such files, sends no events. A file is
 read once it has rested; one that grows without rest is read line by line as it comes. What was handed over is
-remembered by path, size, time and beginning, so that a file is read once, and on from its end when it grows.
+remembered by path, size, time, beginning and the digests of its blocks, so that a file is read once, and on
+from its end when it grows.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from codecs import lookup
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from interplant.core.contract import Contract
 from interplant.core.errors import UsageError
@@ -24,6 +25,7 @@ from interplant.data.csv_dialect import HEAD, dialect
 from interplant.data.csv_pieces import LONGEST, Piece, csv_pieces
 from interplant.data.marks import Marks
 from interplant.data.parquet_pieces import NotWhole, parquet_pieces
+from interplant.data.prefixes import digests, is_changed
 from interplant.data.sources import Batch, Place, numeric, words
 
 log = logging.getLogger(__name__)
@@ -199,13 +201,13 @@ class Folder:
         try:
             with path.open("rb") as file:
                 head = file.read(HEAD)
-                start = self._start(str(path), sight, head, _is_parquet(path))
+                start = self._start(file, str(path), sight, head)
                 if _is_parquet(path):
                     found = parquet_pieces(path, start, sight.size)
                 else:
                     found = self._csv(file, head, start, sight.size, settled)
                 for piece in (one for one in found if len(one.table)):
-                    yield self._batch(path, sight, head, piece)
+                    yield self._batch(file, path, sight, head, piece)
             sight.done = settled
         except NotWhole:
             sight.done = True
@@ -227,16 +229,26 @@ class Folder:
         how = replace(how, texts=frozenset({machine, *own}))
         yield from csv_pieces(file, how, numbers, max(start, how.start), size, end)
 
-    def _start(self, name: str, sight: _Sight, head: bytes, whole_again: bool) -> int:
+    def _start(self, file: BinaryIO, name: str, sight: _Sight, head: bytes) -> int:
         """Where to read on: at the start if the file is another than the one that was read."""
         mark = self._handed.get(name, self.marks.values.get(name))
         if mark is None or _digest(head[: mark["head"]]) != mark["digest"]:
             return 0
-        same = (mark["size"], mark["modified"]) == (sight.size, sight.modified)
-        grown = sight.size > mark["size"] and not whole_again
-        return int(mark["end"]) if same or grown else 0
+        end = int(mark["end"])
+        if (mark["size"], mark["modified"]) == (sight.size, sight.modified):
+            return end
+        if sight.size <= mark["size"] or _is_parquet(Path(name)):
+            return 0
+        if is_changed(file, end, mark.get("blocks", []), sight.size):
+            self._say(name, f"{name} has grown, and has changed before where it was read to: it is read anew")
+            self._handed.pop(name, None)
+            return 0
+        return end
 
-    def _batch(self, path: Path, sight: _Sight, head: bytes, piece: Piece) -> Batch:
+    def _batch(self, file: BinaryIO, path: Path, sight: _Sight, head: bytes, piece: Piece) -> Batch:
+        before = self._handed.get(str(path), self.marks.values.get(str(path), {}))
+        known = before.get("blocks", []) if before.get("end") == piece.first else []
+        blocks = [] if _is_parquet(path) else digests(file, piece.end, known, piece.first)
         mark = {
             "size": sight.size,
             "modified": sight.modified,
@@ -244,6 +256,7 @@ class Folder:
             "seen": piece.seen,
             "head": len(head),
             "digest": _digest(head),
+            "blocks": blocks,
         }
         self._handed[str(path)] = mark
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from interplant.core.errors import UsageError
-from interplant.data import csv_pieces
+from interplant.data import csv_pieces, folder_source
 from interplant.data.sources import Feed
 
 from .feeds import handed, opened, readings, rows, together, unparsed, watched
@@ -175,6 +175,18 @@ def test_each_file_is_handed_over_once_and_what_is_appended_later(
     assert rows(handed(feed())) == [{"machine": "m1", "cycle": 3.0, "heat": 22.0, "flow": 3.0}]
     file.write_bytes(HEADER.replace(b"flow", b"mass") + LINES * 10)
     assert len(rows(handed(feed()))) == 20
+
+
+@pytest.mark.parametrize("change", [(b"20.5", b"20.7"), (b"20.5", b"20"), (b"", b"")])
+def test_a_file_that_changed_before_its_end_and_grew_is_read_anew(
+    folder: Path, feed: Callable[..., Feed], change: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The beginning by which a file is known does not reach that far."""
+    monkeypatch.setattr(folder_source, "HEAD", len(HEADER))
+    (folder / "a.csv").write_bytes(HEADER + LINES)
+    assert len(rows(handed(feed()))) == 2
+    (folder / "a.csv").write_bytes(HEADER + LINES.replace(*change) + b"m1,3,21,2\n")
+    assert len(rows(handed(feed()))) == (1 if change[0] == change[1] else 3)
 
 
 def test_what_was_not_kept_comes_again(folder: Path, feed: Callable[..., Feed]) -> None:
