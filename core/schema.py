@@ -4,6 +4,7 @@
 impossible values with file, line and key. Each ``check`` raises `Impossible` with a dotted key.
 """
 
+from interplant.core.automation_config import ACTIONS, REASONS, TOLD, Automation, PlantAutomation
 from interplant.core.contract import Contract
 from interplant.core.federation_config import (
     CODECS,
@@ -46,6 +47,7 @@ from interplant.core.task_config import (
 )
 
 __all__ = [
+    "ACTIONS",
     "BAND",
     "CLIPPINGS",
     "CODECS",
@@ -55,8 +57,11 @@ __all__ = [
     "METRICS",
     "ORDERS",
     "PRIVATE",
+    "REASONS",
     "SOURCES",
+    "TOLD",
     "UNITS",
+    "Automation",
     "Certificates",
     "Compression",
     "Connection",
@@ -66,6 +71,7 @@ __all__ = [
     "Metric",
     "Model",
     "Plant",
+    "PlantAutomation",
     "PlantData",
     "Policy",
     "Privacy",
