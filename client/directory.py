@@ -157,6 +157,11 @@ class PlantDirectory:
         return self.path / "drift.jsonl"
 
     @cached_property
+    def predictions(self) -> Path:
+        """What was predicted here, and labels that came; see `interplant.client.predictions`."""
+        return self.path / "predictions.db"
+
+    @cached_property
     def serve_lock(self) -> Path:
         """Held by `plant serve`."""
         return self.path / "serve.lock"

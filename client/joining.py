@@ -69,6 +69,7 @@ COMMENTS: Final = {
     "policy.release.margin": "How much worse than the present model a release may be on the hold-out.",
     "policy.release.report": "nothing, or verdict: what the coordinator learns of the gate's decision.",
     "trainer": "The trainer process: CPU threads, priority (nice), and when it is released.",
+    "serving": "Predictions beside the line; keep: how many the plant's log of them holds.",
 }
 
 

@@ -105,6 +105,7 @@ class Notice(_message.Message):
     WORK_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
+    ROLLBACK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -113,6 +114,8 @@ class Notice(_message.Message):
     def settled(self) -> Global___Settled: ...
     @_builtins.property
     def release(self) -> Global___Release: ...
+    @_builtins.property
+    def rollback(self) -> Global___Rollback: ...
     def __init__(
         self,
         *,
@@ -120,12 +123,13 @@ class Notice(_message.Message):
         work: Global___Parcel | None = ...,
         settled: Global___Settled | None = ...,
         release: Global___Release | None = ...,
+        rollback: Global___Rollback | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "rollback", b"rollback", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "rollback", b"rollback", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["welcome", "work", "settled", "release"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["welcome", "work", "settled", "release", "rollback"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
@@ -419,6 +423,30 @@ class Release(_message.Message):
 Global___Release: _TypeAlias = Release  # noqa: Y015
 
 @_typing.final
+class Rollback(_message.Message):
+    """The federation goes back from one release to another of the same task; nothing to go back to: `to` is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASE_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    release: _builtins.str
+    to: _builtins.str
+    def __init__(
+        self,
+        *,
+        release: _builtins.str = ...,
+        to: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rollback: _TypeAlias = Rollback  # noqa: Y015
+
+@_typing.final
 class Deployment(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -442,6 +470,58 @@ class Deployment(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
+
+@_typing.final
+class Proposal(_message.Message):
+    """A plant's word about a task: why it should be learned again, a code and no values; empty where only the
+    budget is told. `runs` is how many more runs of the task the plant's budget pays.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    reason: _builtins.str
+    runs: _builtins.int
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        runs: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_runs", b"_runs", "runs", b"runs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_runs", b"_runs", "reason", b"reason", "runs", b"runs", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__runs: _TypeAlias = _typing.Literal["runs"]  # noqa: Y015
+    _WhichOneofArgType__runs: _TypeAlias = _typing.Literal["_runs", b"_runs"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__runs) -> _WhichOneofReturnType__runs | None: ...
+
+Global___Proposal: _TypeAlias = Proposal  # noqa: Y015
+
+@_typing.final
+class Heard(_message.Message):
+    """Whether the coordinator has an automation for the task that heeds the reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEEDED_FIELD_NUMBER: _builtins.int
+    heeded: _builtins.bool
+    def __init__(
+        self,
+        *,
+        heeded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heeded", b"heeded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Heard: _TypeAlias = Heard  # noqa: Y015
 
 @_typing.final
 class Node(_message.Message):

@@ -132,6 +132,17 @@ class TrainerSettings:
 
 
 @dataclass
+class Serving:
+    """Predictions beside the line: ``keep`` is how many the plant's log of them holds."""
+
+    keep: int = 1_000_000
+
+    def check(self, prefix: str = "") -> None:
+        """Raise `Impossible` for the first value that cannot be."""
+        need(self.keep >= 1, f"{prefix}keep", f"expected 1 or more predictions, found {self.keep}")
+
+
+@dataclass
 class Connection:
     """How the plant reaches its coordinator; ``compression`` lists the codecs in which arrays may travel."""
 
@@ -151,6 +162,7 @@ class Plant:
     data: PlantData = field(default_factory=PlantData)
     policy: Policy = field(default_factory=Policy)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    serving: Serving = field(default_factory=Serving)
     automation: PlantAutomation = field(default_factory=PlantAutomation)
 
     def check(self) -> None:
@@ -217,6 +229,7 @@ class Plant:
         need(self.trainer.threads >= 1, "trainer.threads", "expected 1 or more")
         need(0 <= self.trainer.nice <= 19, "trainer.nice", "expected 0 to 19")
         need(self.trainer.idle_seconds > 0, "trainer.idle_seconds", "expected more than 0")
+        self.serving.check("serving.")
         need(
             self.connection.backoff_seconds > 0,
             "connection.backoff_seconds",

@@ -24,6 +24,7 @@ from interplant.core.plant_config import (
     Policy,
     PrivacyPolicy,
     ReleasePolicy,
+    Serving,
     Source,
     TrainerSettings,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "PrivacyPolicy",
     "ReleasePolicy",
     "Rounds",
+    "Serving",
     "Source",
     "Split",
     "Strategy",
