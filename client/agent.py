@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flwr.clientapp import ClientApp
 
-from interplant.client import compression, connection, deployment, joining
+from interplant.client import compression, connection, deployment, joining, proposals
 from interplant.client.app import make_app
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import let_out_words
@@ -61,6 +62,7 @@ class Agent:
         self._stopping = stopping or threading.Event()
         self._renew_again_at = 0.0
         self._welcomed = math.inf
+        self._proposing = False
         self._away_because = ""
         self._champion = self._serving()
 
@@ -76,6 +78,7 @@ class Agent:
             self._trainer.release_if_idle(self._settings.trainer.idle_seconds)
             self._renew_in_time()
             self._tell_of_approval()
+            self._tell_proposals()
         self._stopping.set()
         if self._link:
             self._link.close()
@@ -243,6 +246,21 @@ class Agent:
         if release != self._champion:
             self._champion = release
             self._jobs.put(lambda: self._report_again(release))
+
+    def _tell_proposals(self) -> None:
+        """Tell what the monitor proposes, while there is a connection."""
+        connected = self._welcomed < math.inf
+        if connected and not self._proposing and proposals.due(self._plant, datetime.now(UTC)):
+            self._proposing = True
+            self._jobs.put(self._propose)
+
+    def _propose(self) -> None:
+        """Tell one word after the other; what is not told now waits."""
+        try:
+            for one in proposals.due(self._plant, datetime.now(UTC)):
+                proposals.tell(self._plant, one, self._connected().propose)
+        finally:
+            self._proposing = False
 
     def _report_again(self, release: str) -> None:
         """Where the policy lets nothing be known, a second report would tell of the approval by itself."""

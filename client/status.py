@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from interplant.client import connection, deployment
 from interplant.client.connection import Connection
 from interplant.client.directory import PlantDirectory
+from interplant.client.runway import Runway, runway
 from interplant.client.spending import Spending, spending
+from interplant.core.errors import Refusal
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class PlantStatus:
         connection: How it stands with the coordinator.
         paused: Whether rounds are refused.
         budgets: Privacy spent, by dataset.
+        runway: How many more runs of the champion's task the budget pays; None if nothing limits it.
         champion: The release that serves, or None.
         waiting: Releases that wait for a person.
         kept_replies: Replies that the coordinator has not merged yet.
@@ -28,6 +31,7 @@ class PlantStatus:
     connection: Connection
     paused: bool
     budgets: list[Spending]
+    runway: Runway | None
     champion: str | None
     waiting: list[str]
     kept_replies: int
@@ -47,7 +51,15 @@ def status(plant: PlantDirectory) -> PlantStatus:
         connection.current(plant),
         plant.paused.exists(),
         spending(plant),
+        _runway(plant),
         champion.release if champion else None,
         [name for name, verdict in deployment.verdicts(plant) if verdict.state == deployment.WAITING],
         len(list(plant.outbox.glob("*.parcel"))),
     )
+
+
+def _runway(plant: PlantDirectory) -> Runway | None:
+    try:
+        return runway(plant)
+    except Refusal:
+        return None  # no round would be admitted either, and says why

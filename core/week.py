@@ -47,7 +47,9 @@ def span(text: str) -> Span:
     """
     found = _SPAN.fullmatch(text)
     if not found or not text:
-        raise ValueError(f"expected such as 'Mon-Fri 22:00-06:00', '12:00-13:00' or 'Sat-Sun', found {text!r}")
+        raise ValueError(
+            f"expected such as 'Mon-Fri 22:00-06:00', '12:00-13:00' or 'Sat-Sun', found {text!r}"
+        )
     if found["begin"] is None:
         return Span(_days(found["days"]), 0, 24 * 60)
     begin, end = _minutes(found["begin"]), _minutes(found["end"])
