@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 from interplant.client import deployment
 from interplant.core import config
 from interplant.core.schema import Automation, Federation, Plant, Task
+from interplant.data import gas_turbine
 from interplant.data.archives import contents
 from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
-from interplant.data import gas_turbine
 from interplant.lab import stocked
 from interplant.lab.federation import LocalFederation, local_federation
 from interplant.lab.stocked import Stock
@@ -168,7 +168,9 @@ def _release_of(made: LocalFederation, run: str) -> str:
 
 def _until_serving(made: LocalFederation, case: Case, release: str) -> None:
     plants = [made.plant(stock.name) for stock in case.stocks]
-    made.until(lambda: all(deployment.verdict_of(one, release) for one in plants), 120, "every plant's verdict")
+    made.until(
+        lambda: all(deployment.verdict_of(one, release) for one in plants), 120, "every plant's verdict"
+    )
     refused = [
         f"{plant.path.name}: {verdict.sentence}"
         for plant in plants
@@ -181,7 +183,9 @@ def _until_serving(made: LocalFederation, case: Case, release: str) -> None:
 
 def main() -> None:
     """Measure, and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", choices=["simulated", "gas_turbine"], action="append")
     parser.add_argument("--data", type=Path, help="folder with the gas turbine's file")
     parser.add_argument("--json", action="store_true")
@@ -198,7 +202,8 @@ def main() -> None:
         print(json.dumps({"results": results}, indent=1))
     else:
         for one in results:
-            print(f"{one['case']}: {one['value']} {one['unit']} (bar {one['bar']}, {'holds' if one['holds'] else 'FAILS'})")
+            held = "holds" if one["holds"] else "FAILS"
+            print(f"{one['case']}: {one['value']} {one['unit']} (bar {one['bar']:g}, {held})")
 
 
 if __name__ == "__main__":

@@ -112,9 +112,7 @@ def resume(directory: Directory = HERE, json: Json = False) -> None:
 
 @app.command()
 def propose(
-    task: Annotated[
-        str, typer.Argument(help="The task's name; by default that of the release that serves.")
-    ] = "",
+    task: Annotated[str, typer.Argument(help="The task's name; else that of what serves.")] = "",
     directory: Directory = HERE,
     json: Json = False,
 ) -> None:

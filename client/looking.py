@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from interplant.client import erasure, intake, proposals, watching
+from interplant.client import erasure, intake, proposals
 from interplant.client.directory import PlantDirectory, data_repository
 from interplant.client.monitor import SCHEDULE
 from interplant.client.runway import Runway, champions_task, runway
@@ -44,7 +44,7 @@ def look(plant: PlantDirectory, scheduled: bool = False) -> Looked:
         scheduled: Whether a moment of the plant's schedule has come.
     """
     settings = plant.load().automation
-    began = watching.watch(plant) if settings.watch else ()
+    began = _watch(plant) if settings.watch else ()
     made = _snapshot(plant) if settings.snapshots else None
     reasons = [*(["new_data"] if made else []), *sorted(set(began)), *([SCHEDULE] if scheduled else [])]
     left, now = _runway(plant), datetime.now(UTC)
@@ -57,6 +57,12 @@ def look(plant: PlantDirectory, scheduled: bool = False) -> Looked:
         if runs is not None:
             proposals.tell_budget(plant, task, runs, now)
     return Looked(made, began, proposed)
+
+
+def _watch(plant: PlantDirectory) -> Sequence[str]:
+    from interplant.client.watching import watch  # a second of processor time that only this needs
+
+    return watch(plant)
 
 
 def _snapshot(plant: PlantDirectory) -> Snapshot | None:

@@ -1,8 +1,9 @@
 """What a plant says of its own accord: that a task should be learned again, and what its budget pays.
 
-That there is new data, a drift or an error depends on data. Such a proposal is made only where the plant's
-policy declares it public (``automation.tell: declared``); it says a reason's code and the task's name, never a
-value. It waits in ``proposals/``, each once, until the agent has told it; what leaves passes the gateway's log.
+That there is new data, a drift or an error depends on data. Such a proposal is made only where the
+plant's policy declares it public (``automation.tell: declared``); it says a reason's code and the task's
+name, never a value. It waits in ``proposals/``, each once, until the agent has told it; what leaves passes
+the gateway's log.
 """
 
 import json
@@ -136,19 +137,16 @@ def _hindrance(plant: PlantDirectory, settings: Plant, task: str, reason: str, r
     own = settings.automation
     if reason not in REASONS:
         raise UsageError(f"reason: expected one of {', '.join(REASONS)}, found {reason!r}")
-    if task not in settings.policy.tasks:
-        return f"{task!r} is not in policy.tasks"
-    if runs is not None and runs < 1:
-        return "the privacy budget pays no further run; see `interplant privacy budget`"
-    if reason == PERSON:
-        return ""
-    if reason not in own.propose:
-        return f"{reason} is not in automation.propose"
-    if reason in OF_DATA and own.tell != "declared":
-        return "that there is a reason depends on data, and automation.tell is nothing"
-    if plant.paused.exists():
-        return "the plant is paused"
-    return ""
+    person = reason == PERSON
+    hindrances = {
+        f"{task!r} is not in policy.tasks": task not in settings.policy.tasks,
+        "the privacy budget pays no further run; see `interplant plant status`": runs == 0,
+        f"{reason} is not in automation.propose": not person and reason not in own.propose,
+        "what depends on data is not told, as automation.tell is nothing": reason in OF_DATA
+        and own.tell != "declared",
+        "the plant is paused": not person and plant.paused.exists(),
+    }
+    return next((why for why, holds in hindrances.items() if holds), "")
 
 
 def _wait(plant: PlantDirectory, proposal: Proposal) -> Proposal:

@@ -50,12 +50,12 @@ class Runway:
 
 
 def champions_task(plant: PlantDirectory) -> Task | None:
-    """Return the task of the release that serves here; None before the first."""
+    """Return the task of the release that serves here; None before the first, or if it was removed."""
     now = champion(plant)
     if now is None:
         return None
     path = plant.releases / now.release / TASK
-    return parse_task(path.read_bytes(), str(path))
+    return parse_task(path.read_bytes(), str(path)) if path.is_file() else None
 
 
 def runway(plant: PlantDirectory, task: Task | None = None) -> Runway | None:

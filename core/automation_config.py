@@ -29,9 +29,9 @@ class PlantAutomation:
     ``watch``: new readings are held against the champion's snapshot, and so are predictions and late errors
     where there are any.
 
-    ``propose`` says for which of `REASONS` the plant proposes a retraining. That new data, a drift or an error
-    is there depends on data: such a proposal leaves only with ``tell: declared``. ``budget: declared`` tells
-    how many more runs the plant's budget pays, which follows from its cap and the plan's public numbers.
+    ``propose`` says for which of `REASONS` the plant proposes a retraining. That new data, a drift or an
+    error is there depends on data: such a proposal leaves only with ``tell: declared``. ``budget: declared``
+    tells how many more runs the plant's budget pays, which follows from its cap and public numbers.
 
     ``schedule`` are the moments of its own proposals. In ``quiet`` times the plant neither trains nor
     proposes. Both count in ``zone``.
@@ -78,8 +78,8 @@ class Automation:
 
     ``on`` lists the `REASONS` that are heeded; ``schedule`` are the moments of the coordinator's own.
     ``proposals`` is from how many plants one has to come. Two runs of a task begin at least ``apart_hours``
-    apart. In ``quiet`` times none begins, nor outside ``maintenance`` windows, if there are any; both count in
-    ``zone``. With ``action: propose`` a person approves each run.
+    apart. In ``quiet`` times none begins, nor outside ``maintenance`` windows, if there are any; both count
+    in ``zone``. With ``action: propose`` a person approves each run.
     """
 
     task: str = MISSING

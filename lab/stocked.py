@@ -1,7 +1,7 @@
 """Plants whose readings come from files in a folder, as at a line: what follows by itself can be watched."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -10,9 +10,9 @@ from interplant.client.directory import PlantDirectory, data_repository
 from interplant.core import config
 from interplant.core.files import write_atomic
 from interplant.core.schema import Plant, Source, Task
+from interplant.data.frames import Dataset
 from interplant.lab.federation import LocalFederation
 from interplant.lab.prepared import offer_readings
-from interplant.data.frames import Dataset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,9 @@ def join(
     """
 
     def edit(plant: Plant) -> None:
-        offered = offer_readings(Dataset(stock.readings, stock.readings.iloc[:0], stock.simulated), task, epsilon)
+        offered = offer_readings(
+            Dataset(stock.readings, stock.readings.iloc[:0], stock.simulated), task, epsilon
+        )
         offered(plant)
         plant.data.simulated = stock.simulated
         plant.data.contract = CONTRACT

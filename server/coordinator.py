@@ -23,7 +23,7 @@ _RENEW_EVERY = 20.0
 
 
 def serve(directory: CoordinatorDirectory, stopping: threading.Event | None = None) -> int:
-    """Run the gRPC process, the round process and, if asked for, the automation, until Ctrl-C or a polite end.
+    """Run the gRPC process, the round process and the automation, if there is one, until a polite end.
 
     Args:
         directory: The coordinator's directory.

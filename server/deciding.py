@@ -126,4 +126,5 @@ def _times(policy: Automation, now: datetime) -> str:
 def _apart(policy: Automation, facts: Facts) -> str:
     if facts.last is None or facts.now >= facts.last + timedelta(hours=policy.apart_hours):
         return ""
-    return f"the last run was queued at {facts.last:%Y-%m-%d %H:%M} UTC, and runs are {policy.apart_hours:g} h apart"
+    when = f"{facts.last:%Y-%m-%d %H:%M} UTC"
+    return f"the last run was queued at {when}, and runs are {policy.apart_hours:g} h apart"

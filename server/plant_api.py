@@ -14,8 +14,8 @@ import grpc
 from grpc import aio
 
 from interplant.core import federation_pb2 as pb
-from interplant.core.certificates import Identity, utc_now
 from interplant.core.automation_config import REASONS
+from interplant.core.certificates import Identity, utc_now
 from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.federation_pb2_grpc import CoordinatorServicer
 from interplant.core.files import PIECE

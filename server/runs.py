@@ -55,7 +55,8 @@ def start_run(
         )
     first = first_weights(task, weights)
     rules = rounds or directory.load().rounds
-    settings = {"release": release, "start_from": start_from, "because": because}
+    settings = {"release": release, "start_from": start_from}
+    settings |= {"because": because} if because else {}
     run_id = new_run_id()
     folder = directory.runs / run_id
     order = make_order(run_id, task, rules, "grpc", release, str(folder / _FIRST), start_from)

@@ -69,6 +69,7 @@ def test_a_run_starts_from_a_release(coordinator, task):
     for name, array in released.items():
         np.testing.assert_array_equal(first[name], array)
     assert run.config == {"release": True, "start_from": "r-1"}
+    assert RunFolder(coordinator.runs / run.id).order().parent == "r-1"
 
 
 def test_a_release_of_another_model_is_refused_before_anything_is_written(coordinator, registry, task):
