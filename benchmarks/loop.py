@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interplant.client import deployment
+from interplant.client import verdicts
 from interplant.core import config
 from interplant.core.schema import Automation, Federation, Plant, Task
 from interplant.data import gas_turbine
@@ -169,12 +169,12 @@ def _release_of(made: LocalFederation, run: str) -> str:
 def _until_serving(made: LocalFederation, case: Case, release: str) -> None:
     plants = [made.plant(stock.name) for stock in case.stocks]
     made.until(
-        lambda: all(deployment.verdict_of(one, release) for one in plants), 120, "every plant's verdict"
+        lambda: all(verdicts.verdict_of(one, release) for one in plants), 120, "every plant's verdict"
     )
     refused = [
         f"{plant.path.name}: {verdict.sentence}"
         for plant in plants
-        if (verdict := deployment.verdict_of(plant, release)) and verdict.state == deployment.REFUSED
+        if (verdict := verdicts.verdict_of(plant, release)) and verdict.state == verdicts.REFUSED
     ]
     if refused:
         raise SystemExit(f"release {release} is refused: {'; '.join(refused)}")

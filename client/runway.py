@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from interplant.client.deployment import champion
+from interplant.client.champion import champion
 from interplant.client.directory import PlantDirectory
 from interplant.client.lineages import charges_of
 from interplant.client.quality import owed

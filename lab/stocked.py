@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from interplant.client import deployment, intake
+from interplant.client import intake
+from interplant.client.champion import champion
 from interplant.client.directory import PlantDirectory, data_repository
 from interplant.core import config
 from interplant.core.files import write_atomic
@@ -90,5 +91,5 @@ def machines(readings: "pd.DataFrame", task: Task, first: int) -> "pd.DataFrame"
 
 def serving(plants: Sequence[PlantDirectory]) -> set[str]:
     """Return the releases that serve at plants; empty text for a plant without one."""
-    found = [deployment.champion(plant) for plant in plants]
+    found = [champion(plant) for plant in plants]
     return {one.release if one else "" for one in found}

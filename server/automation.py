@@ -43,9 +43,6 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS: Final = 5.0
 """How often the time of the week is looked at; a plant's word is heard at once."""
 
-_NO_START: Final = ("rejected", "rolled_back")
-"""States of a release from which no run starts."""
-
 Starter: TypeAlias = Callable[[CoordinatorDirectory, str, str, str], str]
 
 
@@ -151,10 +148,8 @@ class Automation:
 
 
 def release_to_start_from(registry: Registry, task: str) -> str:
-    """Return the id of a task's newest release that nobody has rejected or rolled back; empty if none."""
-    return next(
-        (one.id for one in registry.releases() if one.task == task and one.state not in _NO_START), ""
-    )
+    """Return the id of the release of a task that plants are told of; empty if there is none."""
+    return next((one.id for one in registry.offered_releases() if one.task == task), "")
 
 
 def approve(directory: CoordinatorDirectory, task: str) -> Event:

@@ -59,7 +59,7 @@ def start_run(
     settings |= {"because": because} if because else {}
     run_id = new_run_id()
     folder = directory.runs / run_id
-    order = make_order(run_id, task, rules, "grpc", release, str(folder / _FIRST), start_from)
+    order = make_order(run_id, task, rules, "grpc", release, _FIRST, start_from)
     try:
         RunFolder(folder).create(order)
         blobs.replace(folder / _FIRST, first, {})

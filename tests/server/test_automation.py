@@ -67,13 +67,12 @@ def end_runs(registry):
         registry.update_run(run.id, state="finished")
 
 
-def test_a_proposal_starts_one_run_from_the_newest_release_that_is_good(directory, registry, starter):
+def test_a_proposal_starts_one_run_from_the_release_that_is_on_offer(directory, registry, starter):
     follow(directory)
-    for name, state in (("a-1", "ready"), ("a-2", "ready"), ("a-3", "rejected"), ("other", "ready")):
-        task = "turbofan" if name != "other" else "wear"
+    for name, task in (("a-1", "turbofan"), ("a-2", "turbofan"), ("a-3", "turbofan"), ("other", "wear")):
         registry.create_release(name, None, task, "00")
-        if state != "ready":
-            registry.update_release(name, state)
+        decide = registry.reject_release if name == "a-3" else registry.approve_release
+        decide(name, "")
     assert followed.hear(registry, "north", "turbofan", "drift", None)
     step(directory, registry, starter)
     assert starter.asked == [("turbofan", "a-2", "proposed by north (drift)")]

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from interplant.client import deployment, proposals
+from interplant.client import proposals
+from interplant.client.champion import champion
 from interplant.client.directory import PlantDirectory
 from interplant.core import config, signing
 from interplant.core.release import read_release
@@ -75,7 +76,7 @@ def test_a_new_file_ends_in_a_release_at_every_plant(federation: LocalFederation
     plants = [federation.plant(name) for name in PLANTS]
     arrive(federation, "north", 101)
     until_runs(federation, 1)
-    federation.until(lambda: all(map(deployment.champion, plants)), 60, "a first release to serve")
+    federation.until(lambda: all(map(champion, plants)), 60, "a first release to serve")
     (first,) = stocked.serving(plants)
 
     arrive(federation, "north", 102)
