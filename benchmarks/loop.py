@@ -168,9 +168,7 @@ def _release_of(made: LocalFederation, run: str) -> str:
 
 def _until_serving(made: LocalFederation, case: Case, release: str) -> None:
     plants = [made.plant(stock.name) for stock in case.stocks]
-    made.until(
-        lambda: all(verdicts.verdict_of(one, release) for one in plants), 120, "every plant's verdict"
-    )
+    made.until(lambda: all(verdicts.verdict_of(one, release) for one in plants), 120, "every plant's verdict")
     refused = [
         f"{plant.path.name}: {verdict.sentence}"
         for plant in plants
