@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from interplant.client.deployment import champion
+from interplant.client.champion import champion
 from interplant.client.directory import PlantDirectory
 from interplant.client.standing import is_drifting
 from interplant.core import signing

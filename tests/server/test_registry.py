@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from interplant.core.errors import InterplantError, UsageError
-from interplant.server.records import node_id
-from interplant.server.registry import Dropped, Issued, Registry
+from interplant.server.records import Dropped, Issued, node_id
+from interplant.server.registry import Registry
 
 SOON = datetime.now(UTC) + timedelta(hours=1)
 LATER = SOON + timedelta(hours=1)
@@ -216,7 +216,8 @@ PROCESS = """
 import sys
 from datetime import UTC, datetime, timedelta
 from interplant.core.errors import InterplantError
-from interplant.server.registry import Issued, Registry
+from interplant.server.records import Issued
+from interplant.server.registry import Registry
 registry, number = Registry.open(sys.argv[1]), sys.argv[2]
 print("ready", flush=True); sys.stdin.readline()
 expires = datetime.now(UTC) + timedelta(hours=1)
