@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 BYTES: Final = "BYTES"
@@ -25,6 +25,9 @@ NUMBERS: Final = {
 EXTENSIONS: Final = ("binary_tensor_data",)
 HEADER_LENGTH: Final = "inference-header-content-length"
 """The HTTP header that says how much of a body is JSON."""
+
+_NAME: Final = 100
+"""Characters of a name; what is refused is repeated, and should fit a line."""
 
 Data = NDArray[Any] | list[str]
 
@@ -105,10 +108,15 @@ def json_object(text: bytes | memoryview) -> dict[str, Any]:
         ProtocolError: 400: it is none.
     """
     try:
-        content = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        content = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(400, f"the body is not JSON: {error}") from None
     return _object(content, "the body")
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Write a JSON object."""
+    return msgspec.json.encode(content)
 
 
 def answer(
@@ -138,7 +146,7 @@ def answer(
     content = {**head, "outputs": tensors}
     if request.id is not None:
         content["id"] = request.id
-    text = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    text = json_bytes(content)
     if not behind:
         return text, [(b"content-type", b"application/json")]
     headers = [
@@ -163,10 +171,10 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, 
 
 def _tensor(entry: Mapping[str, Any], rest: memoryview, where: str) -> tuple[Tensor, memoryview]:
     name, datatype, shape = entry.get("name"), entry.get("datatype"), entry.get("shape", ())
-    _need(isinstance(name, str) and bool(name), f"{where}: name: expected text")
+    _need(isinstance(name, str) and 0 < len(name) <= _NAME, f"{where}: name: expected text, not too long")
     where = f"input {name!r}"
     _need(
-        datatype in NUMBERS or datatype == BYTES,
+        isinstance(datatype, str) and (datatype in NUMBERS or datatype == BYTES),
         f"{where}: datatype: expected one of {', '.join(NUMBERS)} or {BYTES}, found {_short(datatype)}",
     )
     sizes = isinstance(shape, list) and all(type(size) is int and 0 <= size < 1 << 40 for size in shape)
@@ -263,7 +271,7 @@ def _wanted(outputs: Any, binary: bool) -> dict[str, bool] | None:
     for place, one in enumerate(outputs):
         entry = _object(one, f"outputs[{place}]")
         name = entry.get("name")
-        _need(isinstance(name, str), f"outputs[{place}]: name: expected text")
+        _need(isinstance(name, str) and len(name) <= _NAME, f"outputs[{place}]: name: expected text")
         parameters = _object(entry.get("parameters", {}), f"outputs[{place}]: parameters")
         wanted[str(name)] = parameters.get("binary_data", binary) is True
     return wanted
@@ -279,7 +287,7 @@ def _written(name: str, data: Data, binary: bool) -> tuple[dict[str, Any], list[
     if binary:
         entry["parameters"] = {"binary_data_size": len(raw)}
         return entry, [raw]
-    entry["data"] = data if isinstance(data, list) else np.ascontiguousarray(data).reshape(-1)
+    entry["data"] = data if isinstance(data, list) else data.reshape(-1).tolist()
     return entry, []
 
 

@@ -89,6 +89,7 @@ class Recorder:
         self._answered: deque[Answered] = deque()
         self._labels: deque[tuple[str, Label, Future[bool]]] = deque()
         self._rows = 0
+        self._woken = False
         self._changed = threading.Condition()
         self._closed = False
         self.lost = 0
@@ -103,6 +104,10 @@ class Recorder:
             return
         self._rows += len(answered.ids)
         self._answered.append(answered)
+        if not self._woken:
+            with self._changed:
+                self._woken = True
+                self._changed.notify()
 
     def label(self, prediction: str, value: Label) -> "Future[bool]":
         """Have a label noted, behind all predictions that were put before; see `Predictions.label`."""
@@ -122,9 +127,9 @@ class Recorder:
     def _work(self) -> None:
         while True:
             with self._changed:
-                if not (self._closed or self._labels):
-                    self._changed.wait(PAUSE)
-                closed, labels = self._closed, list(self._labels)
+                self._changed.wait_for(lambda: self._woken or self._closed or self._labels)
+                self._changed.wait_for(lambda: self._closed or self._labels, PAUSE)
+                self._woken, closed, labels = False, self._closed, list(self._labels)
                 self._labels.clear()
             self._write()
             for prediction, value, noted in labels:

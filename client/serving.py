@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,12 +42,18 @@ def main(words: list[str]) -> int:
     processes.follow_parent()
     logs.setup()
     sys.setswitchinterval(_SWITCH)
-    plant = PlantDirectory(Path(words[0]))
-    return processes.ended(lambda: serve(plant), log)
+    # Uvicorn has handlers of its own while it runs, and hands what they caught to these at its end.
+    stopping = threading.Event()
+    processes.on_stop_signals(stopping)
+    return processes.ended(lambda: serve(PlantDirectory(Path(words[0])), stopping), log)
 
 
-def serve(plant: PlantDirectory) -> int:
+def serve(plant: PlantDirectory, stopping: threading.Event) -> int:
     """Serve until a polite end; requests that are under way then are answered.
+
+    Args:
+        plant: The plant's directory.
+        stopping: Set already, it ends before it has begun; later the signals do.
 
     Raises:
         UsageError: ``serving.listen`` is not an address of this machine.
@@ -55,11 +62,13 @@ def serve(plant: PlantDirectory) -> int:
     settings = plant.load().serving
     processes.lower_priority(settings.nice)
     with only_one(plant.serving_lock, "serving"), _listening(settings) as listener:
-        uvloop.run(_serve(plant, settings, listener))
+        uvloop.run(_serve(plant, settings, listener, stopping))
     return 0
 
 
-async def _serve(plant: PlantDirectory, settings: Serving, listener: socket.socket) -> None:
+async def _serve(
+    plant: PlantDirectory, settings: Serving, listener: socket.socket, stopping: threading.Event
+) -> None:
     address = _address(listener)
     recorder = Recorder(lambda: Predictions.open(plant))
     batcher = Batcher(settings.batch, settings.wait_milliseconds / 1000.0, settings.queue)
@@ -83,7 +92,8 @@ async def _serve(plant: PlantDirectory, settings: Serving, listener: socket.sock
         )
     )
     try:
-        await server.serve(sockets=[listener])
+        if not stopping.is_set():
+            await server.serve(sockets=[listener])
     finally:
         models.close()
         batcher.close()

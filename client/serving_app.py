@@ -10,12 +10,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
-import orjson
-
 from interplant.client import protocol, requests
 from interplant.client.batching import Batcher
 from interplant.client.predictions import new_id
-from interplant.client.protocol import HEADER_LENGTH, ProtocolError, json_object
+from interplant.client.protocol import HEADER_LENGTH, ProtocolError, json_bytes, json_object
 from interplant.client.recording import Answered, Recorder
 from interplant.client.serving_models import Followed, Model
 from interplant.core.errors import InterplantError
@@ -100,7 +98,7 @@ class App:
                 raise ProtocolError(404, f"{method} /{'/'.join(path)[:200]}: nothing is there")
         if method != "GET":
             raise ProtocolError(405, f"{method} /{'/'.join(path)}: expected GET")
-        return 200, orjson.dumps(found), _JSON
+        return 200, json_bytes(found), _JSON
 
     async def _infer(self, scope: Message, receive: Receive, model: Model) -> Reply:
         body = await _body(scope, receive, self._most)
@@ -143,7 +141,7 @@ class App:
                 404,
                 f"prediction {prediction[:64]!r}: not in this plant's log, or no longer; nothing was noted",
             )
-        return 200, orjson.dumps({"prediction_id": prediction, "label": value}), _JSON
+        return 200, json_bytes({"prediction_id": prediction, "label": value}), _JSON
 
     def _ready(self) -> Model:
         model = self._models.model
@@ -246,4 +244,4 @@ def _refusal(error: ProtocolError) -> Reply:
     headers = list(_JSON)
     if error.retry_after is not None:
         headers.append((b"retry-after", str(error.retry_after).encode()))
-    return error.status, orjson.dumps({"error": str(error)}), headers
+    return error.status, json_bytes({"error": str(error)}), headers

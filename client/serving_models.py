@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +29,10 @@ AGAIN_SECONDS: Final = 5.0
 """After how long a release that could not be loaded is tried again."""
 
 
+QUICK_SECONDS: Final = 0.002
+"""A run that takes less is not worth a thread: handing it over costs as much, and more while others work."""
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """A release that answers.
@@ -37,11 +41,13 @@ class Model:
         release: Its id.
         task: What it predicts, and from what.
         session: Its ONNX, loaded and warm.
+        quick: Whether a full batch took less than `QUICK_SECONDS`.
     """
 
     release: str
     task: Task
     session: Session
+    quick: bool
 
     def run(self, x: NDArray[np.float32], /) -> NDArray[np.float32]:
         """Predict windows (N, channels, length), in the model's units.
@@ -69,10 +75,12 @@ def load(plant: PlantDirectory, release: str, batch: int, threads: int) -> Model
     """
     found = read_release(plant.releases / release, signing.read_public(plant.release_public_key))
     session = Session(found.folder / ONNX, found.task.target.outputs, threads, arena=True)
-    model = Model(release, found.task, session)
-    for windows in (1, batch):
+    model, taken = Model(release, found.task, session, quick=False), []
+    for windows in (1, batch, batch, batch):
+        begun = time.perf_counter()
         model.run(np.zeros((windows, *found.task.shape), np.float32))
-    return model
+        taken.append(time.perf_counter() - begun)
+    return replace(model, quick=min(taken[1:]) < QUICK_SECONDS)
 
 
 class Followed:

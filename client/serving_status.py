@@ -1,11 +1,13 @@
 """What serves at a plant and where, as the serving process noted it last. Light: no model is loaded."""
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from interplant.client.directory import PlantDirectory
 from interplant.core.files import is_locked, write_atomic
+from interplant.core.processes import is_alive
 
 if TYPE_CHECKING:
     from interplant.client.serving_models import Model
@@ -34,7 +36,7 @@ def note(plant: PlantDirectory, address: str, model: "Model | None", trouble: st
     """Write down what serves; called by the process that does."""
     name, release = (model.task.name, model.release) if model else ("", "")
     now = ServingStatus("serving", address, name, release, trouble)
-    write_atomic(plant.serving, json.dumps(asdict(now)) + "\n")
+    write_atomic(plant.serving, json.dumps({"process": os.getpid(), **asdict(now)}) + "\n")
 
 
 def serving_status(plant: PlantDirectory) -> ServingStatus:
@@ -42,6 +44,8 @@ def serving_status(plant: PlantDirectory) -> ServingStatus:
     if not is_locked(plant.serving_lock):
         return ServingStatus("stopped" if plant.load().serving.listen else "off")
     try:
-        return ServingStatus(**json.loads(plant.serving.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return ServingStatus("serving")  # it has just begun
+        noted = json.loads(plant.serving.read_text(encoding="utf-8"))
+        # What a killed process left says nothing of the one that has just begun.
+        return ServingStatus(**noted) if is_alive(noted.pop("process")) else ServingStatus("serving")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return ServingStatus("serving")
