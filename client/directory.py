@@ -107,6 +107,21 @@ class PlantDirectory:
         return self.path / "releases"
 
     @cached_property
+    def release_history(self) -> Path:
+        """What became of releases here, line by line; see `interplant.client.history`. It stays here."""
+        return self.releases / "history.jsonl"
+
+    @cached_property
+    def told_releases(self) -> Path:
+        """What the coordinator was told of them; see `interplant.client.reports`."""
+        return self.releases / "told.json"
+
+    @cached_property
+    def releases_lock(self) -> Path:
+        """Held while somebody decides about releases; see `interplant.client.verdicts.deciding`."""
+        return self.releases / ".lock"
+
+    @cached_property
     def champion(self) -> Path:
         """Which release serves now; see `interplant.client.champion`."""
         return self.path / "champion.json"

@@ -1,24 +1,33 @@
 """What became of each release at a plant, and what of it the coordinator may know.
 
 Figures are exact and stay in this plant, in ``releases/<id>.verdict.json`` beside the release, whose own
-folder is never written to; `report_for_coordinator` alone says what may leave.
+folder is never written to, and in the history (`interplant.client.history`); `report_for_coordinator` alone
+says what may leave.
 """
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from interplant.client import history
 from interplant.client.directory import PlantDirectory
 from interplant.core.errors import InterplantError
-from interplant.core.files import write_atomic
+from interplant.core.files import takes_turns, write_atomic
 from interplant.core.release import check_id
 from interplant.core.schema import Policy
 
-ACTIVE: Final = "active"
 WAITING: Final = "waiting"
+SHADOW: Final = "shadow"
+CANARY: Final = "canary"
+ACTIVE: Final = "active"
 REFUSED: Final = "refused"
+WITHDRAWN: Final = "withdrawn"
+ROLLED_BACK: Final = "rolled_back"
+SUPERSEDED: Final = "superseded"
 RECEIVED: Final = "received"
 
 _VERDICT: Final = ".verdict.json"
@@ -34,21 +43,31 @@ class Verdict:
     """What became of a release here.
 
     Args:
-        state: ``active``, ``waiting`` (for a person) or ``refused``.
-        code: Why it was refused, a key of `interplant.core.release.RELEASE_REFUSALS` or of
+        state: ``waiting`` (for a person), ``shadow`` or ``canary`` (on trial), ``active``, ``refused`` (by
+            the gate), ``withdrawn`` (from its trial) or ``rolled_back`` (the plant left it).
+        code: Why, a key of `interplant.core.release.RELEASE_REFUSALS` or of
             `interplant.core.errors.REFUSALS`; empty otherwise.
         sentence: The same for the plant's own people, with figures.
-        figures: Exact results: errors and scores on the plant's hold-out. They stay in the plant.
+        figures: Exact results: errors and scores on the plant's data. They stay in the plant.
+        to: With ``rolled_back``: the release that the plant goes back to.
     """
 
     state: str
     code: str
     sentence: str
     figures: Mapping[str, float] = field(default_factory=dict)
+    to: str = ""
+
+
+def deciding(plant: PlantDirectory) -> AbstractContextManager[None]:
+    """Hold the right to decide about this plant's releases: processes take turns at it."""
+    return takes_turns(plant.releases_lock)
 
 
 def record(plant: PlantDirectory, release: str, verdict: Verdict) -> Verdict:
-    """Put a verdict on record, for the plant's own user only, in place of an earlier one."""
+    """Put a verdict on record, for the plant's own user: in the history, and in place of an earlier one."""
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    history.append(plant, history.Step(at, check_id(release), **asdict(verdict)))
     content = json.dumps(asdict(verdict), indent=2) + "\n"
     write_atomic(_verdict_path(plant, release), content, mode=0o600)
     return verdict

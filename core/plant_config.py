@@ -9,6 +9,7 @@ from omegaconf import MISSING
 from interplant.core.federation_config import CODECS
 from interplant.core.possible import address, between, count, is_name, need, one_of
 from interplant.core.task_config import METRICS, UNITS
+from interplant.core.trial_config import Probation, Trial
 
 DATA_REFUSALS = ("declared", "billed")
 
@@ -32,11 +33,18 @@ class PrivacyPolicy:
 
 @dataclass
 class ReleasePolicy:
-    """When a release may serve (``approval``), and what the coordinator learns of it (``report``)."""
+    """When a release may serve (``approval``, ``trial``), and what the coordinator learns of it (``report``).
+
+    ``rollback`` says whether the coordinator's word is enough to go back to an earlier release (``obey``), or
+    a ``person`` here decides; ``probation`` when the plant goes back by itself.
+    """
 
     approval: str = "person"
     margin: float = 0.05
     report: str = "nothing"
+    rollback: str = "person"
+    trial: Trial = field(default_factory=Trial)
+    probation: Probation = field(default_factory=Probation)
 
 
 @dataclass
@@ -223,6 +231,9 @@ class Plant:
         )
         one_of(release.approval, ("person", "auto"), "policy.release.approval")
         one_of(release.report, ("nothing", "verdict"), "policy.release.report")
+        one_of(release.rollback, ("person", "obey"), "policy.release.rollback")
+        release.trial.check("policy.release.trial.")
+        release.probation.check("policy.release.probation.")
         need(
             release.margin >= 0,
             "policy.release.margin",
