@@ -19,8 +19,8 @@ from interplant.core import certificates, config
 from interplant.core.schema import Source, Task
 from interplant.data import cmapss
 from interplant.data.door import admit
+from interplant.data.repository import Repository
 from interplant.data.simulator import simulate
-from interplant.data.snapshots import Repository
 from interplant.data.store import Store
 from interplant.data.tasks import builtin
 from interplant.server import runs
