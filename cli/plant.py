@@ -14,6 +14,7 @@ from interplant.core.errors import InterplantError, UsageError
 
 if TYPE_CHECKING:
     from interplant.client.runway import Runway
+    from interplant.client.serving_status import ServingStatus
 
 app = Group("One site: joins a federation, trains on its own data, tries releases.")
 
@@ -75,6 +76,7 @@ def status(directory: Directory = HERE, json: Json = False) -> None:
         lines[f"runs of {found.runway.task} left"] = _left(found.runway)
     lines |= {
         "champion": found.champion or "none yet",
+        "serving": _serving(found.serving),
         "waiting for approval": ", ".join(found.waiting) or "none",
         "kept replies": found.kept_replies,
     }
@@ -142,6 +144,19 @@ def _left(left: "Runway") -> str:
     from interplant.client.runway import WAYS_OUT
 
     return f"{said}; " + "; or ".join(WAYS_OUT)
+
+
+def _serving(found: "ServingStatus") -> str:
+    if found.state == "off":
+        return "off: serving.listen in plant.yaml is empty"
+    if found.state == "stopped" or not found.address:
+        return "stopped" if found.state == "stopped" else "starting"
+    what = (
+        f"{found.address}/v2/models/{found.model}, release {found.release}"
+        if found.release
+        else found.address
+    )
+    return f"{what}; {found.trouble}" if found.trouble else what
 
 
 def _plant(directory: Path) -> PlantDirectory:

@@ -7,6 +7,7 @@ from interplant.client import connection, verdicts
 from interplant.client.connection import Connection
 from interplant.client.directory import PlantDirectory
 from interplant.client.runway import Runway, runway
+from interplant.client.serving_status import ServingStatus, serving_status
 from interplant.client.spending import Spending, spending
 from interplant.core.errors import Refusal
 
@@ -25,6 +26,7 @@ class PlantStatus:
         champion: The release that serves, or None.
         waiting: Releases that wait for a person.
         kept_replies: Replies that the coordinator has not merged yet.
+        serving: What answers requests, and where.
     """
 
     plant: str
@@ -36,6 +38,7 @@ class PlantStatus:
     champion: str | None
     waiting: list[str]
     kept_replies: int
+    serving: ServingStatus
 
 
 def status(plant: PlantDirectory) -> PlantStatus:
@@ -56,6 +59,7 @@ def status(plant: PlantDirectory) -> PlantStatus:
         champion.release if champion else None,
         [name for name, verdict in verdicts.verdicts(plant) if verdict.state == verdicts.WAITING],
         len(list(plant.outbox.glob("*.parcel"))),
+        serving_status(plant),
     )
 
 
