@@ -11,7 +11,7 @@ from interplant.client.directory import PlantDirectory
 from interplant.core import config
 from interplant.core.automation_config import PlantAutomation
 from interplant.core.release import TASK as FILE
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 from interplant.data.store import Store
 
 from .conftest import TASK, dataset, edit
