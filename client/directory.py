@@ -8,7 +8,7 @@ from pathlib import Path
 from interplant.core import config
 from interplant.core.errors import UsageError
 from interplant.core.schema import Plant
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,29 @@ class PlantDirectory:
         return self.path / "releases"
 
     @cached_property
+    def release_history(self) -> Path:
+        """What became of releases here, line by line; see `interplant.client.history`. It stays here."""
+        return self.releases / "history.jsonl"
+
+    @cached_property
+    def told_releases(self) -> Path:
+        """What the coordinator was told of them; see `interplant.client.reports`."""
+        return self.releases / "told.json"
+
+    @cached_property
+    def releases_lock(self) -> Path:
+        """Held while somebody decides about releases; see `interplant.client.verdicts.deciding`."""
+        return self.releases / ".lock"
+
+    @cached_property
     def champion(self) -> Path:
-        """Which release serves now."""
+        """Which release serves now; see `interplant.client.champion`."""
         return self.path / "champion.json"
+
+    @cached_property
+    def challenger(self) -> Path:
+        """Which release answers beside it, if any."""
+        return self.path / "challenger.json"
 
     @cached_property
     def audit(self) -> Path:
@@ -155,6 +175,11 @@ class PlantDirectory:
     def drift_events(self) -> Path:
         """Drifts that began, line by line; they stay here."""
         return self.path / "drift.jsonl"
+
+    @cached_property
+    def predictions(self) -> Path:
+        """What was predicted here, and labels that came; see `interplant.client.predictions`."""
+        return self.path / "predictions.db"
 
     @cached_property
     def serve_lock(self) -> Path:

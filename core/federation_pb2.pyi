@@ -105,6 +105,7 @@ class Notice(_message.Message):
     WORK_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
+    ROLLBACK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -113,6 +114,8 @@ class Notice(_message.Message):
     def settled(self) -> Global___Settled: ...
     @_builtins.property
     def release(self) -> Global___Release: ...
+    @_builtins.property
+    def rollback(self) -> Global___Rollback: ...
     def __init__(
         self,
         *,
@@ -120,12 +123,13 @@ class Notice(_message.Message):
         work: Global___Parcel | None = ...,
         settled: Global___Settled | None = ...,
         release: Global___Release | None = ...,
+        rollback: Global___Rollback | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "rollback", b"rollback", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "rollback", b"rollback", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["welcome", "work", "settled", "release"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["welcome", "work", "settled", "release", "rollback"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
@@ -417,6 +421,30 @@ class Release(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Release: _TypeAlias = Release  # noqa: Y015
+
+@_typing.final
+class Rollback(_message.Message):
+    """The federation goes back from one release to another of the same task; nothing to go back to: `to` is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASE_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    release: _builtins.str
+    to: _builtins.str
+    def __init__(
+        self,
+        *,
+        release: _builtins.str = ...,
+        to: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rollback: _TypeAlias = Rollback  # noqa: Y015
 
 @_typing.final
 class Deployment(_message.Message):

@@ -42,6 +42,19 @@ RELEASE_REFUSALS: Final[dict[str, str]] = {
     "implausible": "the release's predictions are far outside what is possible",
     "worse": "the release is worse than the plant's present model by more than its margin",
     "baseline": "the release is no better than predicting the average",
+    "older": "the release is older than one of the same task that has come here",
+    "replaced": "a newer release takes the place of the one on trial",
+    "interrupted": "the release's trial was interrupted",
+    "trial_failed": "the release failed to answer beside the champion, or gave no finite number",
+    "trial_slow": "the release takes longer to answer than its trial allows",
+    "trial_disagrees": "the release is further from the champion than its trial allows",
+    "trial_worse": "the release is worse than the champion where the truth is known",
+    "probation_failed": "the new champion failed to answer where the one before it answers",
+    "probation_worse": "the new champion is worse than the one before it where the truth is known",
+    "rolled_back": "a person at the plant went back to an earlier release",
+    "called_back": "the federation went back from the release",
+    "rollback_asked": "the federation asks to go back from the release, which a person at the plant decides",
+    "never_served": "the release to go back to has never served here, or does not verify any more",
 }
 """Why a plant does not serve a release, in our own words; `REFUSALS` holds what is not special to it."""
 

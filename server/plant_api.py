@@ -29,7 +29,17 @@ log = logging.getLogger(__name__)
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
-DEPLOYMENT_STATES = ("received", "waiting", "refused", "active")
+DEPLOYMENT_STATES = (
+    "received",
+    "waiting",
+    "refused",
+    "shadow",
+    "canary",
+    "withdrawn",
+    "active",
+    "superseded",
+    "rolled_back",
+)
 """What a plant may say of a release, beside a short code."""
 
 _CODES = frozenset({"", *REFUSALS, *RELEASE_REFUSALS})

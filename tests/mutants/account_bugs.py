@@ -5,7 +5,7 @@ from .bug import Bug, tests
 PLAN, TRAINING = "interplant.privacy.plan", "interplant.privacy.training"
 STATISTICS = "interplant.privacy.statistics"
 ACCOUNTING, LEDGER, HISTORY = (f"interplant.privacy.{name}" for name in ("accounting", "ledger", "history"))
-SCHEMA, RELEASE, RECEIPT = (f"interplant.core.{name}" for name in ("schema", "release", "receipt"))
+SCHEMA, RELEASE, RECEIPT = (f"interplant.core.{name}" for name in ("task_config", "release", "receipt"))
 ROUND, PARTICIPATION = "interplant.client.round_training", "interplant.client.participation"
 POLICY, GATEWAY = "interplant.client.policy", "interplant.client.gateway"
 GATE = "interplant.client.gate"

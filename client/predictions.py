@@ -1,0 +1,283 @@
+"""The plant's log of predictions: what was answered, by which release, and the label where one came.
+
+A bounded SQLite file in the plant's directory. Monitoring, trials and late labels read and join it;
+numbers in it are numbers about data, which stay in the plant.
+"""
+
+import json
+import math
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import time as now
+from typing import Any, Final, Self
+
+from interplant.client.directory import PlantDirectory
+from interplant.core.errors import InterplantError
+from interplant.core.files import disk_errors
+
+WAIT_SECONDS: Final = 10.0
+"""How long one process waits for another's transaction."""
+
+_COLUMNS: Final = (
+    "id, time, release, machine, at, prediction, challenger, challenger_prediction, drifting, label"
+    ", labelled_at"
+)
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS predictions (
+  row INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, time REAL NOT NULL, release TEXT NOT NULL,
+  machine TEXT, at REAL, prediction TEXT NOT NULL, challenger TEXT, challenger_prediction TEXT,
+  drifting INTEGER NOT NULL, label TEXT, labelled_at REAL
+) STRICT;
+CREATE INDEX IF NOT EXISTS by_time ON predictions (time);
+CREATE INDEX IF NOT EXISTS by_label ON predictions (labelled_at) WHERE label IS NOT NULL;
+"""
+
+Label = float | str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One window's prediction.
+
+    Args:
+        id: Unguessable: whoever has it was answered with it, and may label it.
+        time: When it was answered, in seconds since 1970 (UTC).
+        release: Which release answered.
+        prediction: In the target's units: one number, or the score of each class.
+        machine: As the caller named it, or None.
+        at: Time of the window's last reading, in the contract's time (seconds since 1970 for timestamps), or
+            None where the caller did not say.
+        challenger: Release that answered beside it without being heard, or None.
+        challenger_prediction: What that said.
+        drifting: Whether the plant's inputs were drifting.
+        label: What turned out to be true; None until it is known.
+        labelled_at: When that was told, in seconds since 1970 (UTC).
+        row: Number in the log, increasing; 0 before it is there.
+    """
+
+    id: str
+    time: float
+    release: str
+    prediction: tuple[float, ...]
+    machine: str | None = None
+    at: float | None = None
+    challenger: str | None = None
+    challenger_prediction: tuple[float, ...] | None = None
+    drifting: bool = False
+    label: Label | None = None
+    labelled_at: float | None = None
+    row: int = 0
+
+
+def new_id() -> str:
+    """Return a prediction's id: 128 bits from the operating system, as 32 hexadecimal digits."""
+    return secrets.token_hex(16)
+
+
+class Predictions:
+    """The log in one SQLite file; safe to use from several processes and threads.
+
+    What is added is safe from a killed process once `add` has returned, a label also from a power cut.
+
+    Args:
+        path: The file; made with mode 0600 if missing.
+        keep: Predictions kept; the oldest go first.
+
+    Raises:
+        InterplantError: The file is damaged, is no log, or cannot be written.
+    """
+
+    def __init__(self, path: Path, keep: int) -> None:
+        self.path, self.keep = path, keep
+        self._lock = threading.Lock()
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        with self._errors():
+            self._database = sqlite3.connect(
+                path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._database.execute("PRAGMA journal_mode = WAL")
+                self._database.execute("PRAGMA synchronous = NORMAL")
+                self._database.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
+            except BaseException:
+                self._database.close()
+                raise
+
+    @classmethod
+    def open(cls, plant: PlantDirectory) -> Self:
+        """Open a plant's log, made if missing.
+
+        Args:
+            plant: Its ``plant.yaml`` says how many predictions are kept (``serving.keep``).
+        """
+        return cls(plant.predictions, plant.load().serving.keep)
+
+    def add(self, predictions: Iterable[Prediction]) -> None:
+        """Append predictions in one transaction, and drop the oldest beyond what is kept."""
+        rows = [_row(one) for one in predictions]
+        if not rows:
+            return
+        with self._transaction() as database:
+            database.executemany(
+                f"INSERT INTO predictions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                rows,
+            )
+            database.execute(
+                "DELETE FROM predictions WHERE row <= (SELECT max(row) FROM predictions) - ?", (self.keep,)
+            )
+
+    def label(self, prediction: str, value: Label) -> bool:
+        """Note what turned out to be true of a prediction; a later word replaces an earlier one.
+
+        Args:
+            prediction: Its id.
+            value: The label, in the label's own units or words.
+
+        Returns:
+            Whether there is such a prediction; it may have left the log.
+
+        Raises:
+            InterplantError: The value is no finite number and no text.
+        """
+        text = _label(value)
+        with self._transaction("FULL") as database:
+            changed = database.execute(
+                "UPDATE predictions SET label = ?, labelled_at = ? WHERE id = ?", (text, now(), prediction)
+            )
+            return changed.rowcount == 1
+
+    def find(self, prediction: str) -> Prediction | None:
+        """Return the prediction of an id."""
+        found = self._select("WHERE id = ?", (prediction,))
+        return found[0] if found else None
+
+    def since(self, row: int = 0, limit: int = 1000) -> list[Prediction]:
+        """Return at most ``limit`` predictions after a row, the oldest first; 0 begins at the first kept."""
+        return self._select("WHERE row > ? ORDER BY row LIMIT ?", (row, limit))
+
+    def row_before(self, time: float) -> int:
+        """Return the last row answered before a time (seconds since 1970), or 0: where `since` begins."""
+        with self._reading() as database:
+            row = database.execute(
+                "SELECT row FROM predictions WHERE time < ? ORDER BY time DESC, row DESC LIMIT 1", (time,)
+            ).fetchone()
+        return int(row[0]) if row else 0
+
+    def labelled(
+        self, release: str | None = None, since: float = 0.0, limit: int = 100_000
+    ) -> list[Prediction]:
+        """Return predictions whose label is known, in the order in which labels came.
+
+        Args:
+            release: Only of this release.
+            since: Only labels that came at this time (seconds since 1970) or later.
+            limit: At most so many.
+        """
+        return self._select(
+            "WHERE label IS NOT NULL AND labelled_at >= ? AND (? IS NULL OR release = ?) "
+            "ORDER BY labelled_at, row LIMIT ?",
+            (since, release, release, limit),
+        )
+
+    def count(self) -> int:
+        """Return how many predictions are kept now."""
+        with self._reading() as database:
+            return int(database.execute("SELECT count(*) FROM predictions").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _select(self, where: str, values: Sequence[Any]) -> list[Prediction]:
+        with self._reading() as database:
+            rows = database.execute(
+                f"SELECT {_COLUMNS}, row FROM predictions {where}",  # noqa: S608 our own words
+                values,
+            ).fetchall()
+        return [_prediction(row) for row in rows]
+
+    @contextmanager
+    def _transaction(self, synchronous: str = "NORMAL") -> Iterator[sqlite3.Connection]:
+        with self._reading() as database:
+            database.execute(f"PRAGMA synchronous = {synchronous}")
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield database
+                database.execute("COMMIT")
+            except BaseException:
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._errors():
+            yield self._database
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise InterplantError(
+                f"{self.path}: the prediction log cannot be used: {error}; free disk space if there is none, "
+                "or move the file away, and a new one is made"
+            ) from error
+
+
+def _row(one: Prediction) -> tuple[Any, ...]:
+    said, label = one.challenger_prediction, one.label
+    return (
+        one.id,
+        one.time,
+        one.release,
+        one.machine,
+        one.at,
+        json.dumps(one.prediction),
+        one.challenger,
+        None if said is None else json.dumps(said),
+        int(one.drifting),
+        None if label is None else _label(label),
+        one.labelled_at,
+    )
+
+
+def _prediction(row: Sequence[Any]) -> Prediction:
+    said, label = row[7], row[9]
+    return Prediction(
+        id=row[0],
+        time=row[1],
+        release=row[2],
+        machine=row[3],
+        at=row[4],
+        prediction=tuple(json.loads(row[5])),
+        challenger=row[6],
+        challenger_prediction=None if said is None else tuple(json.loads(said)),
+        drifting=bool(row[8]),
+        label=None if label is None else json.loads(label),
+        labelled_at=row[10],
+        row=row[11],
+    )
+
+
+def _label(value: Label) -> str:
+    text = isinstance(value, str)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not (text or number):
+        raise InterplantError(f"label: expected a finite number or text, found {value!r}")
+    return json.dumps(value)

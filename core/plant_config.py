@@ -1,0 +1,252 @@
+"""``plant.yaml``: a plant's settings and its policy."""
+
+import os.path
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from interplant.core.federation_config import CODECS
+from interplant.core.possible import address, between, is_name, need, one_of
+from interplant.core.task_config import METRICS, UNITS
+from interplant.core.trial_config import Probation, Trial
+
+DATA_REFUSALS = ("declared", "billed")
+
+
+@dataclass
+class PrivacyPolicy:
+    """The plant's caps on privacy spent, for each dataset. Nothing from outside loosens them.
+
+    ``epsilon`` caps all tasks together, ``tasks`` single ones; all at ``delta``. Whether readings fit a
+    contract is told as it is (``data_refusals: declared``), or ``billed`` with ``refusal_noise``.
+    """
+
+    allow_none: bool = False
+    units: list[str] = field(default_factory=lambda: ["window"])
+    epsilon: float = 1.0
+    tasks: dict[str, float] = field(default_factory=dict)
+    delta: float = 1e-5
+    data_refusals: str = "declared"
+    refusal_noise: float = 8.0
+
+
+@dataclass
+class ReleasePolicy:
+    """When a release may serve (``approval``, ``trial``), and what the coordinator learns of it (``report``).
+
+    ``rollback`` says whether the coordinator's word is enough to go back to an earlier release (``obey``), or
+    a ``person`` here decides; ``probation`` when the plant goes back by itself.
+    """
+
+    approval: str = "person"
+    margin: float = 0.05
+    report: str = "nothing"
+    rollback: str = "person"
+    trial: Trial = field(default_factory=Trial)
+    probation: Probation = field(default_factory=Probation)
+
+
+@dataclass
+class Policy:
+    """What the plant offers. Empty lists offer nothing; ``metrics`` names what it lets out beside updates."""
+
+    tasks: list[str] = field(default_factory=list)
+    strategies: list[str] = field(default_factory=lambda: ["fedavg"])
+    models: list[str] = field(default_factory=lambda: ["cnn1d"])
+    metrics: list[str] = field(default_factory=list)
+    privacy: PrivacyPolicy = field(default_factory=PrivacyPolicy)
+    release: ReleasePolicy = field(default_factory=ReleasePolicy)
+
+
+SOURCES = ("folder", "sql", "opcua", "mqtt")
+"""Where readings come from; see `interplant.data.sources`."""
+
+
+@dataclass
+class Source:
+    """One source of readings, and how its words become the contract's.
+
+    ``columns`` maps the source's names (columns, nodes, JSON keys) to the contract's; what is not named
+    keeps its name. ``units`` gives, by the contract's column, the unit in which the source gives it, where
+    that is another than the contract's. ``machine`` names the machine where the source has no column for it.
+    ``args`` are the source's own; `interplant.data.sources` and its modules say which.
+    """
+
+    name: str = MISSING
+    kind: str = MISSING
+    machine: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Drift:
+    """How live readings are held against the champion's snapshot; see `interplant.data.drift`.
+
+    ``window`` counts readings, of all machines together. ``false_alarms`` is how many of 10 000 windows may
+    alarm by chance, over all sensors and tests together.
+    """
+
+    window: int = 100
+    false_alarms: float = 1.0
+
+    def check(self, prefix: str = "") -> None:
+        """Raise `Impossible` for the first value that cannot be."""
+        need(
+            10 <= self.window <= 1_000_000,
+            f"{prefix}window",
+            f"expected 10 to 1000000 readings, found {self.window}",
+        )
+        between(self.false_alarms, 1e-4, 1000.0, f"{prefix}false_alarms")
+
+
+@dataclass
+class PlantData:
+    """Where the plant's data lies, and its size as the plant declares it: public, rounded, 0 if not told.
+
+    ``machine`` and ``time`` name the columns that tell machines and times: a task cannot take others for
+    them, or what it calls a machine would be no machine. ``declared_units`` is the number of machines,
+    ``declared_unit_windows`` the most windows that one of them has.
+
+    ``store`` is the folder into which ``sources`` bring readings, ``contract`` the file of the contract that
+    they are held to at the door; where it is empty, ``interplant data ingest`` is told a task. ``keep`` is
+    how many snapshots are kept, 0 for all; one that a release here was trained on stays.
+    """
+
+    repository: str = "data"
+    store: str = "store"
+    contract: str = ""
+    keep: int = 0
+    sources: list[Source] = field(default_factory=list)
+    machine: str = "machine"
+    time: str = "cycle"
+    declared_windows: int = 0
+    declared_units: int = 0
+    declared_unit_windows: int = 0
+    simulated: bool = False
+    drift: Drift = field(default_factory=Drift)
+
+
+@dataclass
+class TrainerSettings:
+    """The trainer process: threads, priority (``nice``), and when it is released."""
+
+    threads: int = 1
+    nice: int = 10
+    idle_seconds: float = 600.0
+
+
+@dataclass
+class Serving:
+    """Predictions beside the line: ``keep`` is how many the plant's log of them holds."""
+
+    keep: int = 1_000_000
+
+    def check(self, prefix: str = "") -> None:
+        """Raise `Impossible` for the first value that cannot be."""
+        need(self.keep >= 1, f"{prefix}keep", f"expected 1 or more predictions, found {self.keep}")
+
+
+@dataclass
+class Connection:
+    """How the plant reaches its coordinator; ``compression`` lists the codecs in which arrays may travel."""
+
+    coordinator: str = MISSING
+    backoff_seconds: float = 0.5
+    backoff_max_seconds: float = 60.0
+    compression: list[str] = field(default_factory=lambda: list(CODECS))
+
+
+@dataclass
+class Plant:
+    """One plant: its name, connection, data and policy."""
+
+    name: str = MISSING
+    federation: str = MISSING
+    connection: Connection = field(default_factory=Connection)
+    data: PlantData = field(default_factory=PlantData)
+    policy: Policy = field(default_factory=Policy)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    serving: Serving = field(default_factory=Serving)
+
+    def check(self) -> None:
+        """Raise `Impossible` for the first value that cannot be."""
+        need(
+            is_name(self.name),
+            "name",
+            f"expected letters, digits and hyphens, found {self.name!r}",
+        )
+        address(self.connection.coordinator, "connection.coordinator")
+        privacy, release = self.policy.privacy, self.policy.release
+        need(
+            privacy.epsilon > 0,
+            "policy.privacy.epsilon",
+            f"expected more than 0, found {privacy.epsilon}",
+        )
+        need(
+            0 < privacy.delta < 1,
+            "policy.privacy.delta",
+            f"expected a probability between 0 and 1, found {privacy.delta}",
+        )
+        one_of(release.approval, ("person", "auto"), "policy.release.approval")
+        one_of(release.report, ("nothing", "verdict"), "policy.release.report")
+        one_of(release.rollback, ("person", "obey"), "policy.release.rollback")
+        release.trial.check("policy.release.trial.")
+        release.probation.check("policy.release.probation.")
+        need(
+            release.margin >= 0,
+            "policy.release.margin",
+            f"expected 0 or more, found {release.margin}",
+        )
+        # Another spelling of the same folder would have a budget of its own.
+        need(
+            os.path.normpath(self.data.repository) == self.data.repository,
+            "data.repository",
+            f"expected {os.path.normpath(self.data.repository)!r}, found {self.data.repository!r}",
+        )
+        for key in ("declared_windows", "declared_units", "declared_unit_windows"):
+            size = getattr(self.data, key)
+            need(size >= 0, f"data.{key}", f"expected 0 (not declared) or more, found {size}")
+        need(self.data.keep >= 0, "data.keep", f"expected 0 (all) or more, found {self.data.keep}")
+        self.data.drift.check("data.drift.")
+        for place, source in enumerate(self.data.sources):
+            key = f"data.sources.{place}"
+            need(
+                is_name(source.name),
+                f"{key}.name",
+                f"expected letters, digits and hyphens, found {source.name!r}",
+            )
+            one_of(source.kind, SOURCES, f"{key}.kind")
+        names = [source.name for source in self.data.sources]
+        twice = {name for name in names if names.count(name) > 1}
+        need(not twice, "data.sources", f"expected a name once, found {sorted(twice)} twice")
+        for unit in privacy.units:
+            one_of(unit, UNITS, "policy.privacy.units")
+        one_of(privacy.data_refusals, DATA_REFUSALS, "policy.privacy.data_refusals")
+        need(
+            0 < privacy.refusal_noise < float("inf"),
+            "policy.privacy.refusal_noise",
+            f"expected a number more than 0, found {privacy.refusal_noise}",
+        )
+        for name in self.policy.metrics:
+            one_of(name, METRICS, "policy.metrics")
+        for name, cap in privacy.tasks.items():
+            need(cap > 0, f"policy.privacy.tasks.{name}", f"expected more than 0, found {cap}")
+        need(self.trainer.threads >= 1, "trainer.threads", "expected 1 or more")
+        need(0 <= self.trainer.nice <= 19, "trainer.nice", "expected 0 to 19")
+        need(self.trainer.idle_seconds > 0, "trainer.idle_seconds", "expected more than 0")
+        self.serving.check("serving.")
+        need(
+            self.connection.backoff_seconds > 0,
+            "connection.backoff_seconds",
+            "expected more than 0",
+        )
+        need(
+            self.connection.backoff_max_seconds >= self.connection.backoff_seconds,
+            "connection.backoff_max_seconds",
+            "expected no less than connection.backoff_seconds",
+        )
+        for codec in self.connection.compression:
+            one_of(codec, CODECS, "connection.compression")

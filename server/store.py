@@ -1,0 +1,93 @@
+"""What all parts of the registry share: how it is opened, rows as plain values, and its history."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import Engine, select
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.orm import Session
+
+from interplant.core.certificates import utc_now
+from interplant.server.database import connect, reading, resolve, writing
+from interplant.server.directory import CoordinatorDirectory
+from interplant.server.records import CatalogueTask, Deployment, Event, Invitation, Plant, Release, Run
+from interplant.server.tables import Base, EventRow
+
+T = TypeVar("T", CatalogueTask, Deployment, Event, Invitation, Plant, Release, Run)
+Row = TypeVar("Row", bound=Base)
+
+
+class Store:
+    """An open database and its history; safe to share between threads.
+
+    Args:
+        engine: See `open`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, where: CoordinatorDirectory | Path | str) -> Self:
+        """Open the registry of a coordinator directory, or the one at a database URL.
+
+        Raises:
+            UsageError: The directory is none, or its ``federation.yaml`` is wrong.
+            InterplantError: The database is missing, unreachable or of a newer version.
+        """
+        if isinstance(where, str) and "://" in where:
+            return cls(connect(resolve(where, Path.cwd())))
+        directory = where if isinstance(where, CoordinatorDirectory) else CoordinatorDirectory(Path(where))
+        return cls(connect(resolve(directory.load().database, directory.path)))
+
+    @classmethod
+    def create(cls, url: str, directory: Path) -> Self:
+        """Make an empty registry; a relative SQLite path counts from ``directory``."""
+        return cls(connect(resolve(url, directory), create=True))
+
+    @property
+    def engine(self) -> Engine:
+        """The open database."""
+        return self._engine
+
+    def close(self) -> None:
+        """Let go of the database's connections and files."""
+        self._engine.dispose()
+
+    def add_event(self, kind: str, subject: str, text: str = "") -> Event:
+        """Add one line to the history."""
+        with writing(self._engine) as session:
+            return record(Event, flushed(session, add_event(session, kind, subject, text)))
+
+    def events(self, subject: str | None = None, limit: int = 100) -> list[Event]:
+        """Return the latest lines of the history, the newest first."""
+        query = select(EventRow).order_by(EventRow.id.desc()).limit(limit)
+        if subject is not None:
+            query = query.where(EventRow.subject == subject)
+        with reading(self._engine) as session:
+            return [record(Event, row) for row in session.scalars(query)]
+
+
+def record(kind: type[T], row: Base) -> T:
+    """Return a row as a plain value."""
+    return kind(**{field.name: getattr(row, field.name) for field in fields(kind)})
+
+
+def flushed(session: Session, row: Row) -> Row:
+    """Send what is pending to the database, and return the row as it is there."""
+    session.flush()
+    return row
+
+
+def count(result: Any) -> int:
+    """Return how many rows a statement has changed."""
+    assert isinstance(result, CursorResult)
+    return result.rowcount
+
+
+def add_event(session: Session, kind: str, subject: str, text: str) -> EventRow:
+    """Add a line to the history, in the transaction of what it tells of."""
+    row = EventRow(time=utc_now(), kind=kind, subject=subject, text=text)
+    session.add(row)
+    return row
