@@ -19,6 +19,7 @@ from interplant.core.errors import InterplantError
 from interplant.server.authority import Authority
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.exchange import Exchange
+from interplant.server.followed import followed
 from interplant.server.guard import Guard
 from interplant.server.local_api import LocalApi, socket_path
 from interplant.server.plant_api import PlantApi
@@ -57,6 +58,7 @@ class Service:
         self.registry = Registry.open(directory.path)
         self.authority = Authority.open(directory.path)
         self.exchange = Exchange(Spool(directory.spool), {})
+        self.local = LocalApi(self.exchange, self.reload)
         self._allowed: dict[tuple[str, str], bool] = {}
         self.reload()
 
@@ -117,6 +119,8 @@ class Service:
             self.federation.name,
             self.directory.releases,
             self.federation.upload_turns,
+            followed(self.directory),
+            self.local.ring,
         )
         rpc.add_CoordinatorServicer_to_server(api, server)
         name = pb.DESCRIPTOR.services_by_name["Coordinator"].full_name
@@ -138,7 +142,7 @@ class Service:
 
     def _local(self) -> aio.Server:
         server = aio.server(options=[("grpc.max_receive_message_length", -1)])
-        rpc.add_LocalServicer_to_server(LocalApi(self.exchange, self.reload), server)
+        rpc.add_LocalServicer_to_server(self.local, server)
         path = socket_path(self.directory.path)
         path.unlink(missing_ok=True)
         server.add_insecure_port(f"unix:{path}")
