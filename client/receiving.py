@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,12 +44,13 @@ def accept(plant: PlantDirectory, release: str) -> Release:
         key, policy = plant.release_public_key, plant.load().policy
         if place.exists():
             return verify_release(place, key, policy)
-        _check_newer(plant, verify_release(collected, key, policy))
+        found = verify_release(collected, key, policy)
+        _check_newer(plant, found)
         # A bad copy that came earlier left its verdict; this one is to be tried.
         verdicts.forget(plant, release)
         with disk_errors(place):
             _durably_move(collected, place)
-        return verify_release(place, key, policy)
+        return replace(found, folder=place)
     except ReleaseRefused as error:
         verdicts.record(plant, release, Verdict(REFUSED, error.code, str(error)))
         raise

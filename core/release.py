@@ -4,6 +4,7 @@ A release is a flat folder named by its id. `interplant.server.packaging` writes
 anybody who holds the federation's public key, reads it with `read_release`, without a network.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -212,8 +213,11 @@ def parse_lineage(text: str | bytes) -> Lineage:
     return lineage
 
 
+@functools.lru_cache(maxsize=8)
 def parse_task(text: str | bytes, origin: str = TASK) -> Task:
-    """Read a task from JSON; every value is checked as in a task file.
+    """Read a task from JSON; every value is checked as in a task file. Treat it as read-only.
+
+    A release is verified each time that it is about to move; its task is looked at once.
 
     Raises:
         InterplantError: It is not JSON, or not a possible task.
