@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flwr.clientapp import ClientApp
@@ -16,6 +17,7 @@ from interplant.client import (
     compression,
     connection,
     joining,
+    proposals,
     receiving,
     release_keys,
     reports,
@@ -70,6 +72,7 @@ class Agent:
         self._stopping = stopping or threading.Event()
         self._renew_again_at = 0.0
         self._welcomed = math.inf
+        self._proposing = False
         self._away_because = ""
         self._decided: object = None
 
@@ -85,6 +88,7 @@ class Agent:
             self._trainer.release_if_idle(self._settings.trainer.idle_seconds)
             self._renew_in_time()
             self._look_at_releases()
+            self._tell_proposals()
         self._stopping.set()
         if self._link:
             self._link.close()
@@ -257,6 +261,21 @@ class Agent:
         for release in verdicts.untried(self._plant):
             self._try(release)
             self._report(release)
+
+    def _tell_proposals(self) -> None:
+        """Tell what the monitor proposes, while there is a connection."""
+        connected = self._welcomed < math.inf
+        if connected and not self._proposing and proposals.due(self._plant, datetime.now(UTC)):
+            self._proposing = True
+            self._jobs.put(self._propose)
+
+    def _propose(self) -> None:
+        """Tell one word after the other; what is not told now waits."""
+        try:
+            for one in proposals.due(self._plant, datetime.now(UTC)):
+                proposals.tell(self._plant, one, self._connected().propose)
+        finally:
+            self._proposing = False
 
     def _look_at_releases(self) -> None:
         """Finish what a killed process began with them, and report what was decided in another process."""

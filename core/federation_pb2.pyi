@@ -497,6 +497,58 @@ class Deployment(_message.Message):
 Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
 
 @_typing.final
+class Proposal(_message.Message):
+    """A plant's word about a task: why it should be learned again, a code and no values; empty where only the
+    budget is told. `runs` is how many more runs of the task the plant's budget pays.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    reason: _builtins.str
+    runs: _builtins.int
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        runs: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_runs", b"_runs", "runs", b"runs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_runs", b"_runs", "reason", b"reason", "runs", b"runs", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__runs: _TypeAlias = _typing.Literal["runs"]  # noqa: Y015
+    _WhichOneofArgType__runs: _TypeAlias = _typing.Literal["_runs", b"_runs"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__runs) -> _WhichOneofReturnType__runs | None: ...
+
+Global___Proposal: _TypeAlias = Proposal  # noqa: Y015
+
+@_typing.final
+class Heard(_message.Message):
+    """Whether the coordinator has an automation for the task that heeds the reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEEDED_FIELD_NUMBER: _builtins.int
+    heeded: _builtins.bool
+    def __init__(
+        self,
+        *,
+        heeded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heeded", b"heeded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Heard: _TypeAlias = Heard  # noqa: Y015
+
+@_typing.final
 class Node(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

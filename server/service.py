@@ -20,6 +20,7 @@ from interplant.server import release_keys
 from interplant.server.authority import Authority
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.exchange import Exchange
+from interplant.server.followed import followed
 from interplant.server.guard import Guard
 from interplant.server.local_api import LocalApi, socket_path
 from interplant.server.plant_api import PlantApi
@@ -59,6 +60,7 @@ class Service:
         self.authority = Authority.open(directory.path)
         self.exchange = Exchange(Spool(directory.spool), {})
         release_keys.settle(directory)
+        self.local = LocalApi(self.exchange, self.reload)
         self._allowed: dict[tuple[str, str], bool] = {}
         self.reload()
 
@@ -120,6 +122,8 @@ class Service:
             self.federation.name,
             self.directory.releases,
             self.federation.upload_turns,
+            followed(self.directory),
+            self.local.ring,
         )
         rpc.add_CoordinatorServicer_to_server(api, server)
         name = pb.DESCRIPTOR.services_by_name["Coordinator"].full_name
@@ -141,7 +145,7 @@ class Service:
 
     def _local(self) -> aio.Server:
         server = aio.server(options=[("grpc.max_receive_message_length", -1)])
-        rpc.add_LocalServicer_to_server(LocalApi(self.exchange, self.reload), server)
+        rpc.add_LocalServicer_to_server(self.local, server)
         path = socket_path(self.directory.path)
         path.unlink(missing_ok=True)
         server.add_insecure_port(f"unix:{path}")
