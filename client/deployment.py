@@ -30,7 +30,7 @@ from interplant.client.verdicts import (
     verdicts,
 )
 from interplant.core.errors import Refusal, UsageError
-from interplant.core.release import Release, ReleaseRefused, sentence
+from interplant.core.release import TASK, Release, ReleaseRefused, parse_task, sentence
 from interplant.core.schema import Policy
 
 
@@ -80,7 +80,7 @@ def approve(plant: PlantDirectory, release: str) -> Verdict:
         if waiting is None or waiting.state != WAITING:
             state = waiting.state if waiting else "not tried here"
             raise UsageError(f"release {release}: expected one that waits for approval; it is {state}")
-        return _begin(plant, release, "approved by a person", waiting.figures)
+        return _begin(plant, release, "approved by a person", waiting.figures, by_person=True)
 
 
 def standing(plant: PlantDirectory) -> list[tuple[str, Verdict]]:
@@ -136,14 +136,29 @@ def _passed(plant: PlantDirectory, release: Release, policy: Policy, figures: Ma
     return _begin(plant, release.id, said, figures)
 
 
-def _begin(plant: PlantDirectory, release: str, why: str, figures: Mapping[str, float]) -> Verdict:
-    """What passed the gate goes on trial beside the champion; with none, or no trial, it serves at once."""
+def _begin(
+    plant: PlantDirectory, release: str, why: str, figures: Mapping[str, float], by_person: bool = False
+) -> Verdict:
+    """What passed the gate goes on trial beside the champion; with none, or no trial, it serves at once.
+
+    One that takes other windows cannot answer beside the champion: a person says whether it serves.
+    """
     now = pointers.champion(plant)
     if now is None or now.release == release or not plant.load().policy.release.trial.asked:
         return promote(plant, release, why, figures)
+    if _terms(plant, release) != _terms(plant, now.release):
+        if by_person:
+            return promote(plant, release, why, figures)
+        said = f"waits for a person: it takes other windows than {now.release}, beside which it was to answer"
+        return record(plant, release, Verdict(WAITING, "", f"{said}; {why}", figures))
     _replace_challenger(plant, release)
     pointers.challenge(plant, release, SHADOW)
     return record(plant, release, Verdict(SHADOW, "", why, figures))
+
+
+def _terms(plant: PlantDirectory, release: str) -> object:
+    task = parse_task((plant.releases / release / TASK).read_bytes())
+    return task.contract, task.window, task.target
 
 
 def _replace_challenger(plant: PlantDirectory, release: str) -> None:
