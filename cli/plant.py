@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from interplant.cli.output import Json, facts, show
 from interplant.cli.serving import keep_serving
 from interplant.cli.tree import Group
 from interplant.client.directory import PlantDirectory
+
+if TYPE_CHECKING:
+    from interplant.client.serving_status import ServingStatus
 
 app = Group("One site: joins a federation, trains on its own data, tries releases.")
 
@@ -69,6 +72,7 @@ def status(directory: Directory = HERE, json: Json = False) -> None:
         )
     lines |= {
         "champion": found.champion or "none yet",
+        "serving": _serving(found.serving),
         "waiting for approval": ", ".join(found.waiting) or "none",
         "kept replies": found.kept_replies,
     }
@@ -102,6 +106,19 @@ def resume(directory: Directory = HERE, json: Json = False) -> None:
         {"paused": False, "changed": changed},
         "The plant takes part again." if changed else "The plant was not paused.",
     )
+
+
+def _serving(found: "ServingStatus") -> str:
+    if found.state == "off":
+        return "off: serving.listen in plant.yaml is empty"
+    if found.state == "stopped" or not found.address:
+        return "stopped" if found.state == "stopped" else "starting"
+    what = (
+        f"{found.address}/v2/models/{found.model}, release {found.release}"
+        if found.release
+        else found.address
+    )
+    return f"{what}; {found.trouble}" if found.trouble else what
 
 
 def _plant(directory: Path) -> PlantDirectory:

@@ -182,6 +182,21 @@ class PlantDirectory:
         return self.path / "drift.jsonl"
 
     @cached_property
+    def drift_now(self) -> Path:
+        """What drifts now from what the champion learned from; see `interplant.client.standing`."""
+        return self.drift / "now.json"
+
+    @cached_property
+    def serving(self) -> Path:
+        """Where serving listens and what serves; see `interplant.client.serving_status`."""
+        return self.path / "serving.json"
+
+    @cached_property
+    def serving_lock(self) -> Path:
+        """Held by the process that serves predictions."""
+        return self.path / "serving.lock"
+
+    @cached_property
     def predictions(self) -> Path:
         """What was predicted here, and labels that came; see `interplant.client.predictions`."""
         return self.path / "predictions.db"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from interplant.client import standing
 from interplant.client.champion import champion
 from interplant.client.directory import PlantDirectory
 from interplant.core import signing
@@ -156,6 +157,8 @@ def _watch(
         before = monitor.state.windows
         began = events.append(plant.drift_events, monitor.watch(live))
         memory.save(path, monitor.state)
+        if held.release:
+            standing.note(plant, held.release, name, monitor.state.active)
     return Report(held, monitor, monitor.state.windows - before, began)
 
 

@@ -75,7 +75,13 @@ COMMENTS: Final = {
     "policy.release.probation": "How long the model of before stays beside a new one, and comes back if that "
     "turns out worse.",
     "trainer": "The trainer process: CPU threads, priority (nice), and when it is released.",
-    "serving": "Predictions beside the line; keep: how many the plant's log of them holds.",
+    "serving": "Predictions beside the line, over HTTP (Open Inference Protocol); off while listen is empty.",
+    "serving.listen": "A port of this machine alone, such as '8080', or host:port.",
+    "serving.threads": "Threads that one run of the model takes.",
+    "serving.batch": "Most windows in one run, and how long a run waits for more (0: takes those there).",
+    "serving.queue": "Windows that may wait; what comes on top is refused, to be sent again.",
+    "serving.rate": "Requests a second that are taken; 0: any.",
+    "serving.keep": "Predictions that the plant's log of them holds; the oldest go first.",
 }
 
 

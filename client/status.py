@@ -6,6 +6,7 @@ from interplant.client import champion as pointers
 from interplant.client import connection, verdicts
 from interplant.client.connection import Connection
 from interplant.client.directory import PlantDirectory
+from interplant.client.serving_status import ServingStatus, serving_status
 from interplant.client.spending import Spending, spending
 
 
@@ -22,6 +23,7 @@ class PlantStatus:
         champion: The release that serves, or None.
         waiting: Releases that wait for a person.
         kept_replies: Replies that the coordinator has not merged yet.
+        serving: What answers requests, and where.
     """
 
     plant: str
@@ -32,6 +34,7 @@ class PlantStatus:
     champion: str | None
     waiting: list[str]
     kept_replies: int
+    serving: ServingStatus
 
 
 def status(plant: PlantDirectory) -> PlantStatus:
@@ -51,4 +54,5 @@ def status(plant: PlantDirectory) -> PlantStatus:
         champion.release if champion else None,
         [name for name, verdict in verdicts.verdicts(plant) if verdict.state == verdicts.WAITING],
         len(list(plant.outbox.glob("*.parcel"))),
+        serving_status(plant),
     )

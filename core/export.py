@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from interplant.core import inference
 from interplant.core.errors import InterplantError
 from interplant.core.files import write_atomic
+from interplant.core.inference import Session, each, shape_of
 from interplant.core.schema import Task
 
 if TYPE_CHECKING:
     from torch import nn
 
 OPSET: Final = 18
-INPUT: Final = "windows"
-OUTPUT: Final = "prediction"
+INPUT: Final = inference.INPUT
+OUTPUT: Final = inference.OUTPUT
 
 TOLERANCE: Final = 1e-4
 """ONNX may differ from torch by this much of a unit, or of the prediction where that is more."""
@@ -32,7 +34,7 @@ TOLERANCE: Final = 1e-4
 FURTHEST: Final = 10.0
 """Probes reach this far; a declared range is -1 to 1, and what a contract accepts -3 to 3."""
 
-Floats = NDArray[np.float32]
+Floats = inference.Floats
 
 
 def export_onnx(model: "nn.Module", task: Task, path: Path) -> float:
@@ -99,7 +101,7 @@ def predict(model: "nn.Module", x: Floats, batch: int = 1024, outputs: int = 1) 
     try:
         with torch.inference_mode():
             parts = [
-                _each(model(torch.from_numpy(part)).numpy(), len(part), outputs) for part in _parts(x, batch)
+                each(model(torch.from_numpy(part)).numpy(), len(part), outputs) for part in _parts(x, batch)
             ]
     finally:
         model.train(training)
@@ -119,14 +121,8 @@ def predict_onnx(model: Path | bytes, x: Floats, batch: int = 1024, outputs: int
         InterplantError: The model cannot be loaded, wants other inputs, or does not give so many
             numbers for each window.
     """
-    session = _session(model)
-    try:
-        parts = [
-            _each(session.run([OUTPUT], {INPUT: part})[0], len(part), outputs) for part in _parts(x, batch)
-        ]
-    except _runtime_errors() as error:
-        raise InterplantError(f"the ONNX model does not take these windows: {_line(error)}") from None
-    return _joined(parts, outputs)
+    session = Session(model, outputs)
+    return _joined([session.run(part) for part in _parts(x, batch)], outputs)
 
 
 def probes(task: Task) -> list[Floats]:
@@ -228,31 +224,6 @@ def _gap(expected: Floats, found: Floats) -> NDArray[np.float64]:
     return np.where(alike, 0.0, np.where(np.isfinite(gap), gap, np.inf))
 
 
-def _session(model: Path | bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False
-    options.log_severity_level = 4
-    content = model if isinstance(model, bytes) else model.read_bytes()
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except _runtime_errors() as error:
-        raise InterplantError(f"the ONNX model cannot be loaded: {_line(error)}") from None
-    names = [[item.name for item in items] for items in (session.get_inputs(), session.get_outputs())]
-    if names != [[INPUT], [OUTPUT]]:
-        raise InterplantError(f"the ONNX model: expected {INPUT} and {OUTPUT}, found {names}")
-    return session
-
-
-def _runtime_errors() -> tuple[type[Exception], ...]:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    raised = [kind for kind in vars(state).values() if isinstance(kind, type)]
-    return (ValueError, RuntimeError, *(kind for kind in raised if issubclass(kind, Exception)))
-
-
 def _line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
@@ -261,18 +232,5 @@ def _parts(x: Floats, batch: int) -> list[Floats]:
     return [np.ascontiguousarray(x[start : start + batch]) for start in range(0, len(x), batch)]
 
 
-def _each(prediction: NDArray[Any], windows: int, outputs: int) -> Floats:
-    if prediction.shape != (windows, outputs) and (outputs > 1 or prediction.shape != (windows,)):
-        wanted = "one prediction" if outputs == 1 else f"{outputs} predictions"
-        raise InterplantError(
-            f"expected {wanted} for each of {windows} windows, found shape {prediction.shape}"
-        )
-    return prediction.reshape(_shape(windows, outputs)).astype(np.float32)
-
-
 def _joined(parts: list[Floats], outputs: int) -> Floats:
-    return np.concatenate(parts) if parts else np.empty(_shape(0, outputs), dtype=np.float32)
-
-
-def _shape(windows: int, outputs: int) -> tuple[int, ...]:
-    return (windows,) if outputs == 1 else (windows, outputs)
+    return np.concatenate(parts) if parts else np.empty(shape_of(0, outputs), dtype=np.float32)
