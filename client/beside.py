@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,7 +77,14 @@ class Beside:
         self._noted_at = 0.0
         self.second: Challenger | None = None
         """Which release answers, while its process is ready; replaced in one step."""
+        self.budget = 0.1
+        """Seconds that one request may take it."""
         self._thread = threading.Thread(target=self._work, name="beside", daemon=True)
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a request is ended with its process."""
+        return max(1.0, HANG * self.budget)
 
     def start(self) -> None:
         """Follow the pointer from now on."""
@@ -169,10 +177,13 @@ class Beside:
     def _begin(self, wanted: Challenger) -> None:
         # In a canary somebody waits for the answer; a shadow has time.
         settings = self._plant.load()
+        self.budget = settings.policy.release.trial.milliseconds / 1000.0
         nice = settings.serving.nice if wanted.stage == CANARY else max(_NICE, settings.serving.nice)
         self._child = Process(self._plant, wanted.release, nice)
         try:
-            self._child.wait_until_ready(START_SECONDS, lambda: self._stopping or self._moved())
+            self._child.wait_until_ready(
+                START_SECONDS, self.patience, lambda: self._stopping or self._moved()
+            )
         except Failed as error:
             if self._stopping or self._moved():
                 self._end_child()
@@ -187,18 +198,17 @@ class Beside:
         if self._child is None or self.second is None:
             job.answer.set_exception(Failed("the release does not answer now"))
             return
-        budget = self._plant.load().policy.release.trial.milliseconds / 1000.0
         begun = time.monotonic()
         try:
-            found = self._child.predict(job.x, max(1.0, HANG * budget))
+            found = self._child.predict(job.x, self.patience)
         except Failed as error:
-            late = time.monotonic() - begun > budget
+            late = time.monotonic() - begun > self.budget
             self._count(requests=1, failures=1, late=int(late), trouble=str(error))
             job.answer.set_exception(error)
             if not self._child.alive:
                 self._failed(error, count=False)
             return
-        late = time.monotonic() - begun > budget
+        late = time.monotonic() - begun > self.budget
         self._count(requests=1, predictions=len(job.x), late=int(late))
         job.answer.set_result(found)
 
@@ -238,7 +248,7 @@ class Beside:
             log.warning("%s", error)
 
 
-def answers_itself(second: Challenger, names: "list[str] | tuple[str, ...]") -> bool:
+def answers_itself(second: Challenger, names: Sequence[str]) -> bool:
     """Whether a canary answers a request: if all of its machines are in the challenger's share.
 
     A machine stays with one model: where it falls follows from its name and the release alone.

@@ -29,6 +29,7 @@ _READY: Final = 0
 _PREDICTED: Final = 1
 _FAILED: Final = 2
 _HEAD: Final = struct.Struct("<II")
+_SHAPE: Final = struct.Struct("<II")
 
 Floats = NDArray[np.float32]
 
@@ -53,8 +54,14 @@ class Process:
         os.set_blocking(self._in, False)
         self.alive = True
 
-    def wait_until_ready(self, seconds: float, given_up: Callable[[], bool]) -> None:
-        """Raise `Failed` unless the release is loaded within so many seconds."""
+    def wait_until_ready(self, seconds: float, patience: float, given_up: Callable[[], bool]) -> None:
+        """Raise `Failed` unless the release is loaded in so many seconds, and predicts in this time.
+
+        Args:
+            seconds: For loading.
+            patience: Seconds for one window.
+            given_up: Whether it is not wanted any more.
+        """
         end = time.monotonic() + seconds
         while not _ready(self._out, 0.1):
             if given_up() or time.monotonic() > end:
@@ -62,6 +69,7 @@ class Process:
         kind, content = self._read(end)
         if kind != _READY:
             raise Failed(content.decode(errors="replace"))
+        self.predict(np.zeros((1, *_SHAPE.unpack(content)), np.float32), patience)
 
     def predict(self, x: Floats, seconds: float) -> Floats:
         """Predict windows.
@@ -158,8 +166,7 @@ def serve(plant: PlantDirectory, release: str, requests: BinaryIO, answers: Bina
     found = verify_release(plant.releases / release, plant.release_public_key, settings.policy)
     shape, outputs = found.task.shape, found.task.target.outputs
     session = Session(found.folder / ONNX, outputs, settings.serving.threads, arena=True)
-    session.run(np.zeros((1, *shape), np.float32))
-    answers.write(_frame(_READY, b""))
+    answers.write(_frame(_READY, _SHAPE.pack(*shape)))
     answers.flush()
     while head := _read_exactly(requests, 8):
         _, size = _HEAD.unpack(head)

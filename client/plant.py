@@ -40,6 +40,7 @@ def serve(plant: PlantDirectory, stopping: threading.Event | None = None) -> int
             services.append(Service("sources", python_module("interplant.client.feeding", here)))
         if plant.load().serving.listen:
             services.append(Service("serving", python_module("interplant.client.serving", here)))
+            services.append(Service("trial", python_module("interplant.client.trial", here)))
         try:
             if supervise(services, stopping):
                 reasons = [service.reason for service in services if service.reason]

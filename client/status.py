@@ -21,6 +21,8 @@ class PlantStatus:
         paused: Whether rounds are refused.
         budgets: Privacy spent, by dataset.
         champion: The release that serves, or None.
+        challenger: The release that answers beside it, or None.
+        stage: ``shadow``, ``canary`` or ``probation``, or empty.
         waiting: Releases that wait for a person.
         kept_replies: Replies that the coordinator has not merged yet.
         serving: What answers requests, and where.
@@ -32,6 +34,8 @@ class PlantStatus:
     paused: bool
     budgets: list[Spending]
     champion: str | None
+    challenger: str | None
+    stage: str
     waiting: list[str]
     kept_replies: int
     serving: ServingStatus
@@ -44,7 +48,7 @@ def status(plant: PlantDirectory) -> PlantStatus:
         UsageError: This is no plant directory, or ``plant.yaml`` is wrong.
         InterplantError: The ledger or the champion's pointer cannot be read.
     """
-    settings, champion = plant.load(), pointers.champion(plant)
+    settings, champion, second = plant.load(), pointers.champion(plant), pointers.challenger(plant)
     return PlantStatus(
         settings.name,
         settings.federation,
@@ -52,6 +56,8 @@ def status(plant: PlantDirectory) -> PlantStatus:
         plant.paused.exists(),
         spending(plant),
         champion.release if champion else None,
+        second.release if second else None,
+        second.stage if second else "",
         [name for name, verdict in verdicts.verdicts(plant) if verdict.state == verdicts.WAITING],
         len(list(plant.outbox.glob("*.parcel"))),
         serving_status(plant),

@@ -20,6 +20,7 @@ from interplant.core.possible import Impossible
 from interplant.core.schema import Target, Window
 from interplant.core.trial_config import Probation, Trial
 
+from .conftest import edit
 from .federation import TASK, Federation, settle
 
 CAP = TASK.target.cap
@@ -204,6 +205,7 @@ class Trials:
 def trials(federation: Federation) -> Trials:
     """A plant that serves r-0, on whose hold-out r-1 has passed the gate: it is in its shadow."""
     plant = federation.plant
+    edit(plant, lambda one: setattr(one.serving, "listen", "0"))
     settle(plant, release__trial__predictions=100, release__trial__canary=0.25, release__margin=0.2)
     federation.try_out(federation.make("r-0", 0.2))
     assert federation.try_out(federation.make("r-1", 0.1)).state == "shadow"
