@@ -106,6 +106,39 @@ def revoke(
 
 
 @app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(help="A new folder, or a file to be whose name ends with .tar.")],
+    directory: Directory = HERE,
+    json: Json = False,
+) -> None:
+    """Copy the coordinator, also while it serves: keys, settings, registry, runs, releases."""
+    from interplant.server.backup import back_up
+
+    made = back_up(CoordinatorDirectory(directory), target)
+    lines = [f"{target}: {len(made.files)} files, {made.size / 1e6:.1f} MB, of federation {made.federation}."]
+    lines += [f"Not there: the files of release {name}." for name in made.missing]
+    show(json, {"backup": str(target), **asdict(made)}, "\n".join(lines))
+
+
+@app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="What `coordinator backup` has made.")],
+    directory: Directory = HERE,
+    json: Json = False,
+) -> None:
+    """Make the coordinator of a backup, in a new folder, after checking every digest."""
+    from interplant.server.backup import restore as put_back
+
+    made = put_back(source, directory)
+    show(
+        json,
+        {"directory": str(directory), **asdict(made)},
+        f"Federation {made.federation} of {made.created} is in {directory}. "
+        f"Next: interplant coordinator serve --dir {directory}",
+    )
+
+
+@app.command()
 def renew(directory: Directory = HERE, json: Json = False) -> None:
     """Renew the server's certificate if it is due; a serving coordinator does this by itself."""
     from interplant.server.authority import Authority

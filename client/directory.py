@@ -8,7 +8,7 @@ from pathlib import Path
 from interplant.core import config
 from interplant.core.errors import UsageError
 from interplant.core.schema import Plant
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 
 
 @dataclass(frozen=True)

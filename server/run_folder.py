@@ -42,7 +42,7 @@ class Order:
         rounds: `interplant.core.schema.Rounds`, as plain JSON.
         engine: ``grpc``, ``simulate`` or ``flower``.
         release: Whether the run ends with a release.
-        start_from: Path of safetensors weights to start from; fresh ones if empty.
+        start_from: Safetensors weights to start from, a path from the folder; fresh ones if empty.
     """
 
     run: str

@@ -56,7 +56,7 @@ def start_run(
     settings = {"release": release, "start_from": start_from}
     run_id = new_run_id()
     folder = directory.runs / run_id
-    order = make_order(run_id, task, rules, "grpc", release, str(folder / _FIRST))
+    order = make_order(run_id, task, rules, "grpc", release, _FIRST)
     try:
         RunFolder(folder).create(order)
         blobs.replace(folder / _FIRST, first, {})

@@ -19,12 +19,13 @@ from interplant.core import certificates, config
 from interplant.core.schema import Source, Task
 from interplant.data import cmapss
 from interplant.data.door import admit
+from interplant.data.repository import Repository
 from interplant.data.simulator import simulate
-from interplant.data.snapshots import Repository
 from interplant.data.store import Store
 from interplant.data.tasks import builtin
 from interplant.server import runs
 from interplant.server.authority import Authority
+from interplant.server.backup import back_up
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.registry import Registry
 
@@ -143,6 +144,8 @@ def prepare(name: str, place: Path, patch: pytest.MonkeyPatch) -> None:
         with closing(Registry.open(coordinator)) as registry:
             registry.approve_release(f"turbofan-{RUN}", "by a person")
             registry.roll_out_release(f"turbofan-{RUN}")
+    if name == "interplant coordinator restore":
+        back_up(coordinator, place / "sunday.tar")
     if name == "interplant run resume":
         runs.stop_run(coordinator, RUN)
     if name == "interplant data fetch":
