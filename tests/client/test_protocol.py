@@ -172,7 +172,7 @@ def test_data_twice_is_refused() -> None:
 
 # --- answers ---------------------------------------------------------------------------------------
 
-OUTPUTS: dict[str, Data] = {"y": np.array([[0.1, 2.0]], np.float32), "id": ["é"]}
+OUTPUTS: dict[str, Data] = {"y": np.array([[0.25, 2.0]], np.float32), "id": ["é"]}
 
 
 def answered(**more: Any) -> tuple[bytes, dict[bytes, bytes]]:
@@ -187,7 +187,7 @@ def test_an_answer_has_the_requests_id_and_every_output() -> None:
         "model_name": "m",
         "id": "42",
         "outputs": [
-            {"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [0.1, 2.0]},
+            {"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [0.25, 2.0]},
             {"name": "id", "datatype": "BYTES", "shape": [1], "data": ["é"]},
         ],
     }
