@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from interplant.client import champion as pointers
-from interplant.client import gate
 from interplant.client.champion import PROBATION
 from interplant.client.directory import PlantDirectory
 from interplant.client.receiving import verify_release
@@ -30,7 +29,7 @@ from interplant.client.verdicts import (
     verdicts,
 )
 from interplant.core.errors import Refusal, UsageError
-from interplant.core.release import TASK, Release, ReleaseRefused, parse_task, sentence
+from interplant.core.release import TASK, ReleaseRefused, parse_task, sentence
 from interplant.core.schema import Policy
 
 
@@ -46,6 +45,8 @@ def try_release(plant: PlantDirectory, folder: Path) -> Verdict:
     Returns:
         The verdict, also on record; ``active`` means that the champion is this release now.
     """
+    from interplant.client import gate  # not where a person only goes back, in a hurry
+
     policy = plant.load().policy
     try:
         release = verify_release(folder, plant.release_public_key, policy)
@@ -53,9 +54,10 @@ def try_release(plant: PlantDirectory, folder: Path) -> Verdict:
         now = pointers.champion(plant)
         figures = gate.measure(plant, release, now.release if now else None, policy.release.margin)
     except (ReleaseRefused, Refusal) as error:
-        refusal = _refusal(error)
+        refusal = _refusal(error, error.figures if isinstance(error, gate.Worse) else {})
         return _conclude(plant, folder.name, lambda: record(plant, folder.name, refusal))
-    return _conclude(plant, release.id, lambda: _passed(plant, release, policy, figures))
+    said = gate.result(figures, release.task.target)
+    return _conclude(plant, release.id, lambda: _passed(plant, release.id, policy, said, figures))
 
 
 def record_fault(plant: PlantDirectory, release: str, fault: str) -> Verdict:
@@ -129,11 +131,12 @@ def _conclude(plant: PlantDirectory, release: str, act: Callable[[], Verdict]) -
         return before if before and before.state not in (WAITING, REFUSED) else act()
 
 
-def _passed(plant: PlantDirectory, release: Release, policy: Policy, figures: Mapping[str, float]) -> Verdict:
-    said = gate.result(figures, release.task.target)
+def _passed(
+    plant: PlantDirectory, release: str, policy: Policy, said: str, figures: Mapping[str, float]
+) -> Verdict:
     if policy.release.approval == "person":
-        return record(plant, release.id, Verdict(WAITING, "", f"waits for a person: {said}", figures))
-    return _begin(plant, release.id, said, figures)
+        return record(plant, release, Verdict(WAITING, "", f"waits for a person: {said}", figures))
+    return _begin(plant, release, said, figures)
 
 
 def _begin(
@@ -173,6 +176,5 @@ def _figures(plant: PlantDirectory, release: str) -> Mapping[str, float]:
     return known.figures if known else {}
 
 
-def _refusal(error: ReleaseRefused | Refusal) -> Verdict:
-    figures = error.figures if isinstance(error, gate.Worse) else {}
-    return Verdict(REFUSED, error.code, str(error), figures)
+def _refusal(error: ReleaseRefused | Refusal, figures: Mapping[str, float] | None = None) -> Verdict:
+    return Verdict(REFUSED, error.code, str(error), figures or {})

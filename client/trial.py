@@ -41,7 +41,9 @@ LEVEL: Final = 0.05
 
 _TICK: Final = 0.5
 _REST: Final = 20.0
-"""After a look the process rests so many times as long as it took: it takes a twentieth of a core at most."""
+"""After a look the process rests so many times the processor seconds that it took, and at most `_MOST`."""
+
+_MOST: Final = 5.0
 
 GO_ON: Final = "go on"
 OVER: Final = "over"
@@ -252,7 +254,7 @@ def watch(plant: PlantDirectory, stopping: threading.Event) -> int:
     said = ""
     pause = _TICK
     while not stopping.wait(pause):
-        begun = time.monotonic()
+        begun = time.process_time()
         try:
             watched.look(time.time())
             said = ""
@@ -261,7 +263,7 @@ def watch(plant: PlantDirectory, stopping: threading.Event) -> int:
             if str(error) != said:
                 log.error("%s", error)
             said = str(error)
-        pause = max(_TICK, _REST * (time.monotonic() - begun))
+        pause = min(_MOST, max(_TICK, _REST * (time.process_time() - begun)))
     watched.close()
     return 0
 
