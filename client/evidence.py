@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from interplant.client.comparison import Compared
     from interplant.core.schema import Task
 
 FIRST_LOOK: Final = 40
@@ -41,6 +40,21 @@ class Pair:
     machine: str
     at: float
     label: Label | None
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The errors of two releases on the same labelled windows.
+
+    Args:
+        own: Of the release on trial, as `interplant.core.measures.MEASURES` has it.
+        other: Of the one beside it.
+        worse: Whether the first is sure to exceed the second by more than the margin.
+    """
+
+    own: float
+    other: float
+    worse: bool
 
 
 class Apart:
@@ -119,17 +133,17 @@ def looked_at(count: int) -> int:
     return look
 
 
-def compared(task: "Task", found: Sequence[Pair], margin: float, level: float) -> "Compared | None":
+def compared(task: "Task", found: Sequence[Pair], margin: float, level: float) -> Errors | None:
     """Hold the errors of two releases against each other, as the gate does.
 
     Args:
         task: What both predict.
         found: Labelled pairs.
         margin: Share by which the error of the release on trial may exceed the other's.
-        level: Of the bounds, one-sided.
+        level: Probability of being found worse that a release may have whose error is just at the margin.
 
     Returns:
-        The comparison; None if there are too few independent units, or labels of other kinds.
+        The errors; None if there are too few independent units, or labels of other kinds.
     """
     import numpy as np
 
@@ -147,9 +161,12 @@ def compared(task: "Task", found: Sequence[Pair], margin: float, level: float) -
     units = comparison.units_of(machines, task.window.length)
     if units.count < comparison.LEAST:
         return None
-    own = Predicted(outputs_of(task.target, [pair.own for pair in known]), y)
-    other = Predicted(outputs_of(task.target, [pair.other for pair in known]), y)
-    return comparison.compare(task.target, own, other, units, margin, level)
+    own = task.target, Predicted(outputs_of(task.target, [pair.own for pair in known]), y)
+    other = task.target, Predicted(outputs_of(task.target, [pair.other for pair in known]), y)
+    # Worse by more than the margin is who is beaten by it: the other's error is lower by that share.
+    lower = min(1.0 / (1.0 + margin) - 1.0, comparison.BETTER)
+    beaten = comparison.compare(other, own, units, lower, level, bounds=False)
+    return Errors(beaten.rival, beaten.error, beaten.passed)
 
 
 def outputs_of(target: Target, told: "Sequence[tuple[float, ...]]") -> "NDArray[np.float32]":

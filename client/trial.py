@@ -120,12 +120,12 @@ def judge_errors(task: Task, found: list[Pair], margin: float, code: str, at_the
         return Decision(GO_ON)
     looks = max(1, evidence.looked_at(count) // evidence.FIRST_LOOK).bit_length()
     level = LEVEL / 2.0 if at_the_end else LEVEL / 2.0 ** (looks + 1)
-    compared = evidence.compared(task, found[:count], margin, level)
-    if compared is None:
+    errors = evidence.compared(task, found[:count], margin, level)
+    if errors is None:
         return Decision(GO_ON)
-    figures = {"error": compared.error, "error_beside": compared.rival, "labels": float(count)}
-    if compared.low > margin:
-        said = f"error {compared.error:.4g}, beside it {compared.rival:.4g}, on {count} labelled predictions"
+    figures = {"error": errors.own, "error_beside": errors.other, "labels": float(count)}
+    if errors.worse:
+        said = f"error {errors.own:.4g}, beside it {errors.other:.4g}, on {count} labelled predictions"
         return Decision(OUT, code, said, figures)
     return Decision(GO_ON, figures=figures)
 

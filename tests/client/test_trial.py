@@ -282,6 +282,12 @@ def test_errors_decide_where_labels_came(trials: Trials, own: float, other: floa
     assert trials.state["r-1"] == ("withdrawn" if what == OUT else "shadow")
 
 
+def test_the_same_model_is_not_worse_even_without_a_margin(trials: Trials) -> None:
+    settle(trials.plant, release__margin=0.0)
+    trials.answer(90, 2.0, 2.0, label=10.0)
+    assert trials.look() == GO_ON
+
+
 def test_few_labels_decide_nothing_before_the_end_and_are_looked_at_then(trials: Trials) -> None:
     trials.answer(39, 4.0, 2.0, label=10.0)
     assert trials.look() == GO_ON
