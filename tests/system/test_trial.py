@@ -184,7 +184,7 @@ def test_kills_in_the_middle_of_swaps_leave_one_good_model_that_serves(federatio
             while turn % 3 and swap.is_alive() and plant.champion.stat().st_mtime_ns == moved:
                 time.sleep(0.0005)  # in two of three turns the kill comes just when the pointer has moved
             with suppress(AssertionError, psutil.NoSuchProcess):  # it may not be back since the turn before
-                child_of(federation.children["north"], KILLED[turn % len(KILLED)]).kill()
+                child_of(federation.children["north"], KILLED[turn // 3]).kill()
             swap.join(120)
             found = pointers.champion(plant)
             assert found is not None
