@@ -202,6 +202,21 @@ class PlantDirectory:
         return self.path / "predictions.db"
 
     @cached_property
+    def proposals(self) -> Path:
+        """Proposals that the coordinator has not heard yet; see `interplant.client.proposals`."""
+        return self.path / "proposals"
+
+    @cached_property
+    def automation(self) -> Path:
+        """What the plant did, or did not do, of its own accord, and why, line by line; it stays here."""
+        return self.path / "automation.jsonl"
+
+    @cached_property
+    def runway(self) -> Path:
+        """How many more runs the budget pays, kept because computing it takes seconds."""
+        return self.path / "runway.json"
+
+    @cached_property
     def serve_lock(self) -> Path:
         """Held by `plant serve`."""
         return self.path / "serve.lock"

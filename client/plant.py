@@ -38,6 +38,8 @@ def serve(plant: PlantDirectory, stopping: threading.Event | None = None) -> int
         services = [Service("agent", python_module("interplant.client.agent", here))]
         if plant.load().data.sources:
             services.append(Service("sources", python_module("interplant.client.feeding", here)))
+        if plant.load().automation.monitors:
+            services.append(Service("monitor", python_module("interplant.client.monitor", here)))
         if plant.load().serving.listen:
             services.append(Service("serving", python_module("interplant.client.serving", here)))
             services.append(Service("trial", python_module("interplant.client.trial", here)))

@@ -6,8 +6,10 @@ from interplant.client import champion as pointers
 from interplant.client import connection, verdicts
 from interplant.client.connection import Connection
 from interplant.client.directory import PlantDirectory
+from interplant.client.runway import Runway, runway
 from interplant.client.serving_status import ServingStatus, serving_status
 from interplant.client.spending import Spending, spending
+from interplant.core.errors import Refusal
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class PlantStatus:
         connection: How it stands with the coordinator.
         paused: Whether rounds are refused.
         budgets: Privacy spent, by dataset.
+        runway: How many more runs of the champion's task the budget pays; None if nothing limits it.
         champion: The release that serves, or None.
         challenger: The release that answers beside it, or None.
         stage: ``shadow``, ``canary`` or ``probation``, or empty.
@@ -33,6 +36,7 @@ class PlantStatus:
     connection: Connection
     paused: bool
     budgets: list[Spending]
+    runway: Runway | None
     champion: str | None
     challenger: str | None
     stage: str
@@ -55,6 +59,7 @@ def status(plant: PlantDirectory) -> PlantStatus:
         connection.current(plant),
         plant.paused.exists(),
         spending(plant),
+        _runway(plant),
         champion.release if champion else None,
         second.release if second else None,
         second.stage if second else "",
@@ -62,3 +67,10 @@ def status(plant: PlantDirectory) -> PlantStatus:
         len(list(plant.outbox.glob("*.parcel"))),
         serving_status(plant),
     )
+
+
+def _runway(plant: PlantDirectory) -> Runway | None:
+    try:
+        return runway(plant)
+    except Refusal:
+        return None  # no round would be admitted either, and says why

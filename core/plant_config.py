@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from interplant.core.automation_config import PlantAutomation
 from interplant.core.federation_config import CODECS
 from interplant.core.possible import address, between, count, is_name, need, one_of
 from interplant.core.task_config import METRICS, UNITS
@@ -209,6 +210,7 @@ class Plant:
     policy: Policy = field(default_factory=Policy)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     serving: Serving = field(default_factory=Serving)
+    automation: PlantAutomation = field(default_factory=PlantAutomation)
 
     def check(self) -> None:
         """Raise `Impossible` for the first value that cannot be."""
@@ -273,6 +275,7 @@ class Plant:
             one_of(name, METRICS, "policy.metrics")
         for name, cap in privacy.tasks.items():
             need(cap > 0, f"policy.privacy.tasks.{name}", f"expected more than 0, found {cap}")
+        self.automation.check()
         need(self.trainer.threads >= 1, "trainer.threads", "expected 1 or more")
         need(0 <= self.trainer.nice <= 19, "trainer.nice", "expected 0 to 19")
         need(self.trainer.idle_seconds > 0, "trainer.idle_seconds", "expected more than 0")

@@ -27,6 +27,7 @@ from interplant.server import runs
 from interplant.server.authority import Authority
 from interplant.server.backup import back_up
 from interplant.server.directory import CoordinatorDirectory
+from interplant.server.followed import PROPOSED
 from interplant.server.registry import Registry
 
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
@@ -146,6 +147,9 @@ def prepare(name: str, place: Path, patch: pytest.MonkeyPatch) -> None:
             registry.roll_out_release(f"turbofan-{RUN}")
     if name == "interplant coordinator restore":
         back_up(coordinator, place / "sunday.tar")
+    if name in ("interplant run approve", "interplant run decline"):
+        with closing(Registry.open(coordinator)) as registry:
+            registry.add_event(PROPOSED, "turbofan", "proposed by north (drift)")
     if name == "interplant run resume":
         runs.stop_run(coordinator, RUN)
     if name == "interplant data fetch":
