@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from push import push
+
 from interplant.client import verdicts
 from interplant.core import config
 from interplant.core.schema import Automation, Federation, Plant, Task
