@@ -24,7 +24,7 @@ from interplant.client.tally import Tally
 from interplant.client.verdicts import ACTIVE, Verdict, deciding, record, verdict_of
 from interplant.core import logs, processes
 from interplant.core.errors import InterplantError
-from interplant.core.release import TASK, parse_task
+from interplant.core.release import TASK, ReleaseRefused, parse_task
 from interplant.core.schema import Policy, Task
 from interplant.core.trial_config import Probation, Trial
 
@@ -220,10 +220,19 @@ class Watch:
             self._end_probation(champion, second, decision)
         elif decision.what == OUT:
             deployment.withdraw(plant, release, decision.code, decision.why, decision.figures)
-        elif second.stage == SHADOW and trial.canary:
-            deployment.to_canary(plant, release, trial.canary, f"its shadow is over: {decision.why}")
         else:
-            deployment.promote(plant, release, f"its trial is over: {decision.why}", decision.figures)
+            self._advance(second, decision, trial)
+
+    def _advance(self, second: Challenger, decision: Decision, trial: Trial) -> None:
+        """Go on to the next stage; a release that does not verify any more is withdrawn instead."""
+        release, plant = second.release, self._plant
+        try:
+            if second.stage == SHADOW and trial.canary:
+                deployment.to_canary(plant, release, trial.canary, f"its shadow is over: {decision.why}")
+            else:
+                deployment.promote(plant, release, f"its trial is over: {decision.why}", decision.figures)
+        except ReleaseRefused as error:
+            deployment.withdraw(plant, release, error.code, error.detail, decision.figures)
 
     def _end_probation(self, champion: Champion, second: Challenger, decision: Decision) -> None:
         if decision.what == OUT:

@@ -301,6 +301,25 @@ def test_a_newer_release_takes_the_place_of_the_one_on_trial(trials: Trials) -> 
     assert trials.state == {"r-0": "active", "r-1": "withdrawn", "r-2": "shadow"}
 
 
+@pytest.mark.parametrize("how", ["flipped byte", "revoked key"])
+def test_what_does_not_verify_when_its_trial_is_over_is_withdrawn(trials: Trials, how: str) -> None:
+    if how == "flipped byte":
+        path = trials.plant.releases / "r-1" / "weights.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    else:
+        trials.federation.revoke_key()
+    trials.answer(100, 1.0, 2.0)
+    trials.look()
+    verdict = verdicts.verdict_of(trials.plant, "r-1")
+    assert verdict is not None
+    assert (verdict.state, verdict.code) == (
+        "withdrawn", "tampered" if how == "flipped byte" else "revoked_key"
+    )  # fmt: skip
+    assert trials.serving() == "r-0"
+
+
 def test_going_back_ends_the_trial(trials: Trials) -> None:
     settle(trials.plant, release__trial__predictions=0, release__trial__canary=0.0)
     trials.federation.try_out(trials.federation.make("r-2", 0.05))
