@@ -152,7 +152,13 @@ class Beside:
             self._follow()
         wanted = self._wanted
         if wanted and self._child is None and time.monotonic() >= self._resume_at:
-            self._begin(wanted)
+            try:
+                self._begin(wanted)
+            except InterplantError as error:
+                # A mistake in plant.yaml, say; it is no fault of the release.
+                log.warning("%s", error)
+                self._end_child()
+                self._resume_at = time.monotonic() + self._pause
 
     def _pointers(self) -> object:
         return _state(self._plant.challenger), _state(self._plant.champion)

@@ -106,6 +106,11 @@ def mend(plant: PlantDirectory) -> bool:
         Whether there was something.
     """
     found = _mend_champion(plant)
+    last = {step.release: step.state for step in history.steps(plant)}
+    for name, one in verdicts(plant):
+        if one.state != ACTIVE and last.get(name) != one.state:
+            record(plant, name, one)
+            found = True
     other = pointers.challenger(plant)
     for name, one in verdicts(plant):
         if one.state in _ON_TRIAL and (other is None or other.release != name):
