@@ -45,3 +45,18 @@ def find(name: str, coordinator: Path, plant: Path | None, key: Path | None = No
     if key is None:
         place.check()
     return read_release(folder, keyring.read(key or place.release_public_key))
+
+
+def write_page(page: Path, target: Path) -> None:
+    """Copy a release's card as it was signed.
+
+    Raises:
+        UsageError: The release has none, or the target is taken.
+    """
+    from interplant.core.files import write_atomic
+
+    if not page.is_file():
+        raise UsageError(f"{page.parent.name}: this release was made without a page; leave --html out")
+    if target.exists():
+        raise UsageError(f"{target}: there is something here already; choose another name")
+    write_atomic(target, page.read_bytes())

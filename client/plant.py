@@ -5,6 +5,7 @@ from typing import Final
 
 from interplant.client import connection
 from interplant.client.directory import PlantDirectory, data_repository
+from interplant.client.model_repository import InStep
 from interplant.core import certificates, processes
 from interplant.core.errors import InterplantError
 from interplant.core.files import only_one
@@ -44,7 +45,7 @@ def serve(plant: PlantDirectory, stopping: threading.Event | None = None) -> int
             services.append(Service("serving", python_module("interplant.client.serving", here)))
             services.append(Service("trial", python_module("interplant.client.trial", here)))
         try:
-            if supervise(services, stopping):
+            if supervise(services, stopping, InStep(plant)):
                 reasons = [service.reason for service in services if service.reason]
                 raise InterplantError(reasons[0] if reasons else "the agent ended without a word")
         finally:
