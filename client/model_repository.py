@@ -58,7 +58,7 @@ class InStep:
         try:
             keep_in_step(self._plant)
             self._done, self._said = state, ""
-        except InterplantError as error:
+        except (InterplantError, OSError) as error:  # the plant's other work goes on without it
             if str(error) != self._said:
                 log.warning("the model repository: %s", error)
             self._said = str(error)

@@ -152,3 +152,18 @@ def test_a_release_that_is_not_there_is_told(plant: PlantDirectory) -> None:
     plant.champion.write_text(plant.champion.read_text().replace('"r-1"', '"r-9"'))
     with pytest.raises(InterplantError, match=r"r-9/task\.json: expected a file of the champion"):
         keep_in_step(plant)
+
+
+def test_what_stands_in_the_way_is_told_and_the_supervisor_goes_on(
+    plant: PlantDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = plant.models / "wear"
+    (place / "mine").mkdir(parents=True)
+    follow = InStep(plant)
+    with caplog.at_level(logging.WARNING):
+        follow()
+    assert "the model repository: " in caplog.text
+    (place / "mine").rmdir()
+    place.rmdir()
+    follow()
+    assert model_of(plant).samefile(plant.releases / "r-1" / "model.onnx")
