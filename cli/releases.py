@@ -32,6 +32,7 @@ def find(name: str, coordinator: Path, plant: Path | None, key: Path | None = No
     """
     from interplant.core import keyring
     from interplant.core.release import check_id, read_release
+    from interplant.server.artifacts import Artifacts
 
     place = PlantDirectory(plant) if plant else CoordinatorDirectory(coordinator)
     if len(Path(name).parts) > 1 or Path(name).exists():
@@ -40,6 +41,8 @@ def find(name: str, coordinator: Path, plant: Path | None, key: Path | None = No
     else:
         place.check()
         folder = place.releases / check_id(name)
+        if isinstance(place, CoordinatorDirectory):
+            folder = Artifacts.of(place).folder(name)
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected a release here, found none; see `interplant release list`")
     if key is None:

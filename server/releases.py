@@ -15,6 +15,7 @@ from interplant.core.receipt import Receipt, to_json
 from interplant.core.release import Lineage, Participant, task_digest
 from interplant.core.schema import PRIVATE
 from interplant.core.wire import PROTOCOL
+from interplant.server.artifacts import Artifacts
 from interplant.server.card import RoundFigures
 from interplant.server.control import reload
 from interplant.server.directory import CoordinatorDirectory
@@ -50,6 +51,7 @@ def release_run(directory: CoordinatorDirectory, registry: Registry, run: RunFol
             run.weights, task, lineage, directory.release_key, rounds=round_figures(run)
         )
         package_in_child(package_order, folder)
+    Artifacts.of(directory).keep(release)
     made = registry.create_release(release, order.run, task.name, sha256_file(folder / "manifest.json"))
     if made.state == "candidate" and directory.load().approval == "auto":
         made = registry.approve_release(release, "by federation.yaml")
