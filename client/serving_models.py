@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from interplant.client.champion import champion
 from interplant.client.directory import PlantDirectory
 from interplant.client.standing import is_drifting
-from interplant.core import signing
+from interplant.core import keyring
 from interplant.core.errors import InterplantError
 from interplant.core.inference import Session
 from interplant.core.release import ONNX, read_release
@@ -73,7 +73,7 @@ def load(plant: PlantDirectory, release: str, batch: int, threads: int) -> Model
     Raises:
         InterplantError: It is not whole and signed, or its model does not run.
     """
-    found = read_release(plant.releases / release, signing.read_public(plant.release_public_key))
+    found = read_release(plant.releases / release, keyring.read(plant.release_public_key), kept=True)
     session = Session(found.folder / ONNX, found.task.target.outputs, threads, arena=True)
     model, taken = Model(release, found.task, session, quick=False), []
     for windows in (1, batch, batch, batch):
@@ -135,7 +135,7 @@ class Followed:
         before, trouble = (self.model, self.trouble), ""
         try:
             now = champion(self._plant)
-        except InterplantError as error:
+        except (InterplantError, OSError) as error:
             names, trouble = [], str(error)
         else:
             names = [now.release, now.previous] if now else []
@@ -146,7 +146,7 @@ class Followed:
             try:
                 self.model = load(self._plant, name, *self._sizes)
                 break
-            except InterplantError as error:
+            except (InterplantError, OSError) as error:
                 trouble = trouble or f"release {name}: {error}"
                 if self.model:
                     break  # it goes on serving
@@ -166,7 +166,10 @@ class Followed:
             log.warning("%s", self.trouble)
         elif self.model:
             log.info("release %s serves", self.model.release)
-        self._changed(self)
+        try:
+            self._changed(self)
+        except (InterplantError, OSError) as error:  # a full disk does not keep the next champion waiting
+            log.warning("%s", error)
 
 
 def _state(path: Path) -> object:

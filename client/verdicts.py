@@ -31,7 +31,7 @@ SUPERSEDED: Final = "superseded"
 RECEIVED: Final = "received"
 
 _VERDICT: Final = ".verdict.json"
-_OF_THE_FOLDER: Final = {"signature", "tampered", "lineage", "task_invalid"}
+_OF_THE_FOLDER: Final = {"signature", "revoked_key", "tampered", "lineage", "task_invalid"}
 _OF_THE_POLICY: Final = {"policy_task", "policy_model", "policy_privacy"}
 _OF_THE_MODEL: Final = {"model_missing", "model", "parity", "not_finite"}
 DATA_FREE: Final = frozenset(_OF_THE_FOLDER | _OF_THE_POLICY | _OF_THE_MODEL)
@@ -66,10 +66,11 @@ def deciding(plant: PlantDirectory) -> AbstractContextManager[None]:
 
 def record(plant: PlantDirectory, release: str, verdict: Verdict) -> Verdict:
     """Put a verdict on record, for the plant's own user: in the history, and in place of an earlier one."""
-    at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    history.append(plant, history.Step(at, check_id(release), **asdict(verdict)))
     content = json.dumps(asdict(verdict), indent=2) + "\n"
     write_atomic(_verdict_path(plant, release), content, mode=0o600)
+    # Who sees the history grow finds the verdict; a line that a kill kept away is added by `rollback.mend`.
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    history.append(plant, history.Step(at, release, **asdict(verdict)))
     return verdict
 
 

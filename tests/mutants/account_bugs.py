@@ -259,7 +259,8 @@ OF_ACCOUNTS = (
         (
             (
                 "        charge = account.reserve(asked, RUN, 0)\n",
-                "        list(frames(snapshot, task.split))\n        charge = account.reserve(asked, RUN, 0)\n",
+                "        list(frames(snapshot, task.split))\n"
+                "        charge = account.reserve(asked, RUN, 0)\n",
             ),
         ),
         tests("client/test_measuring", "test_the_charge_comes_before_the_data_is_read"),
