@@ -1,5 +1,6 @@
 """``interplant coordinator``: the central service."""
 
+import getpass
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -103,6 +104,29 @@ def revoke(
     Authority.open(directory).revoke(name)
     told = reload(CoordinatorDirectory(directory))
     show(json, {"plant": name, "state": "revoked", "serving": told}, f"{name} is revoked.")
+
+
+@app.command(name="rotate-key")
+def rotate_key(
+    overlap_days: Annotated[
+        float, typer.Option(help="Releases made under the old key within so many days still count.")
+    ] = 30.0,
+    revoke: Annotated[
+        bool, typer.Option("--revoke", help="The old key was stolen: no release counts under it any more.")
+    ] = False,
+    directory: Directory = HERE,
+    json: Json = False,
+) -> None:
+    """Sign releases with a new key from now on; the old one hands over to it, and plants learn it by that."""
+    from interplant.server.control import reload
+    from interplant.server.release_keys import rotate
+
+    place = CoordinatorDirectory(directory)
+    place.check()
+    made = rotate(place, overlap_days, revoke, getpass.getuser())
+    told = "plants are told" if reload(place) else "plants are told once the coordinator serves"
+    old = "is revoked" if made.revoked else f"counts for releases made until {made.until}"
+    show(json, asdict(made), f"Releases are signed with a new key; the old one {old}; {told}.")
 
 
 @app.command()

@@ -19,6 +19,7 @@ from interplant.client import (
     joining,
     proposals,
     receiving,
+    release_keys,
     reports,
     rollback,
     verdicts,
@@ -155,8 +156,17 @@ class Agent:
             compression.settle(self._plant, notice.settled.run, notice.settled.round)
         elif kind == "release":
             self._jobs.put(lambda: self._receive(notice.release))
+        elif kind == "keys":
+            self._learn_keys(notice.keys.statements)
         elif kind == "rollback":
             self._heed_rollback(notice.rollback)
+
+    def _learn_keys(self, statements: bytes) -> None:
+        try:
+            if release_keys.learn(self._plant, statements):
+                log.info("the federation signs releases with a new key from now on")
+        except InterplantError as error:
+            log.error("%s: the keys that are known stay", error)
 
     # --- the work ----------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Final
 from interplant.client import standing
 from interplant.client.champion import champion
 from interplant.client.directory import PlantDirectory
-from interplant.core import signing
+from interplant.core import keyring
 from interplant.core.errors import UsageError
 from interplant.core.files import disk_errors, takes_turns
 from interplant.core.release import Release, read_release, task_digest
@@ -176,7 +176,7 @@ def _champion(plant: PlantDirectory) -> Release | None:
     now = champion(plant)
     if now is None:
         return None
-    return read_release(plant.releases / now.release, signing.read_public(plant.release_public_key))
+    return read_release(plant.releases / now.release, keyring.read(plant.release_public_key), kept=True)
 
 
 def _learned(plant: PlantDirectory, release: Release, snapshot: Snapshot) -> bool:

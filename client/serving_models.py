@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from interplant.client.champion import champion
 from interplant.client.directory import PlantDirectory
 from interplant.client.standing import is_drifting
-from interplant.core import signing
+from interplant.core import keyring
 from interplant.core.errors import InterplantError
 from interplant.core.inference import Session
 from interplant.core.release import ONNX, read_release
@@ -73,7 +73,7 @@ def load(plant: PlantDirectory, release: str, batch: int, threads: int) -> Model
     Raises:
         InterplantError: It is not whole and signed, or its model does not run.
     """
-    found = read_release(plant.releases / release, signing.read_public(plant.release_public_key))
+    found = read_release(plant.releases / release, keyring.read(plant.release_public_key), kept=True)
     session = Session(found.folder / ONNX, found.task.target.outputs, threads, arena=True)
     model, taken = Model(release, found.task, session, quick=False), []
     for windows in (1, batch, batch, batch):

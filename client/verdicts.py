@@ -31,7 +31,7 @@ SUPERSEDED: Final = "superseded"
 RECEIVED: Final = "received"
 
 _VERDICT: Final = ".verdict.json"
-_OF_THE_FOLDER: Final = {"signature", "tampered", "lineage", "task_invalid"}
+_OF_THE_FOLDER: Final = {"signature", "revoked_key", "tampered", "lineage", "task_invalid"}
 _OF_THE_POLICY: Final = {"policy_task", "policy_model", "policy_privacy"}
 _OF_THE_MODEL: Final = {"model_missing", "model", "parity", "not_finite"}
 DATA_FREE: Final = frozenset(_OF_THE_FOLDER | _OF_THE_POLICY | _OF_THE_MODEL)

@@ -106,6 +106,7 @@ class Notice(_message.Message):
     SETTLED_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
     ROLLBACK_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -116,6 +117,8 @@ class Notice(_message.Message):
     def release(self) -> Global___Release: ...
     @_builtins.property
     def rollback(self) -> Global___Rollback: ...
+    @_builtins.property
+    def keys(self) -> Global___Keys: ...
     def __init__(
         self,
         *,
@@ -124,12 +127,13 @@ class Notice(_message.Message):
         settled: Global___Settled | None = ...,
         release: Global___Release | None = ...,
         rollback: Global___Rollback | None = ...,
+        keys: Global___Keys | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "rollback", b"rollback", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "release", b"release", "rollback", b"rollback", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "rollback", b"rollback", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "release", b"release", "rollback", b"rollback", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["welcome", "work", "settled", "release", "rollback"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["welcome", "work", "settled", "release", "rollback", "keys"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
@@ -445,6 +449,27 @@ class Rollback(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rollback: _TypeAlias = Rollback  # noqa: Y015
+
+@_typing.final
+class Keys(_message.Message):
+    """By which statements the federation's signing keys have handed over, as JSON; see core/keyring.py."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENTS_FIELD_NUMBER: _builtins.int
+    statements: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        statements: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statements", b"statements"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Keys: _TypeAlias = Keys  # noqa: Y015
 
 @_typing.final
 class Deployment(_message.Message):

@@ -16,6 +16,7 @@ from interplant.core import federation_pb2_grpc as rpc
 from interplant.core import logs, processes
 from interplant.core.certificates import Identity, utc_now
 from interplant.core.errors import InterplantError
+from interplant.server import release_keys
 from interplant.server.authority import Authority
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.exchange import Exchange
@@ -58,6 +59,7 @@ class Service:
         self.registry = Registry.open(directory.path)
         self.authority = Authority.open(directory.path)
         self.exchange = Exchange(Spool(directory.spool), {})
+        release_keys.settle(directory)
         self.local = LocalApi(self.exchange, self.reload)
         self._allowed: dict[tuple[str, str], bool] = {}
         self.reload()
@@ -69,6 +71,7 @@ class Service:
         self.exchange.nodes = {plant.node_id: plant.name for plant in plants if plant.is_enrolled}
         for name in self.exchange.online() - set(self.exchange.nodes.values()):
             self.exchange.hang_up(name)
+        self.exchange.tell_keys(release_keys.statements(self.directory))  # before what they sign
         self.exchange.offer_releases(self._offers(), dict(self.registry.rollbacks()))
 
     def _offers(self) -> dict[str, pb.Release]:
