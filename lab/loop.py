@@ -27,6 +27,7 @@ from interplant.data.windows import training_windows
 from interplant.lab import stocked
 from interplant.lab.federation import LocalFederation, local_federation
 from interplant.lab.stocked import Stock
+from interplant.server.records import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -263,7 +264,7 @@ def _alarmed(federation: LocalFederation, plant: PlantDirectory) -> bool:
 
 
 def _until_release(federation: LocalFederation, first: str) -> str:
-    run = []
+    run: list[Run] = []
 
     def started() -> bool:
         run[:] = [one for one in federation.registry.runs() if one.config.get("start_from") == first]
