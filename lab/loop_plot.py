@@ -66,20 +66,22 @@ def _gates(axes: Any, loop: "LoopResult") -> None:
         places = [place + shift for place in range(len(names))]
         bars = axes.bar(places, values, 0.36, color=colour, label=label)
         axes.bar_label(bars, fmt="%.1f", fontsize=9, padding=2)
-    top = 1.35 * max([one.before or 0.0 for one in loop.tried] + [one.after or 0.0 for one in loop.tried])
+    top = 1.5 * max([one.before or 0.0 for one in loop.tried] + [one.after or 0.0 for one in loop.tried])
     axes.set_ylim(0, top)
     for place, one in enumerate(loop.tried):
         good = one.state != "refused"
         axes.text(
             place,
-            0.93 * top,
-            "active" if one.state == "active" else one.state,
+            0.98 * top,
+            one.state if good else f"{one.state}:\nworse there by more\nthan its margin",
             ha="center",
+            va="top",
+            fontsize=10 if good else 9,
             color=_NEW if good else _DRIFT,
             fontweight="bold",
         )
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("error on the plant's own held-out machines\n(RMSE, cycles)")
     axes.set_title("each plant's gate decides for itself", fontsize=11)
-    axes.legend(loc="lower right", frameon=True, fontsize=9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.38, 0.9), frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
