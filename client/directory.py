@@ -187,6 +187,11 @@ class PlantDirectory:
         return self.path / "serving.json"
 
     @cached_property
+    def models(self) -> Path:
+        """The champion as MLServer and Triton read it; see `interplant.client.model_repository`."""
+        return self.path / "serving" / "models"
+
+    @cached_property
     def serving_lock(self) -> Path:
         """Held by the process that serves predictions."""
         return self.path / "serving.lock"

@@ -154,16 +154,16 @@ class Recorder:
         self._rows -= len(rows)
         try:
             self._opened().add(rows)
-        except InterplantError as error:
+        except (InterplantError, OSError) as error:
             self._forget()
             self._lose(len(rows), str(error))
 
     def _note(self, prediction: str, value: Label, noted: "Future[bool]") -> None:
         try:
             noted.set_result(self._opened().label(prediction, value))
-        except InterplantError as error:
+        except (InterplantError, OSError) as error:
             self._forget()
-            noted.set_exception(error)
+            noted.set_exception(InterplantError(str(error)))
 
     def _opened(self) -> Predictions:
         if self._log is None:

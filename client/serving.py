@@ -114,7 +114,7 @@ def _listening(settings: Serving) -> Iterator[socket.socket]:
             raise InterplantError(
                 f"serving.listen: {host}:{port} is taken by another process; stop it or choose another port"
             ) from None
-        if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES):
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM):
             said = os.strerror(error.errno)
             raise UsageError(f"serving.listen: {host}:{port} cannot be listened on: {said}") from None
         raise
