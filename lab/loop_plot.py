@@ -1,5 +1,6 @@
 """The picture of the loop: the error at the plant whose sensor drifts, and what each plant's gate decided."""
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -73,10 +74,10 @@ def _gates(axes: Any, loop: "LoopResult") -> None:
         axes.text(
             place,
             0.98 * top,
-            one.state if good else f"{one.state}:\nworse there by more\nthan its margin",
+            one.state if good else f"{one.state}:\n{_why(one.sentence)}",
             ha="center",
             va="top",
-            fontsize=10 if good else 9,
+            fontsize=10 if good else 8,
             color=_NEW if good else _DRIFT,
             fontweight="bold",
         )
@@ -85,3 +86,8 @@ def _gates(axes: Any, loop: "LoopResult") -> None:
     axes.set_title("each plant's gate decides for itself", fontsize=11)
     axes.legend(loc="upper center", bbox_to_anchor=(0.38, 0.9), frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _why(sentence: str) -> str:
+    """What a verdict says before its code and figures, in a few short lines."""
+    return textwrap.fill(sentence.partition(" [")[0], 20)
