@@ -132,6 +132,11 @@ class PlantDirectory:
         return self.path / "challenger.json"
 
     @cached_property
+    def tally(self) -> Path:
+        """What serving counts of the challenger; see `interplant.client.tally`. It stays here."""
+        return self.path / "trial.json"
+
+    @cached_property
     def audit(self) -> Path:
         """What left the plant, line by line."""
         return self.path / "audit.jsonl"

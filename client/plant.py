@@ -44,6 +44,7 @@ def serve(plant: PlantDirectory, stopping: threading.Event | None = None) -> int
             services.append(Service("monitor", python_module("interplant.client.monitor", here)))
         if plant.load().serving.listen:
             services.append(Service("serving", python_module("interplant.client.serving", here)))
+            services.append(Service("trial", python_module("interplant.client.trial", here)))
         try:
             if code := supervise(services, stopping, InStep(plant)):
                 reasons = [service.reason for service in services if service.reason]

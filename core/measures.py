@@ -41,6 +41,55 @@ def error(target: Target, found: Predicted) -> float:
     return scores(target, found)[MEASURES[target.kind]] if len(found.y) else float("nan")
 
 
+def is_mean(target: Target) -> bool:
+    """Whether the kind's error, or its square, is a mean over windows."""
+    return target.kind != CLASS
+
+
+def is_root(target: Target) -> bool:
+    """Whether the kind's error is the root of a mean of squares."""
+    return target.kind in (TIME, VALUE)
+
+
+def unit_sums(target: Target, found: Predicted, of: NDArray[np.intp], count: int) -> NDArray[np.float64]:
+    """Return of each unit the sums that `error_of` needs; those of several units are added up.
+
+    Args:
+        target: Kind, scale and classes.
+        found: Predictions and labels.
+        of: The unit of each window, from 0 (N,).
+        count: Units.
+
+    Returns:
+        Squared errors and windows (count, 2); for classes, of each the hits, and how often it is there or
+        predicted (count, 2 x classes).
+    """
+    outputs, y = found.outputs.astype(np.float64), found.y.astype(np.float64)
+    if target.kind == CLASS:
+        classes, chosen, true = len(target.classes), outputs.argmax(axis=1), y.astype(np.int64)
+        sums = np.zeros((count, 2, classes))
+        np.add.at(sums[:, 0], (of[chosen == true], true[chosen == true]), 1.0)
+        for there in (chosen, true):
+            np.add.at(sums[:, 1], (of, there), 1.0)
+        return sums.reshape(count, -1)
+    return np.column_stack(
+        [
+            np.bincount(of, weights=one, minlength=count)
+            for one in (_squares(target, outputs, y), 1.0 + 0.0 * y)
+        ]
+    )
+
+
+def error_of(target: Target, sums: NDArray[np.float64]) -> Any:
+    """Return the error of `MEASURES` from sums of `unit_sums` (..., sums); one number, or (...,)."""
+    if target.kind == CLASS:
+        hits, both = np.split(sums, 2, axis=-1)
+        there = both > 0
+        return 1.0 - (2.0 * hits / np.where(there, both, 1.0)).sum(axis=-1) / there.sum(axis=-1)
+    mean = sums[..., 0] / sums[..., 1]
+    return np.sqrt(mean) if is_root(target) else mean
+
+
 def scores(target: Target, found: Predicted) -> dict[str, float]:
     """Return all figures of a kind by name, the error of `MEASURES` first.
 
@@ -61,6 +110,15 @@ def scores(target: Target, found: Predicted) -> dict[str, float]:
     missed = float(np.mean((restored(target, outputs) - y) ** 2))
     spread = float(np.var(y))
     return {"rmse": math.sqrt(missed), "r2": 1.0 - missed / spread if spread else float("nan")}
+
+
+def _squares(target: Target, outputs: Floats, y: Floats) -> Floats:
+    """Squared error of each window."""
+    if target.kind == EVENT:
+        from scipy.special import expit
+
+        return np.asarray((expit(outputs) - (y == 1.0)) ** 2)
+    return np.asarray((restored(target, outputs) - y) ** 2)
 
 
 def constant(target: Target, y: Floats, count: int) -> Floats:
