@@ -148,8 +148,8 @@ def _logged(time: float, counted: bool) -> float:
 
 def _reach(directory: PlantDirectory, contract: Contract) -> float:
     """How long after a reading a window may end that holds it, in the contract's time."""
-    windows = [parse_task(path.read_bytes()).window for path in directory.releases.glob(f"*/{TASK}")]
-    steps = [(window.length - 1) * window.stride for window in windows]
+    tasks = [parse_task(path.read_bytes()) for path in directory.releases.glob(f"*/{TASK}")]
+    steps = [task.window.length - 1 for task in tasks]
     if not steps or (any(steps) and not contract.gap):
         return math.inf  # a window bridges any time
     return max(steps) * contract.gap
