@@ -7,7 +7,6 @@ from pathlib import Path
 
 from interplant.core import config
 from interplant.core.schema import Task
-from interplant.data import snapshots
 from interplant.data.mapped import FORMAT, Cut, forget_windows, mapped_windows
 from interplant.data.snapshots import Snapshot, reader_of
 from interplant.data.windows import Windows, last_windows, no_windows, training_windows
@@ -30,7 +29,7 @@ def windows_of(snapshot: Snapshot, task: Task, folder: Path, cut: Cut) -> Window
         windows = mapped_windows(reader, task, folder / name, cut)
         forget_windows(folder, name)
         return windows
-    tables = snapshots.load(snapshot, task.split)
+    tables = snapshot.dataset(task.split)
     frame = tables.holdout if cut.held else tables.train
     if cut.held and frame.empty:
         return no_windows(task)

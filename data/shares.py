@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from interplant.core.contract import Contract
 from interplant.core.schema import Split, Task
-from interplant.data import snapshots
 from interplant.data.contract import TOLERANCE, bad_readings, condition_of, usable
 from interplant.data.labels import encoded
 from interplant.data.pieces import parted
@@ -51,7 +50,7 @@ def frames(snapshot: Snapshot, split: Split) -> "Iterator[pd.DataFrame]":
 
     reader = reader_of(snapshot)
     if reader is None:
-        yield snapshots.load(snapshot, split).train
+        yield snapshot.dataset(split).train
         return
     for _, parts in parted(reader, split):
         yield pd.concat(list(parts), ignore_index=True)

@@ -57,6 +57,10 @@ class Snapshot:
     intake: Mapping[str, Sequence[int]] = field(default_factory=dict)
     folder: Path | None = None
 
+    def dataset(self, split: Split) -> Dataset:
+        """Return the readings as two tables, all in memory; see `load`."""
+        return load(self, split)
+
 
 class Content(Protocol):
     """What a snapshot is made of."""

@@ -33,6 +33,21 @@ OPEN = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
 
 @dataclass(frozen=True)
+class VirtualSnapshot(Snapshot):
+    """Readings that are made when they are asked for.
+
+    Args:
+        make: Makes them, parted already, the same ones each time.
+    """
+
+    make: Callable[[], Dataset] = field(kw_only=True)
+
+    def dataset(self, split: Split) -> Dataset:
+        """Make the readings."""
+        return self.make()
+
+
+@dataclass(frozen=True)
 class VirtualRepository:
     """Readings that are made when they are asked for.
 
@@ -56,11 +71,7 @@ class VirtualRepository:
     @cached_property
     def _snapshot(self) -> Snapshot:
         digest = hashlib.sha256(self.name.encode()).hexdigest()
-        return Snapshot(digest, "", "", 0, 0, simulated=True, files={})
-
-    def load(self, snapshot: Snapshot, split: Split) -> Dataset:
-        """Make the readings; they are parted already."""
-        return self.make()
+        return VirtualSnapshot(digest, "", "", 0, 0, simulated=True, files={}, make=self.make)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,13 @@
 """What is erased is gone from what was computed of it, too."""
 
+import math
+from dataclasses import replace
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
-from interplant.client import intake
+from interplant.client import erasure, intake
 from interplant.client.directory import PlantDirectory
 from interplant.client.erasure import erase
 from interplant.data import events
@@ -12,6 +16,7 @@ from interplant.data.events import Event
 from interplant.data.repository import Repository
 from interplant.data.store import Store
 
+from . import served
 from .conftest import TASK
 
 
@@ -87,3 +92,10 @@ def test_an_erasure_that_was_killed_forgets_the_events_when_it_is_done_again(
             erase(bare, store, "1", None, None)
     assert left(bare) == []
     assert erase(bare, store, "1", None, None).partitions == 1
+
+
+def test_a_window_reaches_back_over_its_gaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant = served.plant_with(tmp_path, monkeypatch).plant
+    assert served.TASK.window.length == 4
+    assert erasure._reach(plant, replace(served.TASK.contract, gap=600.0)) == 1800.0
+    assert erasure._reach(plant, served.TASK.contract) == math.inf
