@@ -23,8 +23,9 @@ from interplant.core.release import RELEASE_REFUSALS
 from interplant.core.wire import MAX_RECORDS, PROTOCOL, pieces
 from interplant.server.authority import Authority
 from interplant.server.exchange import Exchange
-from interplant.server.followed import Followed, hear
+from interplant.server.followed import Followed, TooOftenError, hear
 from interplant.server.guard import identity_of
+from interplant.server.pace import Pace
 from interplant.server.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class PlantApi(CoordinatorServicer):
         self._federation, self._releases = federation, releases
         self._followed, self._ring = followed, ring
         self._heard: dict[str, float] = {}
+        self._reports = Pace()
         self._turns = asyncio.Semaphore(upload_turns)
         self._fetching = 0
         self._one_each: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -216,6 +218,8 @@ class PlantApi(CoordinatorServicer):
     async def Deployed(self, request: pb.Deployment, context: Context) -> pb.Empty:  # noqa: N802
         """Record what became of a release at the plant that calls."""
         name = identity_of(context).name
+        if not self._reports.take(name):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many reports; say it again later")
         if request.state not in DEPLOYMENT_STATES or request.code not in _CODES:
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT, f"expected one of {', '.join(DEPLOYMENT_STATES)} and a code"
@@ -238,11 +242,18 @@ class PlantApi(CoordinatorServicer):
             )
         if request.task not in self._followed:
             return pb.Heard(heeded=False)
-        if now < self._heard.get(name, 0.0) + _WORD_SECONDS:
+        before = self._heard.get(name, 0.0)
+        if now < before + _WORD_SECONDS:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "a word at a time; say it again later")
-        if await asyncio.to_thread(hear, self._registry, name, request.task, request.reason, runs):
-            self._heard[name] = now
+        self._heard[name] = now  # before anything is awaited: words come side by side
+        try:
+            new = await asyncio.to_thread(hear, self._registry, name, request.task, request.reason, runs)
+        except TooOftenError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        if new:
             self._ring()
+        else:
+            self._heard[name] = before
         heeded = request.reason in self._followed[request.task].policy.on
         return pb.Heard(heeded=heeded)
 
