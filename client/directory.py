@@ -212,6 +212,21 @@ class PlantDirectory:
         return self.path / "proposals"
 
     @cached_property
+    def told_runs(self) -> Path:
+        """By task how many more runs the budget pays, as the coordinator has heard last."""
+        return self.path / "told-runs.json"
+
+    @cached_property
+    def looked(self) -> Path:
+        """Up to where the plant's data has been looked at; see `interplant.client.looking`."""
+        return self.path / "looked.json"
+
+    @cached_property
+    def look_begun(self) -> Path:
+        """There while a look at the plant's data is not over; one that was killed is made again."""
+        return self.path / "look.begun"
+
+    @cached_property
     def automation(self) -> Path:
         """What the plant did, or did not do, of its own accord, and why, line by line; it stays here."""
         return self.path / "automation.jsonl"
