@@ -1,6 +1,7 @@
 """One look at new readings: a real store, a real repository, and what waits to be told after it."""
 
 import json
+import threading
 
 import pandas as pd
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 
 from interplant.client import intake, looking, proposals, telling
 from interplant.client.directory import PlantDirectory
+from interplant.client.moments import in_child
 from interplant.core import config
 from interplant.core.automation_config import PlantAutomation
 from interplant.core.release import TASK as FILE
@@ -137,6 +139,15 @@ def test_a_schedule_proposes_whatever_data_there_is(plant: PlantDirectory) -> No
     edit(plant, lambda settings: setattr(settings.automation, "tell", "nothing"))
     assert [one.reason for one in telling.tell(plant, scheduled=True)] == ["schedule"]
     assert list(telling.tell(plant)) == []
+
+
+def test_what_is_told_and_what_is_looked_at_are_processes_of_their_own(plant: PlantDirectory) -> None:
+    edit(plant, lambda settings: settings.automation.propose.append("schedule"))
+    bring(intake.store_of(plant), dataset(3).train)
+    assert in_child("interplant.client.telling", plant, threading.Event(), "schedule")
+    assert [one.reason for one in proposals.waiting(plant)] == ["schedule"]
+    assert in_child("interplant.client.looking", plant, threading.Event())
+    assert sorted(one.reason for one in proposals.waiting(plant)) == ["new_data", "schedule"]
 
 
 def test_an_empty_store_is_no_failure(plant: PlantDirectory) -> None:
