@@ -103,21 +103,22 @@ def card(
 
 
 def _list_at(plant: PlantDirectory, json: bool) -> None:
-    from interplant.client import deployment
+    from interplant.client import verdicts
 
     plant.check()
-    found = deployment.verdicts(plant)
+    found = verdicts.verdicts(plant)
     rows = [[name, one.state, one.sentence] for name, one in found]
     document = [{"release": name, **asdict(one)} for name, one in found]
     show(json, document, table(["release", "state", "why"], rows, "No release has come here yet."))
 
 
 def _show_at(plant: PlantDirectory, release: str, json: bool) -> None:
-    from interplant.client import deployment
+    from interplant.client import champion as pointers
+    from interplant.client import verdicts
     from interplant.core.errors import UsageError
 
     plant.check()
-    verdict, champion = deployment.verdict_of(plant, release), deployment.champion(plant)
+    verdict, champion = verdicts.verdict_of(plant, release), pointers.champion(plant)
     if verdict is None:
         raise UsageError(
             f"release {release!r} was not tried at this plant; "

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from flwr.clientapp import ClientApp
 
-from interplant.client import compression, connection, deployment, joining
+from interplant.client import champion as pointers
+from interplant.client import compression, connection, joining, receiving, verdicts
 from interplant.client.app import make_app
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import let_out_words
@@ -66,7 +67,7 @@ class Agent:
 
     def run(self) -> int:
         """Stay connected until a polite end; return the exit code."""
-        deployment.discard_leftovers(self._plant)
+        receiving.discard_leftovers(self._plant)
         worker = threading.Thread(target=self._work, daemon=True)
         worker.start()
         code: list[int] = []
@@ -213,12 +214,12 @@ class Agent:
 
     def _receive(self, offer: pb.Release) -> None:
         """Fetch, verify and try a release, unless this plant knows it already."""
-        if deployment.verdict_of(self._plant, offer.id) is None:
+        if verdicts.verdict_of(self._plant, offer.id) is None:
             try:
-                folder = deployment.incoming(self._plant, offer.id)
+                folder = receiving.incoming(self._plant, offer.id)
                 for file in offer.files:
                     self._connected().fetch(file.blob, folder / Path(file.name).name)
-                deployment.accept(self._plant, offer.id)
+                receiving.accept(self._plant, offer.id)
                 self._try(offer.id)
             except ReleaseRefused as error:
                 log.error("release %s refused: %s", offer.id, error)
@@ -233,7 +234,7 @@ class Agent:
 
     def _finish_releases(self) -> None:
         """Try what an earlier process received and did not finish."""
-        for release in deployment.untried(self._plant):
+        for release in verdicts.untried(self._plant):
             self._try(release)
             self._report(release)
 
@@ -252,16 +253,16 @@ class Agent:
     def _serving(self) -> str:
         """The release that serves now, or nothing; a damaged pointer must not end the agent."""
         try:
-            champion = deployment.champion(self._plant)
+            champion = pointers.champion(self._plant)
         except InterplantError:
             return ""
         return champion.release if champion else ""
 
     def _report(self, release: str) -> None:
-        verdict = deployment.verdict_of(self._plant, release) if release else None
+        verdict = verdicts.verdict_of(self._plant, release) if release else None
         if verdict is not None:
             self._champion = self._serving()
-            state, code = deployment.report_for_coordinator(self._plant.load().policy, verdict)
+            state, code = verdicts.report_for_coordinator(self._plant.load().policy, verdict)
             let_out_words(self._plant, "deployment", {"release": release, "state": state, "code": code})
             self._connected().report(release, state, code)
 

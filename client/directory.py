@@ -108,8 +108,13 @@ class PlantDirectory:
 
     @cached_property
     def champion(self) -> Path:
-        """Which release serves now."""
+        """Which release serves now; see `interplant.client.champion`."""
         return self.path / "champion.json"
+
+    @cached_property
+    def challenger(self) -> Path:
+        """Which release answers beside it, if any."""
+        return self.path / "challenger.json"
 
     @cached_property
     def audit(self) -> Path:

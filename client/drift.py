@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from interplant.client.deployment import champion
+from interplant.client.champion import champion
 from interplant.client.directory import PlantDirectory
 from interplant.core import signing
 from interplant.core.errors import UsageError

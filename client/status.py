@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from interplant.client import connection, deployment
+from interplant.client import champion as pointers
+from interplant.client import connection, verdicts
 from interplant.client.connection import Connection
 from interplant.client.directory import PlantDirectory
 from interplant.client.spending import Spending, spending
@@ -40,7 +41,7 @@ def status(plant: PlantDirectory) -> PlantStatus:
         UsageError: This is no plant directory, or ``plant.yaml`` is wrong.
         InterplantError: The ledger or the champion's pointer cannot be read.
     """
-    settings, champion = plant.load(), deployment.champion(plant)
+    settings, champion = plant.load(), pointers.champion(plant)
     return PlantStatus(
         settings.name,
         settings.federation,
@@ -48,6 +49,6 @@ def status(plant: PlantDirectory) -> PlantStatus:
         plant.paused.exists(),
         spending(plant),
         champion.release if champion else None,
-        [name for name, verdict in deployment.verdicts(plant) if verdict.state == deployment.WAITING],
+        [name for name, verdict in verdicts.verdicts(plant) if verdict.state == verdicts.WAITING],
         len(list(plant.outbox.glob("*.parcel"))),
     )

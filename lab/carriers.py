@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from interplant.client import deployment
+from interplant.client import deployment, receiving, verdicts
 from interplant.client.directory import PlantDirectory
 from interplant.client.joining import JoinFile, join_federation, read_join_file
 from interplant.core import certificates
@@ -101,7 +101,7 @@ class GrpcCarrier:
 
         def tried() -> bool:
             self._sample()
-            return all(deployment.verdict_of(plant, release) is not None for plant in plants)
+            return all(verdicts.verdict_of(plant, release) is not None for plant in plants)
 
         self.federation.until(tried, _VERDICT_SECONDS, f"every plant to try release {release}")
         return release
@@ -242,11 +242,11 @@ def package_run(federation: LocalFederation, run: RunFolder) -> Path:
 
 def deliver(plant: PlantDirectory, release: Path) -> None:
     """Let a plant receive, verify and try a release that lies in a folder of this machine."""
-    collected = deployment.incoming(plant, release.name)
+    collected = receiving.incoming(plant, release.name)
     for file in release.iterdir():
         write_atomic(collected / file.name, file.read_bytes())
     try:
-        deployment.accept(plant, release.name)
+        receiving.accept(plant, release.name)
         deployment.try_release(plant, plant.releases / release.name)
     except ReleaseRefused as error:
         log.warning("%s refuses release %s: %s", plant.path.name, release.name, error)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from interplant.client import deployment
+from interplant.client import verdicts
 from interplant.client.directory import PlantDirectory
 from interplant.core import config, signing
 from interplant.core.errors import UsageError
@@ -208,7 +208,7 @@ def _summary(
 def _plant(
     prepared: Prepared, plant: PlantDirectory, measured: dict[str, Any], task: Task, release: str
 ) -> PlantResult:
-    verdict = deployment.verdict_of(plant, release)
+    verdict = verdicts.verdict_of(plant, release)
     policy, errors = plant.load().policy.privacy, measured["rmse"]
     return PlantResult(
         name=prepared.name,

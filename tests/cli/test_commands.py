@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from interplant.client import connection, deployment, policy, receipts
+from interplant.client import champion as pointers
+from interplant.client import connection, policy, receipts
 from interplant.client.directory import PlantDirectory
 from interplant.core import config
 from interplant.core.errors import Refusal
@@ -307,7 +308,7 @@ def test_a_release_is_approved_by_a_person(waiting: PlantDirectory, interplant: 
     assert [(one["release"], one["state"]) for one in listed] == [(RELEASE, "waiting")]
     words = ["release", "approve", RELEASE, "--plant", waiting.path]
     assert interplant(*words, "--json").json["state"] == "active"
-    champion = deployment.champion(waiting)
+    champion = pointers.champion(waiting)
     assert champion is not None
     assert champion.release == RELEASE
     assert interplant("release", "show", RELEASE, "--plant", waiting.path, "--json").json["serving"] is True
@@ -322,7 +323,7 @@ def test_a_release_that_was_changed_is_not_approved(waiting: PlantDirectory, int
     done = interplant("release", "approve", RELEASE, "--plant", waiting.path)
     assert done.code == 1
     assert "changed, added or removed after signing" in done.err
-    assert deployment.champion(waiting) is None
+    assert pointers.champion(waiting) is None
 
 
 def test_the_coordinator_shows_what_plants_told(place: Path, interplant: Call) -> None:

@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from interplant.client import champion as pointers
+from interplant.client.champion import Champion
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import Receipt
 from interplant.client.trained import Trained
@@ -25,6 +27,7 @@ from interplant.data.frames import Dataset
 from interplant.data.snapshots import Repository
 
 from .coordinator import Scripted
+from .federation import LINE, Federation, readings
 
 MODELS = '''
 import os, subprocess, sys, time
@@ -273,3 +276,40 @@ def joined(bare: PlantDirectory, certify: Callable[..., None], coordinator: Scri
     edit(bare, lambda plant: setattr(plant.connection, "backoff_seconds", 0.02))
     edit(bare, lambda plant: setattr(plant.connection, "backoff_max_seconds", 0.2))
     return bare
+
+
+@pytest.fixture(scope="session")
+def line_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plant's data and remote, made once and copied."""
+    root = tmp_path_factory.mktemp("repository")
+    dataset = Dataset(readings(range(1, 7)), readings(range(11, 15)), simulated=True)
+    Repository.create(root / "data", root / "remote").snapshot(dataset)
+    return root
+
+
+@pytest.fixture
+def plant(tmp_path: Path, line_repository: Path, monkeypatch: pytest.MonkeyPatch) -> PlantDirectory:
+    root = tmp_path / "north"
+    shutil.copytree(line_repository, root)
+    (root / "keys").mkdir()
+    settings = Plant(name="north", federation="test", connection=Connection("localhost:7443"))
+    settings.policy.tasks, settings.policy.models = ["wear"], ["line_models.Line"]
+    settings.policy.release.approval = "auto"
+    (root / "plant.yaml").write_text(config.to_yaml(settings))
+    (tmp_path / "line_models.py").write_text(LINE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return PlantDirectory(root)
+
+
+@pytest.fixture
+def federation(tmp_path: Path, plant: PlantDirectory) -> Federation:
+    return Federation(tmp_path, plant)
+
+
+@pytest.fixture
+def served(federation: Federation) -> Champion:
+    """The champion at the start: off by a fifth of the cap, 4 cycles."""
+    federation.try_out(federation.make("r-0", 0.2))
+    champion = pointers.champion(federation.plant)
+    assert champion is not None
+    return champion

@@ -18,7 +18,8 @@ import pytest
 from flwr.app import ConfigRecord
 
 from interplant.client import agent as module
-from interplant.client import connection, deployment, policy
+from interplant.client import champion as pointers
+from interplant.client import connection, policy, receiving, verdicts
 from interplant.client.agent import Agent
 from interplant.client.directory import PlantDirectory
 from interplant.client.outbox import Outbox
@@ -491,17 +492,17 @@ def accepted(monkeypatch: pytest.MonkeyPatch, joined: PlantDirectory, fake: Fake
 
     def accept(plant: PlantDirectory, release: str) -> None:
         found[release] = {
-            path.name: path.read_bytes() for path in deployment.incoming(plant, release).iterdir()
+            path.name: path.read_bytes() for path in receiving.incoming(plant, release).iterdir()
         }
         (plant.releases / release).mkdir()
 
     def try_release(release: str) -> None:
         fake.tried.append(release)
-        deployment._record(
-            joined, release, deployment.Verdict("refused", "worse", "9 cycles worse", {"rmse": 9.0})
+        verdicts.record(
+            joined, release, verdicts.Verdict("refused", "worse", "9 cycles worse", {"rmse": 9.0})
         )
 
-    monkeypatch.setattr(deployment, "accept", accept)
+    monkeypatch.setattr(receiving, "accept", accept)
     fake.try_release = try_release  # type: ignore[method-assign]
     return found
 
@@ -553,7 +554,7 @@ def test_a_release_that_is_not_signed_is_refused_and_never_tried(
     assert code in ("signature", "tampered")
     assert fake.tried == []
     assert not (joined.releases / "r-1").exists()
-    assert deployment.champion(joined) is None
+    assert pointers.champion(joined) is None
 
 
 def test_names_of_a_release_cannot_leave_its_folder(
@@ -607,7 +608,7 @@ def test_what_a_person_approves_is_told_if_verdicts_may_be_known(
     running: Running, coordinator: Scripted, joined: PlantDirectory
 ) -> None:
     edit(joined, lambda plant: setattr(plant.policy.release, "report", "verdict"))
-    deployment._record(joined, "r-1", deployment.Verdict("active", "", "approved"))
+    verdicts.record(joined, "r-1", verdicts.Verdict("active", "", "approved"))
     joined.champion.write_text(json.dumps({"release": "r-1", "previous": None, "since": "now"}))
     until(lambda: coordinator.deployed)
     assert coordinator.deployed == [("r-1", "active", "")]

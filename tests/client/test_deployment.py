@@ -10,152 +10,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from safetensors.numpy import save, save_file
+from safetensors.numpy import save
 
-from interplant.client import deployment
-from interplant.client.deployment import Champion, Verdict
+from interplant.client import champion as pointers
+from interplant.client import deployment, receiving, verdicts
+from interplant.client.champion import Champion
 from interplant.client.directory import PlantDirectory
-from interplant.core import config, export, models, release, signing
-from interplant.core.contract import Column, Contract
-from interplant.core.errors import InterplantError, UsageError
-from interplant.core.files import write_atomic
-from interplant.core.release import FILES, Lineage, Participant, ReleaseRefused
-from interplant.core.schema import Connection, Model, Plant, Target, Task, Window
+from interplant.client.verdicts import Verdict
+from interplant.core import export, models, signing
+from interplant.core.errors import UsageError
+from interplant.core.release import FILES, ReleaseRefused
+from interplant.core.schema import Model, Window
 from interplant.data.frames import Dataset
 from interplant.data.snapshots import Repository
-from interplant.server.packaging import PackageOrder, package
 
-CAP = 20.0
-LINE = """
-import torch
-from torch import nn
-
-class Line(nn.Module):
-    '''The last reading of the first sensor, stretched and shifted.'''
-
-    def __init__(self, channels, window):
-        super().__init__()
-        self.stretch = nn.Parameter(torch.ones(1))
-        self.shift = nn.Parameter(torch.zeros(1))
-
-    def forward(self, windows):
-        return windows[:, 0, -1] * self.stretch + self.shift
-
-class Other(Line):
-    pass
-"""
-TASK = Task(
-    name="wear",
-    contract=Contract(sensors={"health": Column("share", -1.0, 1.0)}),
-    window=Window(4),
-    target=Target(CAP),
-    model=Model("line_models.Line"),
-)
-
-
-def readings(machines: range) -> pd.DataFrame:
-    """Machines whose one sensor reads exactly the cycles left, in units of the cap."""
-    life = 20
-    return pd.DataFrame(
-        [
-            {"machine": machine, "cycle": cycle, "health": (life - cycle) / CAP}
-            for machine in machines
-            for cycle in range(1, life + 1)
-        ]
-    )
-
-
-class Federation:
-    """Both sides on one disk: makes releases of the plant's task and delivers them."""
-
-    def __init__(self, root: Path, plant: PlantDirectory) -> None:
-        self.root, self.plant = root, plant
-        self.key = signing.make_key()
-        (root / "release.key").write_bytes(signing.key_pem(self.key))
-        plant.release_public_key.write_bytes(signing.public_pem(self.key.public_key()))
-
-    def make(self, name: str, shift: float = 0.0, task: Task = TASK, private: bool = True) -> Path:
-        """A release whose error on the plant's hold-out is ``shift`` times the cap."""
-        north = Participant("north", "ab" * 32, 3, "dp-sgd", "window", 0.7, 1e-5, True)
-        if not private:
-            north = replace(north, mechanism="none", epsilon=0.0, delta=0.0)
-        lineage = Lineage(
-            name, "run-1", task.name, release.task_digest(task), "0.1.0", "1", None,
-            "2025-05-01T10:00:00+00:00", 3, "grpc", private, True, (north,),
-        )  # fmt: skip
-        weights = models.parameters(models.build(task))
-        weights["shift"] = np.full(1, shift, np.float32)
-        save_file(weights, self.root / "merged.safetensors")
-        folder = self.root / "sent" / name
-        package(
-            PackageOrder(self.root / "merged.safetensors", task, lineage, self.root / "release.key"), folder
-        )
-        return folder
-
-    def sign_again(self, folder: Path) -> None:
-        """Sign what lies in a folder now, as a dishonest coordinator would."""
-        lineage = release.parse_lineage((folder / "lineage.json").read_text())
-        signing.sign_folder(folder, release.manifest_meta(lineage), self.key)
-
-    def deliver(self, folder: Path) -> Path:
-        """Put a release at its place in the plant."""
-        shutil.copytree(folder, deployment.incoming(self.plant, folder.name), dirs_exist_ok=True)
-        return deployment.accept(self.plant, folder.name).folder
-
-    def try_out(self, folder: Path) -> Verdict:
-        return deployment.try_release(self.plant, self.deliver(folder))
-
-
-def settle(plant: PlantDirectory, **values: object) -> None:
-    """Change the plant's policy: ``release__approval="auto"``."""
-    settings = plant.load()
-    for key, value in values.items():
-        *path, last = key.split("__")
-        place: object = settings.policy
-        for part in path:
-            place = getattr(place, part)
-        setattr(place, last, value)
-    plant.config.write_text(config.to_yaml(settings))
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory) -> Path:
-    """A plant's data and remote, made once and copied."""
-    root = tmp_path_factory.mktemp("repository")
-    dataset = Dataset(readings(range(1, 7)), readings(range(11, 15)), simulated=True)
-    Repository.create(root / "data", root / "remote").snapshot(dataset)
-    return root
-
-
-@pytest.fixture
-def plant(tmp_path: Path, repository: Path, monkeypatch) -> PlantDirectory:
-    root = tmp_path / "north"
-    shutil.copytree(repository, root)
-    (root / "keys").mkdir()
-    settings = Plant(name="north", federation="test", connection=Connection("localhost:7443"))
-    settings.policy.tasks, settings.policy.models = ["wear"], ["line_models.Line"]
-    settings.policy.release.approval = "auto"
-    (root / "plant.yaml").write_text(config.to_yaml(settings))
-    (tmp_path / "line_models.py").write_text(LINE)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return PlantDirectory(root)
-
-
-@pytest.fixture
-def federation(tmp_path: Path, plant: PlantDirectory) -> Federation:
-    return Federation(tmp_path, plant)
-
-
-@pytest.fixture
-def served(federation: Federation) -> Champion:
-    """The champion at the start: off by a fifth of the cap, 4 cycles."""
-    federation.try_out(federation.make("r-0", 0.2))
-    champion = deployment.champion(federation.plant)
-    assert champion is not None
-    return champion
-
+from .federation import TASK, Federation, readings, settle
 
 # --- the gate --------------------------------------------------------------------------------------
 
@@ -168,7 +38,7 @@ def test_the_first_release_serves_if_it_beats_the_mean(federation: Federation) -
     assert verdict.figures["rmse_mean"] == pytest.approx(np.std(np.arange(17)), abs=1e-3)
     assert verdict.figures["machines"] == 4
     assert verdict.figures["windows"] == 4 * 17
-    champion = deployment.champion(federation.plant)
+    champion = pointers.champion(federation.plant)
     assert champion is not None
     assert (champion.release, champion.previous) == ("r-1", None)
 
@@ -176,7 +46,7 @@ def test_the_first_release_serves_if_it_beats_the_mean(federation: Federation) -
 def test_a_first_release_that_does_not_beat_the_mean_is_refused(federation: Federation) -> None:
     verdict = federation.try_out(federation.make("r-1", 0.3))
     assert (verdict.state, verdict.code) == ("refused", "baseline")
-    assert deployment.champion(federation.plant) is None
+    assert pointers.champion(federation.plant) is None
 
 
 def test_a_better_challenger_takes_over(federation: Federation, served: Champion) -> None:
@@ -184,7 +54,7 @@ def test_a_better_challenger_takes_over(federation: Federation, served: Champion
     assert verdict.state == "active"
     assert verdict.figures["rmse_champion"] == pytest.approx(4.0, abs=1e-3)
     assert "error on the hold-out 1.00 cycles, the champion's 4.00" in verdict.sentence
-    champion = deployment.champion(federation.plant)
+    champion = pointers.champion(federation.plant)
     assert champion is not None
     assert (champion.release, champion.previous) == ("r-1", "r-0")
     assert (federation.plant.releases / "r-0" / "model.onnx").exists()
@@ -202,7 +72,7 @@ def test_the_margin_decides(
     verdict = federation.try_out(federation.make("r-1", shift))
     assert verdict.state == state
     assert verdict.code == ("" if state == "active" else "worse")
-    champion = deployment.champion(federation.plant)
+    champion = pointers.champion(federation.plant)
     assert champion is not None
     assert champion.release == ("r-1" if state == "active" else "r-0")
 
@@ -212,7 +82,7 @@ def test_figures_stay_beside_the_release_for_its_owner_only(federation: Federati
     path = federation.plant.releases / "r-1.verdict.json"
     assert json.loads(path.read_text())["figures"]["rmse"] == pytest.approx(10.0, abs=1e-3)
     assert path.stat().st_mode & 0o077 == 0
-    assert deployment.verdict_of(federation.plant, "r-1") == verdict
+    assert verdicts.verdict_of(federation.plant, "r-1") == verdict
     again = deployment.try_release(federation.plant, federation.plant.releases / "r-1")
     assert again == verdict
 
@@ -220,7 +90,7 @@ def test_figures_stay_beside_the_release_for_its_owner_only(federation: Federati
 def test_trying_the_champion_again_changes_nothing(federation: Federation, served: Champion) -> None:
     verdict = deployment.try_release(federation.plant, federation.plant.releases / "r-0")
     assert verdict.state == "active"
-    assert deployment.champion(federation.plant) == served
+    assert pointers.champion(federation.plant) == served
 
 
 def test_a_release_that_cuts_windows_otherwise_is_still_compared(
@@ -238,7 +108,7 @@ def test_a_release_for_another_task_than_the_champions_is_refused(
     settle(federation.plant, tasks=["wear", "heat"])
     verdict = federation.try_out(federation.make("r-1", 0.0, replace(TASK, name="heat")))
     assert (verdict.state, verdict.code) == ("refused", "other_task")
-    assert deployment.champion(federation.plant) == served
+    assert pointers.champion(federation.plant) == served
 
 
 def test_predictions_beyond_reason_are_refused(federation: Federation) -> None:
@@ -257,7 +127,7 @@ def test_without_data_nothing_is_activated(federation: Federation) -> None:
     )
     verdict = deployment.try_release(federation.plant, federation.plant.releases / "r-1")
     assert (verdict.state, verdict.code) == ("refused", "no_holdout")
-    assert deployment.champion(federation.plant) is None
+    assert pointers.champion(federation.plant) is None
 
 
 # --- what is wrong with a release whatever the data ------------------------------------------------
@@ -296,8 +166,8 @@ def test_a_signed_but_broken_model_is_refused(
     federation.sign_again(folder)
     verdict = federation.try_out(folder)
     assert (verdict.state, verdict.code) == ("refused", code)
-    assert deployment.champion(federation.plant) == served
-    assert deployment.report_for_coordinator(federation.plant.load().policy, verdict) == ("refused", code)
+    assert pointers.champion(federation.plant) == served
+    assert verdicts.report_for_coordinator(federation.plant.load().policy, verdict) == ("refused", code)
 
 
 def test_a_model_that_is_not_installed_here_is_refused(federation: Federation, monkeypatch) -> None:
@@ -320,8 +190,8 @@ def test_every_file_is_guarded(federation: Federation, served: Champion, name: s
     assert caught.value.code == ("signature" if name.startswith("manifest") else "tampered")
     assert not (federation.plant.releases / "r-1").exists()
     assert not list((federation.plant.releases / ".incoming").iterdir())
-    assert deployment.champion(federation.plant) == served
-    verdict = deployment.verdict_of(federation.plant, "r-1")
+    assert pointers.champion(federation.plant) == served
+    verdict = verdicts.verdict_of(federation.plant, "r-1")
     assert verdict is not None
     assert (verdict.state, verdict.code) == ("refused", caught.value.code)
 
@@ -335,7 +205,7 @@ def test_tampering_after_delivery_is_seen_at_the_gate_and_at_activation(
     (folder / "extra.py").write_text("import os")
     with pytest.raises(ReleaseRefused, match=r"extra\.py"):
         deployment.approve(federation.plant, "r-1")
-    assert deployment.champion(federation.plant) == served
+    assert pointers.champion(federation.plant) == served
     verdict = deployment.try_release(federation.plant, folder)
     assert (verdict.state, verdict.code) == ("refused", "tampered")
 
@@ -355,7 +225,7 @@ def test_the_policy_names_tasks_models_and_privacy(federation: Federation) -> No
 
     def code(folder: Path) -> str:
         try:
-            deployment.verify_release(folder, plant.release_public_key, plant.load().policy)
+            receiving.verify_release(folder, plant.release_public_key, plant.load().policy)
         except ReleaseRefused as error:
             return error.code
         return ""
@@ -375,12 +245,12 @@ def test_the_policy_names_tasks_models_and_privacy(federation: Federation) -> No
 def test_nothing_hides_every_verdict_that_depends_on_data(federation: Federation) -> None:
     settle(federation.plant, release__report="nothing")
     policy = federation.plant.load().policy
-    verdicts = [Verdict("active", "", "fine"), Verdict("waiting", "", "waits")]
-    verdicts += [
+    made = [Verdict("active", "", "fine"), Verdict("waiting", "", "waits")]
+    made += [
         Verdict("refused", code, "no", {"rmse": 3.0})
         for code in ("worse", "baseline", "implausible", "no_holdout", "other_task", "contract")
     ]
-    said = {deployment.report_for_coordinator(policy, verdict) for verdict in verdicts}
+    said = {verdicts.report_for_coordinator(policy, verdict) for verdict in made}
     assert said == {("received", "")}
 
 
@@ -388,15 +258,15 @@ def test_nothing_still_names_what_is_wrong_with_the_release_itself(federation: F
     policy = federation.plant.load().policy
     for code in ("signature", "tampered", "policy_privacy", "parity"):
         verdict = Verdict("refused", code, "long sentence")
-        assert deployment.report_for_coordinator(policy, verdict) == ("refused", code)
+        assert verdicts.report_for_coordinator(policy, verdict) == ("refused", code)
 
 
 def test_verdict_reports_the_plain_state_and_no_figure(federation: Federation) -> None:
     settle(federation.plant, release__report="verdict")
     policy = federation.plant.load().policy
     verdict = Verdict("refused", "worse", "error 9.1", {"rmse": 9.1})
-    assert deployment.report_for_coordinator(policy, verdict) == ("refused", "worse")
-    assert deployment.report_for_coordinator(policy, Verdict("active", "", "")) == ("active", "")
+    assert verdicts.report_for_coordinator(policy, verdict) == ("refused", "worse")
+    assert verdicts.report_for_coordinator(policy, Verdict("active", "", "")) == ("active", "")
 
 
 # --- a person --------------------------------------------------------------------------------------
@@ -406,9 +276,9 @@ def test_a_person_may_have_the_last_word(federation: Federation, served: Champio
     settle(federation.plant, release__approval="person")
     verdict = federation.try_out(federation.make("r-1", 0.1))
     assert verdict.state == "waiting"
-    assert deployment.champion(federation.plant) == served
+    assert pointers.champion(federation.plant) == served
     assert deployment.approve(federation.plant, "r-1").state == "active"
-    champion = deployment.champion(federation.plant)
+    champion = pointers.champion(federation.plant)
     assert champion is not None
     assert (champion.release, champion.previous) == ("r-1", "r-0")
     with pytest.raises(UsageError, match="expected one that waits for approval; it is active"):
@@ -421,7 +291,7 @@ def test_a_refused_release_cannot_be_approved(federation: Federation, served: Ch
         deployment.approve(federation.plant, "r-1")
     with pytest.raises(UsageError, match="it is not tried here"):
         deployment.approve(federation.plant, "r-9")
-    assert deployment.champion(federation.plant) == served
+    assert pointers.champion(federation.plant) == served
 
 
 # --- crashes ---------------------------------------------------------------------------------------
@@ -455,35 +325,15 @@ def test_a_kill_around_the_swap_leaves_the_old_model_or_the_new(
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     killed = subprocess.run([sys.executable, "-c", KILLED, str(plant.path), at], env=environment, check=False)
     assert killed.returncode == -9
-    now = deployment.champion(plant)
+    now = pointers.champion(plant)
     assert now is not None
     assert now.release == champion
-    assert deployment.untried(plant) == ["r-1"]
+    assert verdicts.untried(plant) == ["r-1"]
     assert deployment.try_release(plant, folder).state == "active"
-    now = deployment.champion(plant)
+    now = pointers.champion(plant)
     assert now is not None
     assert (now.release, now.previous) == ("r-1", "r-0")
-    assert deployment.untried(plant) == []
-
-
-def test_a_champion_pointer_that_was_edited_is_named(federation: Federation, served: Champion) -> None:
-    write_atomic(federation.plant.champion, "{}")
-    with pytest.raises(InterplantError, match=r"champion\.json: expected release"):
-        deployment.champion(federation.plant)
-
-
-def test_activating_what_is_not_there_changes_nothing(federation: Federation, served: Champion) -> None:
-    with pytest.raises(ReleaseRefused):
-        deployment.activate(federation.plant, "r-9")
-    with pytest.raises(UsageError):
-        deployment.activate(federation.plant, "../sent")
-    assert deployment.champion(federation.plant) == served
-
-
-def test_going_back_is_activating_the_one_before(federation: Federation, served: Champion) -> None:
-    federation.try_out(federation.make("r-1", 0.1))
-    back = deployment.activate(federation.plant, "r-0")
-    assert (back.release, back.previous) == ("r-0", "r-1")
+    assert verdicts.untried(plant) == []
 
 
 # --- fetching --------------------------------------------------------------------------------------
@@ -491,16 +341,16 @@ def test_going_back_is_activating_the_one_before(federation: Federation, served:
 
 def test_half_a_release_is_never_in_its_place(federation: Federation) -> None:
     plant, folder = federation.plant, federation.make("r-1")
-    part = deployment.incoming(plant, "r-1")
+    part = receiving.incoming(plant, "r-1")
     shutil.copy(folder / "manifest.json", part)
-    assert deployment.incoming(plant, "r-1") == part
+    assert receiving.incoming(plant, "r-1") == part
     assert (part / "manifest.json").exists()
     assert not (plant.releases / "r-1").exists()
-    assert deployment.untried(plant) == []
-    deployment.discard_leftovers(plant)
+    assert verdicts.untried(plant) == []
+    receiving.discard_leftovers(plant)
     assert not part.exists()
     with pytest.raises(ReleaseRefused):
-        deployment.accept(plant, "r-1")
+        receiving.accept(plant, "r-1")
     assert federation.deliver(folder) == plant.releases / "r-1"
     assert not part.exists()
 
@@ -515,9 +365,9 @@ def test_a_release_that_is_here_already_stays(federation: Federation) -> None:
 
 def test_an_older_release_under_a_new_name_is_refused(federation: Federation) -> None:
     folder = federation.make("r-1")
-    shutil.copytree(folder, deployment.incoming(federation.plant, "r-7"), dirs_exist_ok=True)
+    shutil.copytree(folder, receiving.incoming(federation.plant, "r-7"), dirs_exist_ok=True)
     with pytest.raises(ReleaseRefused, match="expected release 'r-7', found 'r-1'"):
-        deployment.accept(federation.plant, "r-7")
+        receiving.accept(federation.plant, "r-7")
 
 
 def test_the_agent_stays_light() -> None:
@@ -528,12 +378,12 @@ def test_the_agent_stays_light() -> None:
 
 def test_a_good_copy_after_a_bad_one_is_tried(federation: Federation) -> None:
     folder = federation.make("r-1", 0.1)
-    shutil.copytree(folder, deployment.incoming(federation.plant, "r-1"), dirs_exist_ok=True)
-    (deployment.incoming(federation.plant, "r-1") / "card.md").write_text("other")
+    shutil.copytree(folder, receiving.incoming(federation.plant, "r-1"), dirs_exist_ok=True)
+    (receiving.incoming(federation.plant, "r-1") / "card.md").write_text("other")
     with pytest.raises(ReleaseRefused, match=r"card\.md"):
-        deployment.accept(federation.plant, "r-1")
+        receiving.accept(federation.plant, "r-1")
     federation.deliver(folder)
-    assert deployment.untried(federation.plant) == ["r-1"]
+    assert verdicts.untried(federation.plant) == ["r-1"]
 
 
 def test_a_fault_in_a_trial_is_a_verdict_and_the_champion_stays(
@@ -547,12 +397,12 @@ def test_a_fault_in_a_trial_is_a_verdict_and_the_champion_stays(
     monkeypatch.setattr(deployment, "try_release", fail)
     answer = worker._answer(plant, None, {"kind": "try", "release": "r-1"})
     assert answer["refusal"] == "internal"
-    verdict = deployment.verdict_of(plant, "r-1")
+    verdict = verdicts.verdict_of(plant, "r-1")
     assert verdict is not None
     assert (verdict.state, verdict.code) == ("refused", "internal")
     assert "row 7" in verdict.sentence
-    assert deployment.champion(plant) is None
-    assert deployment.report_for_coordinator(plant.load().policy, verdict)[1] in ("", "internal")
+    assert pointers.champion(plant) is None
+    assert verdicts.report_for_coordinator(plant.load().policy, verdict)[1] in ("", "internal")
 
 
 @pytest.mark.parametrize(("told", "state"), [("declared", "refused"), ("billed", "active")])

@@ -14,13 +14,14 @@ import grpc
 import numpy as np
 import pytest
 
-from interplant.client import deployment, policy
+from interplant.client import policy, verdicts
 from interplant.client.agent import Agent
-from interplant.client.deployment import Champion, Verdict
+from interplant.client.champion import Champion
 from interplant.client.directory import PlantDirectory
 from interplant.client.joining import read_join_file
 from interplant.client.link import LARGEST, AwayError, Link
 from interplant.client.participation import take_part
+from interplant.client.verdicts import Verdict
 from interplant.core import certificates, config, wire
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
@@ -209,7 +210,7 @@ def test_a_persons_approval_is_told_only_where_the_policy_says_so(
 ) -> None:
     """The second report of a release, coming when it is approved, would say that it is."""
     edit(bare, lambda plant: setattr(plant.policy.release, "report", report))
-    deployment._record(bare, "r-1", Verdict(deployment.ACTIVE, "", "approved by a person"))
+    verdicts.record(bare, "r-1", Verdict(verdicts.ACTIVE, "", "approved by a person"))
     bare.champion.write_text(json.dumps(vars(Champion("r-1", None, "2025"))))
     agent._tell_of_approval()
     while not agent._jobs.empty():

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from interplant.client import deployment
-from interplant.client.deployment import Verdict
+from interplant.client import deployment, receiving
 from interplant.client.directory import PlantDirectory
 from interplant.client.round_training import Bench, train_round
+from interplant.client.verdicts import Verdict
 from interplant.core import models, release, signing
 from interplant.core.contract import Column, Contract
 from interplant.core.errors import Refusal
@@ -103,10 +103,10 @@ def released(at: PlantDirectory, root: Path, of: Task, weights: Tensors, name: s
     save_file(weights, root / "merged.safetensors")
     package(PackageOrder(root / "merged.safetensors", of, lineage, root / "release.key"), root / "out" / name)
     for file in (root / "out" / name).iterdir():
-        target = deployment.incoming(at, name)
+        target = receiving.incoming(at, name)
         target.mkdir(parents=True, exist_ok=True)
         (target / file.name).write_bytes(file.read_bytes())
-    return deployment.try_release(at, deployment.accept(at, name).folder)
+    return deployment.try_release(at, receiving.accept(at, name).folder)
 
 
 @kinds

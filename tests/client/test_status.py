@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from interplant.client import connection, deployment, policy
-from interplant.client.deployment import Verdict
+from interplant.client import connection, policy, verdicts
 from interplant.client.directory import PlantDirectory
 from interplant.client.outbox import Outbox
 from interplant.client.spending import spending
 from interplant.client.status import status
+from interplant.client.verdicts import Verdict
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError
 
@@ -32,7 +32,7 @@ def test_everything_that_a_person_has_to_know(bare: PlantDirectory) -> None:
     connection.note(bare, connection.TURNED_AWAY, "revoked")
     bare.champion.write_text(json.dumps({"release": "r-1", "previous": None, "since": "now"}))
     for release, state in (("r-1", "active"), ("r-2", "waiting"), ("r-3", "refused")):
-        deployment._record(bare, release, Verdict(state, "", "words"))
+        verdicts.record(bare, release, Verdict(state, "", "words"))
     outbox = Outbox(bare.outbox)
     for message_id in ("run.1.7", "run.2.7"):
         outbox.keep(pb.Parcel(reply_to=message_id), START)

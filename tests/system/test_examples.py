@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from interplant.client import deployment
+from interplant.client import verdicts
 from interplant.core import config
 from interplant.core.schema import Plant, Rounds, Task
 from interplant.core.wire import from_bytes
@@ -157,8 +157,8 @@ def test_an_example_with_privacy_is_charged_released_and_tried(federation: Local
     release = f"{task.name}-{run.order().run}"
     plants = [federation.plant(name) for name in PLANTS]
     federation.until(
-        lambda: all(deployment.verdict_of(plant, release) for plant in plants), 60.0, "the plants' verdicts"
+        lambda: all(verdicts.verdict_of(plant, release) for plant in plants), 60.0, "the plants' verdicts"
     )
-    verdicts = [deployment.verdict_of(plant, release) for plant in plants]
+    verdicts = [verdicts.verdict_of(plant, release) for plant in plants]
     assert {one.state for one in verdicts if one} <= {"active", "refused"}
     assert all("r2" in one.figures for one in verdicts if one)

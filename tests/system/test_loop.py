@@ -9,7 +9,8 @@ import numpy as np
 import psutil
 import pytest
 
-from interplant.client import deployment
+from interplant.client import champion as pointers
+from interplant.client import verdicts
 from interplant.core import signing
 from interplant.core.release import read_release
 from interplant.lab.federation import LocalFederation
@@ -57,10 +58,10 @@ def test_a_private_run_ends_with_a_signed_release_that_every_plant_tries(federat
     federation.until(lambda: len(federation.registry.deployments(release.id)) == 2, 60, "two verdicts")
     for told in federation.registry.deployments(release.id):
         plant = federation.plant(told.plant)
-        verdict = deployment.verdict_of(plant, release.id)
+        verdict = verdicts.verdict_of(plant, release.id)
         assert verdict is not None
         assert told.state == verdict.state
-        champion = deployment.champion(plant)
+        champion = pointers.champion(plant)
         assert (champion is not None and champion.release == release.id) == (verdict.state == "active")
 
 

@@ -1,0 +1,90 @@
+"""How a release comes to a plant: collected apart, verified, then moved to its place as a whole."""
+
+import os
+import shutil
+from pathlib import Path
+
+from interplant.client import verdicts
+from interplant.client.directory import PlantDirectory
+from interplant.client.verdicts import REFUSED, Verdict
+from interplant.core import signing
+from interplant.core.files import disk_errors, sync_folder
+from interplant.core.release import Release, ReleaseRefused, check_id, read_release
+from interplant.core.schema import Policy
+
+
+def incoming(plant: PlantDirectory, release: str) -> Path:
+    """Return the folder in which a release is collected, made if missing; see `accept`."""
+    folder = _incoming(plant) / check_id(release)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def discard_leftovers(plant: PlantDirectory) -> None:
+    """Remove what an interrupted fetch left; called once at the agent's start."""
+    shutil.rmtree(_incoming(plant), ignore_errors=True)
+
+
+def accept(plant: PlantDirectory, release: str) -> Release:
+    """Move a collected release into ``releases/``, if it is whole, signed and within the policy.
+
+    Returns:
+        The release at its place. One that is there already stays, and what was collected is dropped.
+
+    Raises:
+        ReleaseRefused: See `verify_release`; what was collected is gone, the verdict is on record.
+    """
+    place, collected = plant.releases / check_id(release), incoming(plant, release)
+    try:
+        key, policy = plant.release_public_key, plant.load().policy
+        if place.exists():
+            return verify_release(place, key, policy)
+        verify_release(collected, key, policy)
+        # A bad copy that came earlier left its verdict; this one is to be tried.
+        verdicts.forget(plant, release)
+        with disk_errors(place):
+            _durably_move(collected, place)
+        return verify_release(place, key, policy)
+    except ReleaseRefused as error:
+        verdicts.record(plant, release, Verdict(REFUSED, error.code, str(error)))
+        raise
+    finally:
+        shutil.rmtree(collected, ignore_errors=True)
+
+
+def verify_release(folder: Path, public_key: Path, policy: Policy) -> Release:
+    """Check everything about a release that needs neither its model nor any data.
+
+    Args:
+        folder: Named by the release's id.
+        public_key: The federation's Ed25519 public key, PEM.
+        policy: The plant's: the tasks and models it takes, and whether a release may be not private.
+
+    Raises:
+        ReleaseRefused: ``signature``, ``tampered``, ``lineage``, ``task_invalid``, ``policy_task``,
+            ``policy_model`` or ``policy_privacy``.
+        InterplantError: The public key cannot be read.
+    """
+    release = read_release(folder, signing.read_public(public_key))
+    task = release.task
+    if task.name not in policy.tasks:
+        raise ReleaseRefused("policy_task", f"{task.name!r} is not in policy.tasks")
+    if task.model.name not in policy.models:
+        raise ReleaseRefused("policy_model", f"{task.model.name!r} is not in policy.models")
+    if not (release.lineage.private or policy.privacy.allow_none):
+        raise ReleaseRefused("policy_privacy", "the release is marked as not private")
+    return release
+
+
+def _incoming(plant: PlantDirectory) -> Path:
+    return plant.releases / ".incoming"
+
+
+def _durably_move(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(source)
+    os.rename(source, target)
+    sync_folder(target.parent)
