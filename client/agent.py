@@ -16,7 +16,7 @@ from interplant.client import champion as pointers
 from interplant.client import compression, connection, joining, receiving, verdicts
 from interplant.client.app import make_app
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import let_out_words
+from interplant.client.gateway import let_out_report, let_out_words
 from interplant.client.link import AwayError, Link, TurnedAwayError
 from interplant.client.outbox import Outbox
 from interplant.client.trainer import KeptTrainer, WarmTrainer
@@ -262,9 +262,9 @@ class Agent:
         verdict = verdicts.verdict_of(self._plant, release) if release else None
         if verdict is not None:
             self._champion = self._serving()
-            state, code = verdicts.report_for_coordinator(self._plant.load().policy, verdict)
-            let_out_words(self._plant, "deployment", {"release": release, "state": state, "code": code})
-            self._connected().report(release, state, code)
+            report = verdicts.report_for_coordinator(self._plant.load().policy, verdict)
+            let_out_report(self._plant, release, report)
+            self._connected().report(release, report)
 
     def _renew_in_time(self) -> None:
         """Ask for a fresh certificate when it is due, and not more often than it can help."""

@@ -12,6 +12,7 @@ An error that is no mean over windows (macro F1) is taken by its jackknife pseud
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -32,14 +33,17 @@ BLOCKS: Final = 40
 MOST: Final = 256
 """More units are put together by chance in so many groups, which are as independent, and quicker."""
 
+BETTER: Final = -1e-9
+"""The margin of a challenger that has to be better."""
+
 RESAMPLES: Final = 10_000
 BEYOND: Final = 50
-"""Resamples that lie beyond the bound, at least, as long as there are not more than `MOST_RESAMPLES`."""
+"""Resamples that lie beyond the bound, at least, as long as all do not take more than `MOST_NUMBERS`."""
 
-MOST_RESAMPLES: Final = 100_000
+MOST_NUMBERS: Final = 10_000_000
 _PIECE: Final = 1 << 20  # numbers that are resampled at a time
 
-_WIDEST: Final = 20.0
+WIDEST: Final = 20.0
 """No bound of a ratio of errors is looked for beyond this."""
 
 
@@ -101,42 +105,47 @@ def units_of(machine: NDArray[np.int64], span: int) -> Units:
 
 
 def compare(
-    target: Target, challenger: Predicted, rival: Predicted, units: Units, margin: float, level: float
+    challenger: tuple[Target, Predicted],
+    rival: tuple[Target, Predicted],
+    units: Units,
+    margin: float,
+    level: float,
+    bounds: bool = True,
 ) -> Compared:
     """Hold a challenger against a rival on the same windows.
 
     Args:
-        target: Gives the error.
-        challenger: Its predictions, and the labels.
-        rival: The rival's, of the same windows; labels may be in other units where its task has others.
+        challenger: Its target, which gives the error, and its predictions with the labels.
+        rival: The rival's, of the same windows; its target is of the same kind.
         units: Of these windows.
-        margin: Share by which the challenger's error may exceed the rival's. 0 asks for what is no worse,
-            and less than 0 for what is better.
+        margin: Share by which the challenger's error may exceed the rival's; `BETTER` asks for what is better.
         level: Probability of passing that a challenger may have whose error is just beyond the margin.
+        bounds: Whether `Compared.low` and `Compared.high` are wanted: they take most of the time.
     """
-    own = measures.unit_sums(target, challenger, units.of, units.count)
-    other = measures.unit_sums(target, rival, units.of, units.count)
-    error = measures.error_of(target, own.sum(axis=0))
-    rivals = measures.error_of(target, other.sum(axis=0))
+    target = challenger[0]
+    own, other = (measures.unit_sums(*one, units.of, units.count) for one in (challenger, rival))
+    error, rivals = (float(measures.error_of(target, one.sum(axis=0))) for one in (own, other))
     if np.array_equal(own, other):  # the same model: no sample can tell them apart
         return Compared(error, rivals, rivals * (1.0 + margin), 0.0, 0.0, margin >= 0.0)
     own, other = _grouped(own), _grouped(other)
-    quantiles = _Resampled(len(own), level)
+    resampled = _resampled(len(own), level)
 
     def within(first: Floats, second: Floats, allowed: float) -> bool:
-        return quantiles.upper(_values(target, first, second, allowed)) <= 0.0
+        return resampled.upper(_values(target, first, second, allowed)) <= 0.0
 
     def beaten(first: Floats, second: Floats) -> float:
         """The smallest margin at which the first is within it of the second."""
-        low, high = -1.0, _WIDEST
+        low, high = -1.0, WIDEST
         if not within(first, second, high):
-            return math.inf
+            return WIDEST
         for _ in range(16):
             middle = (low + high) / 2.0
             low, high = (low, middle) if within(first, second, middle) else (middle, high)
         return high
 
-    high, low = beaten(own, other), 1.0 / (1.0 + beaten(other, own)) - 1.0
+    low, high = math.nan, math.nan
+    if bounds:
+        low, high = 1.0 / (1.0 + beaten(other, own)) - 1.0, beaten(own, other)
     return Compared(error, rivals, rivals * (1.0 + margin), low, high, within(own, other, margin))
 
 
@@ -170,6 +179,11 @@ def _values(target: Target, own: Floats, other: Floats, margin: float) -> Floats
     return np.asarray(n * difference(whole_own, whole_other) - (n - 1) * without)
 
 
+@lru_cache(maxsize=2)
+def _resampled(n: int, level: float) -> "_Resampled":
+    return _Resampled(n, level)
+
+
 class _Resampled:
     """Upper bounds of means of ``n`` values at one level, all from the same resamples.
 
@@ -183,7 +197,7 @@ class _Resampled:
 
         self._n, self._level = n, level
         self._student = float(t.isf(level, n - 1))
-        count = int(min(max(RESAMPLES, BEYOND / level), MOST_RESAMPLES))
+        count = max(RESAMPLES, min(int(BEYOND / level), MOST_NUMBERS // n))
         chance = np.random.default_rng(n)
         rows = max(1, _PIECE // n)
         sizes = [min(rows, count - begin) for begin in range(0, count, rows)]
@@ -208,5 +222,7 @@ class _Resampled:
         # One that drew a single value over and over knows no spread: it counts as far out.
         error = np.sqrt(variance * self._n)
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = np.where(error > 0.0, total / error, np.where(total == 0.0, 0.0, np.copysign(np.inf, total)))
+            found = np.where(
+                error > 0.0, total / error, np.where(total == 0.0, 0.0, np.copysign(np.inf, total))
+            )
         return np.asarray(found)

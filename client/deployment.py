@@ -5,6 +5,7 @@ has passed everything, and no release is ever deleted here, so the last good mod
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from interplant.client import gate
@@ -32,14 +33,15 @@ def try_release(plant: PlantDirectory, folder: Path) -> Verdict:
     policy = plant.load().policy
     try:
         release = verify_release(folder, plant.release_public_key, policy)
-        gate.check_model(release)
-        now = champion(plant)
-        figures = gate.measure(plant, release, now.release if now else None, policy.release.margin)
-    except (ReleaseRefused, Refusal) as error:
-        verdict = _refusal(error)
+    except ReleaseRefused as error:
+        return record(plant, folder.name, _refusal(error))
+    now = champion(plant)
+    outcome = gate.try_out(plant, release, now.release if now else None)
+    if outcome.refused:
+        verdict = _refusal(outcome.refused)
     else:
-        verdict = _passed(plant, release, policy, figures)
-    return record(plant, folder.name, verdict)
+        verdict = _passed(plant, release, policy, outcome.figures)
+    return record(plant, folder.name, replace(verdict, score=outcome.score))
 
 
 def record_fault(plant: PlantDirectory, release: str, fault: str) -> Verdict:
@@ -64,7 +66,7 @@ def approve(plant: PlantDirectory, release: str) -> Verdict:
         state = waiting.state if waiting else "not tried here"
         raise UsageError(f"release {release}: expected one that waits for approval; it is {state}")
     activate(plant, release)
-    return record(plant, release, Verdict(ACTIVE, "", "approved by a person", waiting.figures))
+    return record(plant, release, replace(waiting, state=ACTIVE, sentence="approved by a person"))
 
 
 def _passed(plant: PlantDirectory, release: Release, policy: Policy, figures: Mapping[str, float]) -> Verdict:

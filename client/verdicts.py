@@ -23,10 +23,25 @@ RECEIVED: Final = "received"
 
 _VERDICT: Final = ".verdict.json"
 _OF_THE_FOLDER: Final = {"signature", "tampered", "lineage", "task_invalid"}
-_OF_THE_POLICY: Final = {"policy_task", "policy_model", "policy_privacy"}
-_OF_THE_MODEL: Final = {"model_missing", "model", "parity", "not_finite"}
+_OF_THE_POLICY: Final = {"policy_task", "policy_model", "policy_privacy", "contract_version"}
+_OF_THE_MODEL: Final = {
+    *("model_missing", "model", "onnx", "runaway", "parity", "not_finite", "slow", "case")
+}
 DATA_FREE: Final = frozenset(_OF_THE_FOLDER | _OF_THE_POLICY | _OF_THE_MODEL)
 """Refusals that follow from the release and the policy alone, before any reading is looked at."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number about the plant's hold-out that may leave, and what paid for it.
+
+    Args:
+        value: Noised; noise may bring it below 0.
+        charge: The ledger's entry that paid.
+    """
+
+    value: float
+    charge: str
 
 
 @dataclass(frozen=True)
@@ -39,12 +54,14 @@ class Verdict:
             `interplant.core.errors.REFUSALS`; empty otherwise.
         sentence: The same for the plant's own people, with figures.
         figures: Exact results: errors and scores on the plant's hold-out. They stay in the plant.
+        score: What may be told beside all of this, where the policy has a score told.
     """
 
     state: str
     code: str
     sentence: str
     figures: Mapping[str, float] = field(default_factory=dict)
+    score: Score | None = None
 
 
 def record(plant: PlantDirectory, release: str, verdict: Verdict) -> Verdict:
@@ -63,10 +80,12 @@ def verdict_of(plant: PlantDirectory, release: str) -> Verdict | None:
     """Return what became of a release, or None if it was not tried (to its end) yet."""
     path = _verdict_path(plant, release)
     try:
-        return Verdict(**json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        score = found.pop("score", None)
+        return Verdict(**found, score=score and Score(**score))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise InterplantError(f"{path}: cannot be read: {error}; remove it and try again") from None
 
 
@@ -84,17 +103,33 @@ def untried(plant: PlantDirectory) -> list[str]:
     return [name for name in names if name[0] != "." and not _verdict_path(plant, name).exists()]
 
 
-def report_for_coordinator(policy: Policy, verdict: Verdict) -> tuple[str, str]:
-    """Return state and code as far as the policy lets the coordinator know; nothing else leaves.
+@dataclass(frozen=True)
+class Report:
+    """What the coordinator may know of a verdict.
 
-    With ``release.report: nothing`` the answer is the same for every result that depends on data;
-    what follows from the release and the policy alone (`DATA_FREE`) is told. With ``verdict`` the
-    plant declares the plain verdict public.
+    Args:
+        state: Of the release here, or ``received``, which tells nothing of the trial.
+        code: Why it was refused, if that is told.
+        score: If one is told.
     """
-    free = verdict.state == REFUSED and verdict.code in DATA_FREE
-    if policy.release.report == "verdict" or free:
-        return verdict.state, verdict.code
-    return RECEIVED, ""
+
+    state: str
+    code: str = ""
+    score: Score | None = None
+
+
+def report_for_coordinator(policy: Policy, verdict: Verdict) -> Report:
+    """Return what the policy lets the coordinator know; nothing else leaves.
+
+    With ``release.report: nothing`` the answer is the same for every result that depends on data, and with
+    ``score`` too, but for a noised number that the ledger was charged for; what follows from the release and
+    the policy alone (`DATA_FREE`) is told. With ``verdict`` the plant declares the plain verdict public.
+    """
+    if verdict.state == REFUSED and verdict.code in DATA_FREE:
+        return Report(verdict.state, verdict.code)
+    if policy.release.report == "verdict":
+        return Report(verdict.state, verdict.code)
+    return Report(RECEIVED, score=verdict.score if policy.release.report == "score" else None)
 
 
 def _verdict_path(plant: PlantDirectory, release: str) -> Path:

@@ -7,7 +7,7 @@ units that `interplant.core.targets.unit` names.
 
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -66,15 +66,24 @@ def export_onnx(model: "nn.Module", task: Task, path: Path) -> float:
     return difference
 
 
-def parity(model: "nn.Module", path: Path, task: Task) -> float:
-    """Return the largest difference between a model and its ONNX file, in its units.
-
-    Random and extreme inputs in several batch sizes; none comes from anybody's data.
+def parity(model: "nn.Module", found: Sequence[Floats], task: Task) -> float:
+    """Return the largest difference between a model and what its ONNX file gave for `probes`, in its units.
 
     Raises:
-        InterplantError: They differ by more than `TOLERANCE`, or the file cannot be run.
+        InterplantError: They differ by more than `TOLERANCE`.
     """
-    return _difference(model, path.read_bytes(), task)
+    largest, outputs = 0.0, task.target.outputs
+    for x, one in zip(probes(task), found, strict=True):
+        expected = predict(model, x, outputs=outputs)
+        gap = _gap(expected, one)
+        size = np.where(np.isfinite(expected), np.abs(expected), 0.0)
+        allowed = TOLERANCE * np.maximum(1.0, size)
+        if not (gap <= allowed).all():
+            raise InterplantError(
+                f"ONNX and torch differ by {gap.max():.3g} of the output's unit, more than {TOLERANCE:g}"
+            )
+        largest = max(largest, float(gap.max()))
+    return largest
 
 
 def predict(model: "nn.Module", x: Floats, batch: int = 1024, outputs: int = 1) -> Floats:
@@ -106,27 +115,39 @@ def predict(model: "nn.Module", x: Floats, batch: int = 1024, outputs: int = 1) 
     return _joined(parts, outputs)
 
 
-def predict_onnx(model: Path | bytes, x: Floats, batch: int = 1024, outputs: int = 1) -> Floats:
-    """Predict with ONNX Runtime on one thread; see `predict`.
+class Runner:
+    """An ONNX model in ONNX Runtime, on one thread.
 
     Args:
         model: The file, or its content. Weights outside it are not read.
-        x: Windows (N, channels, length).
-        batch: Windows at a time.
         outputs: Numbers that the model gives for each window.
 
     Raises:
-        InterplantError: The model cannot be loaded, wants other inputs, or does not give so many
-            numbers for each window.
+        InterplantError: The model cannot be loaded, or wants other inputs.
     """
-    session = _session(model)
-    try:
-        parts = [
-            _each(session.run([OUTPUT], {INPUT: part})[0], len(part), outputs) for part in _parts(x, batch)
-        ]
-    except _runtime_errors() as error:
-        raise InterplantError(f"the ONNX model does not take these windows: {_line(error)}") from None
-    return _joined(parts, outputs)
+
+    def __init__(self, model: Path | bytes, outputs: int = 1) -> None:
+        self._session, self._outputs = _session(model), outputs
+
+    def predict(self, x: Floats, batch: int = 1024) -> Floats:
+        """Predict; see the function `predict`.
+
+        Raises:
+            InterplantError: The model does not take these windows, or does not give so many numbers for each.
+        """
+        try:
+            parts = [
+                _each(self._session.run([OUTPUT], {INPUT: part})[0], len(part), self._outputs)
+                for part in _parts(x, batch)
+            ]
+        except _runtime_errors() as error:
+            raise InterplantError(f"the ONNX model does not take these windows: {_line(error)}") from None
+        return _joined(parts, self._outputs)
+
+
+def predict_onnx(model: Path | bytes, x: Floats, batch: int = 1024, outputs: int = 1) -> Floats:
+    """Predict with ONNX Runtime once; see `Runner`."""
+    return Runner(model, outputs).predict(x, batch)
 
 
 def probes(task: Task) -> list[Floats]:
@@ -205,19 +226,8 @@ def _flat(model: "nn.Module", outputs: int) -> "nn.Module":
 
 
 def _difference(model: "nn.Module", content: bytes, task: Task) -> float:
-    largest = 0.0
-    for x in probes(task):
-        outputs = task.target.outputs
-        expected, found = predict(model, x, outputs=outputs), predict_onnx(content, x, outputs=outputs)
-        gap = _gap(expected, found)
-        size = np.where(np.isfinite(expected), np.abs(expected), 0.0)
-        allowed = TOLERANCE * np.maximum(1.0, size)
-        if not (gap <= allowed).all():
-            raise InterplantError(
-                f"ONNX and torch differ by {gap.max():.3g} of the output's unit, more than {TOLERANCE:g}"
-            )
-        largest = max(largest, float(gap.max()))
-    return largest
+    runner = Runner(content, task.target.outputs)
+    return parity(model, [runner.predict(x) for x in probes(task)], task)
 
 
 def _gap(expected: Floats, found: Floats) -> NDArray[np.float64]:

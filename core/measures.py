@@ -73,7 +73,10 @@ def unit_sums(target: Target, found: Predicted, of: NDArray[np.intp], count: int
             np.add.at(sums[:, 1], (of, there), 1.0)
         return sums.reshape(count, -1)
     return np.column_stack(
-        [np.bincount(of, weights=one, minlength=count) for one in (_squares(target, outputs, y), 1.0 + 0.0 * y)]
+        [
+            np.bincount(of, weights=one, minlength=count)
+            for one in (_squares(target, outputs, y), 1.0 + 0.0 * y)
+        ]
     )
 
 

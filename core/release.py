@@ -36,12 +36,21 @@ RELEASE_REFUSALS: Final[dict[str, str]] = {
     "lineage": "the release's lineage cannot be read or contradicts the release",
     "other_task": "the plant's model is for another task, so the two cannot be compared",
     "model": "the release's weights do not fit its model",
+    "onnx": "the release's ONNX model cannot be run, or wants other inputs or gives other outputs than its task",
+    "runaway": "the release's model had to be stopped: it took more time or memory than it may",
+    "slow": "the release's model takes longer for a prediction than the plant allows",
+    "case": "the release's model fails a sanity case of its task",
+    "own_case": "the release's model fails a sanity case of the plant's own",
+    "older": "the release is older than the plant's present model",
+    "stopped": "the release's model could not be run to the end on the plant's hold-out",
+    "holdout_small": "the plant's hold-out is too small to tell whether the release is good enough",
     "parity": "the release's ONNX model and its weights do not give the same predictions",
     "not_finite": "the release's model gives predictions that are not finite numbers",
     "no_holdout": "the plant has no held-out machines to test the release on",
     "implausible": "the release's predictions are far outside what is possible",
-    "worse": "the release is worse than the plant's present model by more than its margin",
-    "baseline": "the release is no better than predicting the average",
+    "worse": "it is not sure that the release is as good as the plant's present model, within its margin",
+    "local": "it is not sure that the release is as good as the plant's own locally trained model",
+    "baseline": "it is not sure that the release is better than predicting the average",
 }
 """Why a plant does not serve a release, in our own words; `REFUSALS` holds what is not special to it."""
 

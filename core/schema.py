@@ -4,6 +4,7 @@
 impossible values with file, line and key. Each ``check`` raises `Impossible` with a dotted key.
 """
 
+from interplant.core.cases import Case
 from interplant.core.contract import Contract
 from interplant.core.federation_config import (
     CODECS,
@@ -58,6 +59,7 @@ __all__ = [
     "PRIVATE",
     "SOURCES",
     "UNITS",
+    "Case",
     "Certificates",
     "Compression",
     "Connection",

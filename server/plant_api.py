@@ -7,6 +7,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -193,13 +194,15 @@ class PlantApi(CoordinatorServicer):
     async def Deployed(self, request: pb.Deployment, context: Context) -> pb.Empty:  # noqa: N802
         """Record what became of a release at the plant that calls."""
         name = identity_of(context).name
-        if request.state not in DEPLOYMENT_STATES or request.code not in _CODES:
+        score = request.score if request.HasField("score") else None
+        if request.state not in DEPLOYMENT_STATES or request.code not in _CODES or not isfinite(score or 0.0):
             await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, f"expected one of {', '.join(DEPLOYMENT_STATES)} and a code"
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"expected one of {', '.join(DEPLOYMENT_STATES)}, a code, and a score that is a finite number",
             )
         try:
             await asyncio.to_thread(
-                self._registry.record_deployment, request.release, name, request.state, request.code
+                self._registry.record_deployment, request.release, name, request.state, request.code, score
             )
         except InterplantError as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error))

@@ -72,14 +72,25 @@ class ReleaseRecords(Store):
             newest.setdefault(release.task, release)
         return [newest[task] for task in sorted(newest)]
 
-    def record_deployment(self, release_id: str, plant: str, state: str, reason: str = "") -> Deployment:
-        """Record what a plant says of a release; the latest word stands, history keeps all."""
+    def record_deployment(
+        self, release_id: str, plant: str, state: str, reason: str = "", score: float | None = None
+    ) -> Deployment:
+        """Record what a plant says of a release; the latest word stands, history keeps all.
+
+        Args:
+            release_id: The release.
+            plant: The plant.
+            state: Of the release there.
+            reason: A code.
+            score: Noised loss on its hold-out, if the plant has one told; history keeps it.
+        """
         row = DeploymentRow(release=release_id, plant=plant, state=state, reason=reason, updated=utc_now())
         with writing(self._engine) as session:
             _release(session, release_id)
             if session.get(PlantRow, plant) is None:
                 raise InterplantError(f"no plant {plant!r} in this federation")
             words = f"{release_id} {state}" + (f": {reason}" if reason else "")
+            words += "" if score is None else f", score {score:.6g}"
             add_event(session, "deployment", plant, words)
             return record(Deployment, flushed(session, session.merge(row)))
 
