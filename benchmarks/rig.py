@@ -21,8 +21,8 @@ from meters import Meter, Peak, memory
 from interplant.core import config, models
 from interplant.core.schema import Task
 from interplant.data.frames import Dataset
+from interplant.data.repository import Repository
 from interplant.data.simulator import simulate
-from interplant.data.snapshots import Repository
 from interplant.data.tasks import builtin
 from interplant.lab.federation import LocalFederation, local_federation
 from interplant.lab.prepared import offer_readings

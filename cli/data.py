@@ -16,7 +16,7 @@ from interplant.core.errors import InterplantError, UsageError
 
 if TYPE_CHECKING:
     from interplant.data.frames import Dataset
-    from interplant.data.snapshots import Repository
+    from interplant.data.repository import Repository
 
 PlantTask = Annotated[
     str,

@@ -6,15 +6,14 @@ from typing import Annotated
 
 import typer
 
-from interplant.cli import plant as plants
-from interplant.cli import releases
+from interplant.cli import decisions, releases
 from interplant.cli.coordinator import HERE, Directory
 from interplant.cli.output import Json, facts, show, table
 from interplant.cli.tree import Group
 from interplant.client.directory import PlantDirectory
 from interplant.server.directory import CoordinatorDirectory
 
-app = Group("Signed model versions: list, check, approve at a plant, read their cards.")
+app = Group("Signed model versions: list, check, approve, take back, read their cards.")
 
 
 @app.command(name="list")
@@ -26,8 +25,8 @@ def list_releases(directory: Directory = HERE, plant: releases.AtPlant = None, j
     from interplant.server.registry import Registry
 
     found = Registry.open(CoordinatorDirectory(directory)).releases()
-    rows = [[one.id, one.task, one.run, one.created, one.manifest_sha256[:12]] for one in found]
-    columns = ["release", "task", "run", "created", "sha256"]
+    rows = [[one.id, one.task, one.state, one.created, one.manifest_sha256[:12]] for one in found]
+    columns = ["release", "task", "state", "created", "sha256"]
     show(json, [asdict(one) for one in found], table(columns, rows, "There is no release yet."))
 
 
@@ -47,28 +46,75 @@ def show_release(
 
     registry = Registry.open(CoordinatorDirectory(directory))
     found, deployed = registry.release(release), registry.deployments(release)
+    history, events = registry.deployment_history(release), registry.events(release)[::-1]
     rows = [
         [one.plant, one.state, sentence(one.reason) if one.reason else "", one.updated] for one in deployed
     ]
-    lines = {"release": found.id, "task": found.task, "run": found.run, "created": found.created}
+    lines: dict[str, object] = {"release": found.id, "task": found.task, "run": found.run}
+    lines |= {"created": found.created, "state": found.state}
     text = table(["plant", "state", "reason", "told"], rows, "No plant has told of it yet.")
+    life = [[one.kind.removeprefix("release."), one.text, one.time] for one in events]
     document = {"release": asdict(found), "plants": [asdict(one) for one in deployed]}
-    show(json, document, f"{facts(dict(lines))}\n\n{text}")
+    document |= {"history": [asdict(one) for one in history], "events": [asdict(one) for one in events]}
+    show(json, document, f"{facts(dict(lines))}\n\n{text}\n\n{table(['state', 'why', 'since'], life, '')}")
 
 
 @app.command()
 def approve(
     release: Annotated[str, typer.Argument(help="The release's id.")],
-    plant: Annotated[Path, typer.Option("--plant", help="The plant's directory.")] = plants.HERE,
+    directory: Directory = HERE,
+    plant: releases.AtPlant = None,
     json: Json = False,
 ) -> None:
-    """At a plant: let a release serve that has passed the gate and waits for a person."""
+    """Approve a release: at the coordinator to tell plants of it, at a plant to serve what waits there."""
+    if plant is None:
+        decisions.approve(CoordinatorDirectory(directory), release, json)
+        return
     from interplant.client import deployment
 
     place = PlantDirectory(plant)
     place.check()
     verdict = deployment.approve(place, release)
     show(json, {"release": release, **asdict(verdict)}, f"Release {release} is {verdict.state}.")
+
+
+@app.command()
+def reject(
+    release: Annotated[str, typer.Argument(help="The release's id.")],
+    directory: Directory = HERE,
+    reason: decisions.Reason = "",
+    json: Json = False,
+) -> None:
+    """Keep a release from the plants for good, before they were told of it."""
+    decisions.reject(CoordinatorDirectory(directory), release, reason, json)
+
+
+@app.command()
+def rollback(
+    release: Annotated[
+        str | None, typer.Argument(help="The release to go back to; by default the good one before.")
+    ] = None,
+    taken_back: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Take this release back at the coordinator; by default the one on offer."
+        ),
+    ] = None,
+    directory: Directory = HERE,
+    plant: releases.AtPlant = None,
+    reason: decisions.Reason = "",
+    json: Json = False,
+) -> None:
+    """Take a release back: at the coordinator for every plant that lets it, at a plant at once."""
+    if plant is None:
+        decisions.roll_back(CoordinatorDirectory(directory), taken_back, release, reason, json)
+        return
+    from interplant.client.rollback import roll_back
+
+    place = PlantDirectory(plant)
+    place.check()
+    found = roll_back(place, release)
+    show(json, asdict(found), f"Release {found.release} serves again.")
 
 
 @app.command()
@@ -103,10 +149,10 @@ def card(
 
 
 def _list_at(plant: PlantDirectory, json: bool) -> None:
-    from interplant.client import verdicts
+    from interplant.client import deployment
 
     plant.check()
-    found = verdicts.verdicts(plant)
+    found = deployment.standing(plant)
     rows = [[name, one.state, one.sentence] for name, one in found]
     document = [{"release": name, **asdict(one)} for name, one in found]
     show(json, document, table(["release", "state", "why"], rows, "No release has come here yet."))
@@ -114,11 +160,11 @@ def _list_at(plant: PlantDirectory, json: bool) -> None:
 
 def _show_at(plant: PlantDirectory, release: str, json: bool) -> None:
     from interplant.client import champion as pointers
-    from interplant.client import verdicts
+    from interplant.client import deployment
     from interplant.core.errors import UsageError
 
     plant.check()
-    verdict, champion = verdicts.verdict_of(plant, release), pointers.champion(plant)
+    verdict, champion = dict(deployment.standing(plant)).get(release), pointers.champion(plant)
     if verdict is None:
         raise UsageError(
             f"release {release!r} was not tried at this plant; "

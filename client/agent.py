@@ -12,11 +12,10 @@ from pathlib import Path
 
 from flwr.clientapp import ClientApp
 
-from interplant.client import champion as pointers
-from interplant.client import compression, connection, joining, receiving, verdicts
+from interplant.client import compression, connection, joining, receiving, reports, rollback, scores, verdicts
 from interplant.client.app import make_app
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import let_out_report, let_out_words
+from interplant.client.gateway import let_out_deployment, let_out_words
 from interplant.client.link import AwayError, Link, TurnedAwayError
 from interplant.client.outbox import Outbox
 from interplant.client.trainer import KeptTrainer, WarmTrainer
@@ -63,7 +62,7 @@ class Agent:
         self._renew_again_at = 0.0
         self._welcomed = math.inf
         self._away_because = ""
-        self._champion = self._serving()
+        self._decided: object = None
 
     def run(self) -> int:
         """Stay connected until a polite end; return the exit code."""
@@ -76,7 +75,7 @@ class Agent:
         while stream.is_alive() and not self._stopping.wait(_TICK):
             self._trainer.release_if_idle(self._settings.trainer.idle_seconds)
             self._renew_in_time()
-            self._tell_of_approval()
+            self._look_at_releases()
         self._stopping.set()
         if self._link:
             self._link.close()
@@ -134,6 +133,7 @@ class Agent:
             for parcel in list(self._outbox.all()):
                 self._jobs.put(lambda parcel=parcel: self._offer(parcel))  # type: ignore[misc]
             self._jobs.put(self._finish_releases)
+            self._jobs.put(self._report_changes)
             self._jobs.put(self._trainer.warm_up)
         elif kind == "work" and notice.work.message_id not in self._under_way:
             self._under_way.add(notice.work.message_id)
@@ -143,6 +143,8 @@ class Agent:
             compression.settle(self._plant, notice.settled.run, notice.settled.round)
         elif kind == "release":
             self._jobs.put(lambda: self._receive(notice.release))
+        elif kind == "rollback":
+            self._heed_rollback(notice.rollback)
 
     # --- the work ----------------------------------------------------------------------------------
 
@@ -238,33 +240,43 @@ class Agent:
             self._try(release)
             self._report(release)
 
-    def _tell_of_approval(self) -> None:
-        """Report a champion that a person has approved in another process."""
-        release = self._serving()
-        if release != self._champion:
-            self._champion = release
-            self._jobs.put(lambda: self._report_again(release))
-
-    def _report_again(self, release: str) -> None:
-        """Where the policy lets nothing be known, a second report would tell of the approval by itself."""
-        if self._plant.load().policy.release.report == "verdict":
-            self._report(release)
-
-    def _serving(self) -> str:
-        """The release that serves now, or nothing; a damaged pointer must not end the agent."""
+    def _look_at_releases(self) -> None:
+        """Finish what a killed process began with them, and report what was decided in another process."""
+        changed = reports.changed(self._plant)
+        if changed == self._decided:
+            return
+        self._decided = changed
         try:
-            champion = pointers.champion(self._plant)
-        except InterplantError:
-            return ""
-        return champion.release if champion else ""
+            with verdicts.deciding(self._plant):
+                rollback.mend(self._plant)
+        except InterplantError as error:
+            log.error("%s", error)
+        self._jobs.put(self._report_changes)
+
+    def _report_changes(self) -> None:
+        due, seen = reports.due(self._plant)
+        for release in due:
+            self._report(release)
+        reports.settle(self._plant, seen)
+
+    def _heed_rollback(self, word: pb.Rollback) -> None:
+        """The federation goes back from a release; the plant's policy says what that means here."""
+        try:
+            verdict = rollback.heed(self._plant, word.release, word.to)
+        except InterplantError as error:
+            log.error("the federation goes back from release %r: %s", word.release, error)
+            return
+        if verdict is not None:
+            log.warning("release %s: %s", word.release, verdict.sentence)
 
     def _report(self, release: str) -> None:
-        verdict = verdicts.verdict_of(self._plant, release) if release else None
-        if verdict is not None:
-            self._champion = self._serving()
-            report = verdicts.report_for_coordinator(self._plant.load().policy, verdict)
-            let_out_report(self._plant, release, report)
-            self._connected().report(release, report)
+        now = reports.report(self._plant, release)
+        if now is not None:
+            state, code = now
+            score = scores.told(self._plant, release, state)
+            let_out_deployment(self._plant, release, state, code, score)
+            self._connected().report(release, state, code, score.value if score else None)
+            reports.note(self._plant, release, now)
 
     def _renew_in_time(self) -> None:
         """Ask for a fresh certificate when it is due, and not more often than it can help."""

@@ -30,7 +30,7 @@ LOAD_SECONDS: Final = 10.0
 """Processor seconds for loading a model, beside what its predictions may take."""
 
 PATIENCE: Final = 10.0
-"""So many times its processor time the child may take by the clock, on a machine that has other things to do."""
+"""So many times its processor time the child may take by the clock, on a machine with other things to do."""
 
 MEMORY: Final = 1 << 30
 """Bytes beside the model's own and the windows'."""
@@ -99,7 +99,7 @@ def _child(order: dict[str, Any], given: BinaryIO, found: BinaryIO, patience: fl
         child.wait()
         if child.stdout:
             child.stdout.close()
-    if child.returncode == -signal.SIGXCPU or child.returncode == -signal.SIGKILL:
+    if child.returncode in {-signal.SIGXCPU, -signal.SIGKILL}:
         raise RunawayError(f"stopped: more than {order['seconds']:.0f} s of processor time, or of memory")
     lines = answer.decode(errors="replace").strip().splitlines()
     try:

@@ -1,4 +1,4 @@
-"""Whether a challenger is no worse than a rival, seen on few independent units: a paired bootstrap, one-sided.
+"""Whether a challenger is no worse than a rival, by few independent units: a paired bootstrap, one-sided.
 
 Both predict the same windows, so that what is hard for both cancels: of each unit (`Units`) one difference
 is left. Units are resampled with replacement, and the studentised mean of the differences is looked at
@@ -118,7 +118,7 @@ def compare(
         challenger: Its target, which gives the error, and its predictions with the labels.
         rival: The rival's, of the same windows; its target is of the same kind.
         units: Of these windows.
-        margin: Share by which the challenger's error may exceed the rival's; `BETTER` asks for what is better.
+        margin: Share by which the challenger's error may exceed the rival's; `BETTER`: it must be lower.
         level: Probability of passing that a challenger may have whose error is just beyond the margin.
         bounds: Whether `Compared.low` and `Compared.high` are wanted: they take most of the time.
     """

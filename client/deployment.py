@@ -1,20 +1,36 @@
-"""What a plant does with a release: try it, activate it or refuse it.
+"""What a plant does with a release: the gate, a person where the policy wants one, a trial; it serves.
 
-It has been received and verified (`interplant.client.receiving`). The champion moves only after a release
-has passed everything, and no release is ever deleted here, so the last good model always stays.
+It has been received and verified (`interplant.client.receiving`). The champion moves only after a release has
+passed everything, and no release is ever deleted here, so the last good model always stays. Each step goes
+on record with its reason. `interplant.client.trial` decides about releases on trial, and
+`interplant.client.rollback` goes back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from interplant.client import champion as pointers
 from interplant.client import gate
-from interplant.client.champion import activate, champion
+from interplant.client.champion import PROBATION
 from interplant.client.directory import PlantDirectory
 from interplant.client.receiving import verify_release
-from interplant.client.verdicts import ACTIVE, REFUSED, WAITING, Verdict, record, verdict_of
+from interplant.client.verdicts import (
+    ACTIVE,
+    CANARY,
+    REFUSED,
+    SHADOW,
+    SUPERSEDED,
+    WAITING,
+    WITHDRAWN,
+    Verdict,
+    deciding,
+    record,
+    verdict_of,
+    verdicts,
+)
 from interplant.core.errors import Refusal, UsageError
-from interplant.core.release import Release, ReleaseRefused
+from interplant.core.release import Release, ReleaseRefused, sentence
 from interplant.core.schema import Policy
 
 
@@ -33,15 +49,12 @@ def try_release(plant: PlantDirectory, folder: Path) -> Verdict:
     policy = plant.load().policy
     try:
         release = verify_release(folder, plant.release_public_key, policy)
-    except ReleaseRefused as error:
-        return record(plant, folder.name, _refusal(error))
-    now = champion(plant)
-    outcome = gate.try_out(plant, release, now.release if now else None)
-    if outcome.refused:
-        verdict = _refusal(outcome.refused)
-    else:
-        verdict = _passed(plant, release, policy, outcome.figures)
-    return record(plant, folder.name, replace(verdict, score=outcome.score))
+        now = pointers.champion(plant)
+        figures = gate.try_out(plant, release, now.release if now else None)
+    except (ReleaseRefused, Refusal) as error:
+        refusal = _refusal(error)
+        return _conclude(plant, folder.name, lambda: record(plant, folder.name, refusal))
+    return _conclude(plant, release.id, lambda: _passed(plant, release, policy, figures))
 
 
 def record_fault(plant: PlantDirectory, release: str, fault: str) -> Verdict:
@@ -56,27 +69,92 @@ def record_fault(plant: PlantDirectory, release: str, fault: str) -> Verdict:
 
 
 def approve(plant: PlantDirectory, release: str) -> Verdict:
-    """Activate a release that has passed the gate and waits for a person.
+    """Let a release go on that has passed the gate and waits for a person: to its trial, or it serves.
 
     Raises:
         UsageError: It does not wait for one.
     """
-    waiting = verdict_of(plant, release)
-    if waiting is None or waiting.state != WAITING:
-        state = waiting.state if waiting else "not tried here"
-        raise UsageError(f"release {release}: expected one that waits for approval; it is {state}")
-    activate(plant, release)
-    return record(plant, release, replace(waiting, state=ACTIVE, sentence="approved by a person"))
+    with deciding(plant):
+        waiting = verdict_of(plant, release)
+        if waiting is None or waiting.state != WAITING:
+            state = waiting.state if waiting else "not tried here"
+            raise UsageError(f"release {release}: expected one that waits for approval; it is {state}")
+        return _begin(plant, release, "approved by a person", waiting.figures)
+
+
+def standing(plant: PlantDirectory) -> list[tuple[str, Verdict]]:
+    """Return how every release that came here stands now, by name: one alone, the champion, is active."""
+    now = pointers.champion(plant)
+    serving = now.release if now else None
+    return [
+        (name, replace(one, state=SUPERSEDED) if one.state == ACTIVE and serving != name else one)
+        for name, one in verdicts(plant)
+    ]
+
+
+# --- the steps of a trial; who calls them holds `deciding` ----------------------------------------------
+
+
+def to_canary(plant: PlantDirectory, release: str, share: float, why: str) -> Verdict:
+    """Let the challenger answer a share of the machines."""
+    pointers.challenge(plant, release, CANARY, share)
+    return record(plant, release, Verdict(CANARY, "", why, _figures(plant, release)))
+
+
+def promote(plant: PlantDirectory, release: str, why: str, figures: Mapping[str, float]) -> Verdict:
+    """Make a release the champion; on probation, where the policy asks for one, beside the one before."""
+    # First the pointer, then the record: who dies between them finds out and goes on, see `rollback.mend`.
+    _replace_challenger(plant, release)
+    now = pointers.activate(plant, release)
+    verdict = record(plant, release, Verdict(ACTIVE, "", why, figures))
+    if now.previous and plant.load().policy.release.probation.asked:
+        pointers.challenge(plant, now.previous, PROBATION)
+    return verdict
+
+
+def withdraw(
+    plant: PlantDirectory, release: str, code: str, why: str, figures: Mapping[str, float]
+) -> Verdict:
+    """End a release's trial; the champion answers alone."""
+    verdict = record(plant, release, Verdict(WITHDRAWN, code, f"{sentence(code)} [{code}]: {why}", figures))
+    pointers.withdraw(plant)
+    return verdict
+
+
+def _conclude(plant: PlantDirectory, release: str, act: Callable[[], Verdict]) -> Verdict:
+    """Act on the gate's result, unless the release was tried before and has gone on since."""
+    with deciding(plant):
+        before = verdict_of(plant, release)
+        return before if before and before.state not in (WAITING, REFUSED) else act()
 
 
 def _passed(plant: PlantDirectory, release: Release, policy: Policy, figures: Mapping[str, float]) -> Verdict:
+    said = gate.result(figures, release.task.target)
     if policy.release.approval == "person":
-        return Verdict(
-            WAITING, "", f"waits for a person: {gate.result(figures, release.task.target)}", figures
-        )
-    # First the pointer, then the record: who dies between them tries the release again.
-    activate(plant, release.id)
-    return Verdict(ACTIVE, "", gate.result(figures, release.task.target), figures)
+        return record(plant, release.id, Verdict(WAITING, "", f"waits for a person: {said}", figures))
+    return _begin(plant, release.id, said, figures)
+
+
+def _begin(plant: PlantDirectory, release: str, why: str, figures: Mapping[str, float]) -> Verdict:
+    """What passed the gate goes on trial beside the champion; with none, or no trial, it serves at once."""
+    now = pointers.champion(plant)
+    if now is None or now.release == release or not plant.load().policy.release.trial.asked:
+        return promote(plant, release, why, figures)
+    _replace_challenger(plant, release)
+    pointers.challenge(plant, release, SHADOW)
+    return record(plant, release, Verdict(SHADOW, "", why, figures))
+
+
+def _replace_challenger(plant: PlantDirectory, release: str) -> None:
+    """A challenger gives way to a newer release; the champion of before only stops answering beside."""
+    other = pointers.challenger(plant)
+    if other is not None and other.release != release and other.stage != PROBATION:
+        withdraw(plant, other.release, "replaced", f"release {release} takes its place", {})
+
+
+def _figures(plant: PlantDirectory, release: str) -> Mapping[str, float]:
+    known = verdict_of(plant, release)
+    return known.figures if known else {}
 
 
 def _refusal(error: ReleaseRefused | Refusal) -> Verdict:

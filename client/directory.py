@@ -8,7 +8,7 @@ from pathlib import Path
 from interplant.core import config
 from interplant.core.errors import UsageError
 from interplant.core.schema import Plant
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,21 @@ class PlantDirectory:
     def releases(self) -> Path:
         """One folder a release."""
         return self.path / "releases"
+
+    @cached_property
+    def release_history(self) -> Path:
+        """What became of releases here, line by line; see `interplant.client.history`. It stays here."""
+        return self.releases / "history.jsonl"
+
+    @cached_property
+    def told_releases(self) -> Path:
+        """What the coordinator was told of them; see `interplant.client.reports`."""
+        return self.releases / "told.json"
+
+    @cached_property
+    def releases_lock(self) -> Path:
+        """Held while somebody decides about releases; see `interplant.client.verdicts.deciding`."""
+        return self.releases / ".lock"
 
     @cached_property
     def champion(self) -> Path:

@@ -10,7 +10,8 @@ from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.release import LINEAGE, parse_lineage
 from interplant.data import versions
-from interplant.data.snapshots import Repository, Snapshot, keyed_digest
+from interplant.data.repository import Repository
+from interplant.data.snapshots import Snapshot, keyed_digest
 from interplant.data.store import BLOCK, Store
 
 

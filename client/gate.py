@@ -1,14 +1,13 @@
 """The gate: a plant's own test of a release, in its trainer's process.
 
-First what the release alone decides (`check_model`): the model is installed, takes the weights, agrees with its
-ONNX, is quick enough, and passes the sanity cases. Then what the plant's readings decide (`measure`): whether
-its error on the hold-out is no worse than that of what serves now, by a margin, at a stated certainty.
+First what the release alone decides (`check_model`): the model is installed, takes the weights, agrees with
+its ONNX, is quick enough, and passes the sanity cases. Then what the plant's readings decide (`measure`):
+whether its error on the hold-out is no worse than that of what serves now, by a margin, for sure enough.
 
 The decision is exact, and everything here stays in the plant, but for a score that is charged.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -18,9 +17,8 @@ from interplant.client.comparison import BETTER, LEAST, Compared
 from interplant.client.directory import PlantDirectory
 from interplant.client.holdout import CHAMPION, CODES, LOCAL, MEAN, Champion, Holdout
 from interplant.client.tries import Tries
-from interplant.client.verdicts import Score
 from interplant.core import export, measures, models
-from interplant.core.errors import InterplantError, Refusal
+from interplant.core.errors import InterplantError
 from interplant.core.measures import Predicted
 from interplant.core.release import ONNX, WEIGHTS, Release, ReleaseRefused
 from interplant.core.schema import ReleasePolicy, Task
@@ -43,44 +41,18 @@ _WHOSE: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a trial.
-
-    Args:
-        figures: Exact, for the plant's own people.
-        refused: Why it did not pass; None if it did.
-        score: What may be told, if the policy has a score told.
-    """
-
-    figures: Mapping[str, float]
-    refused: ReleaseRefused | Refusal | None
-    score: Score | None
-
-
-def try_out(plant: PlantDirectory, release: Release, champion: str | None) -> Outcome:
-    """Try a release, and compute its score if one is told.
+def try_out(plant: PlantDirectory, release: Release, champion: str | None) -> dict[str, float]:
+    """Try a release, and before that compute its score if one is told; see `check_model` and `measure`.
 
     Args:
         plant: The plant.
         release: The challenger, verified.
         champion: Release that serves now, if there is one.
     """
-    try:
-        check_model(plant, release)
-        snapshot = holdout.opened(plant)
-    except (ReleaseRefused, Refusal) as error:
-        return Outcome({}, error, None)
-    # Charged before the hold-out is read, and told before the trial: it must not follow what the trial finds.
-    paid = scoring.pay(plant, release)
-    task = release.task
-    score = paid.tell(snapshot, lambda: holdout.score_windows(plant, snapshot, task)) if paid else None
-    try:
-        return Outcome(measure(plant, snapshot, release, champion), None, score)
-    except Worse as error:
-        return Outcome(error.figures, error, score)
-    except (ReleaseRefused, Refusal) as error:
-        return Outcome({}, error, score)
+    check_model(plant, release)
+    snapshot = holdout.opened(plant)
+    scoring.score(plant, snapshot, release)
+    return measure(plant, snapshot, release, champion)
 
 
 # --- what the release alone decides ----------------------------------------------------------------
@@ -161,7 +133,7 @@ def measure(
 
     Raises:
         ReleaseRefused: ``worse``, ``baseline`` or ``local`` (as `Worse`), ``implausible``, ``stopped``,
-            ``no_holdout``, ``holdout_small``, ``older`` or ``other_task``.
+            ``no_holdout``, ``holdout_small`` or ``other_task``.
         Refusal: ``contract`` or ``contract_version``: there is nothing to test on.
     """
     task, policy = release.task, plant.load().policy.release
@@ -197,7 +169,7 @@ def judge(
     level: float,
     bounds: bool = True,
 ) -> dict[str, Compared]:
-    """Hold a challenger's predictions against each rival's; what always predicts the same has to be beaten."""
+    """Hold a challenger's predictions against each rival's; the mean has to be beaten."""
     return {
         name: comparison.compare(
             (task.target, predicted), rival, units, BETTER if name == MEAN else policy.margin, level, bounds
@@ -215,15 +187,11 @@ class Worse(ReleaseRefused):
 
 
 def _fitting(release: Release, champion: Champion) -> Champion:
-    """Refuse a release that cannot be compared with the champion, or comes after it though it is older."""
+    """Refuse a release that cannot be compared with the champion."""
     task, other = release.task, champion.task
     if (other.name, other.target.kind) != (task.name, task.target.kind):
         raise ReleaseRefused(
             "other_task", f"the champion {champion.id} is for {other.name!r}, a {other.target.kind}"
-        )
-    if release.lineage.created < champion.created:
-        raise ReleaseRefused(
-            "older", f"made {release.lineage.created}, the champion {champion.id} {champion.created}"
         )
     return champion
 

@@ -6,8 +6,8 @@ is, the keyed digest of its snapshot (Trust 6), and mechanism, unit, epsilon and
 the plan's public numbers alone, not from data. Beside them stand only metrics that the task declares, the
 plant's policy names, and the same entry has paid for. No other counts or losses, no times.
 
-Of a release its state leaves as far as the policy says, and, if it says so, a score that an entry of the ledger
-has paid for; see `interplant.client.verdicts`.
+Of a release its state leaves as far as the policy says, and, if it says so, a score that an entry of the
+ledger has paid for; see `interplant.client.scores`.
 
 Where the coordinator offers compression, two words say how the update is packed and which model the plant
 holds: the name of a codec, by settings alone, and the digest of what the coordinator itself has sent.
@@ -24,8 +24,9 @@ import numpy as np
 from flwr.app import Message, MetricRecord
 
 from interplant.client.directory import PlantDirectory
+from interplant.client.scores import Score
 from interplant.client.trained import Trained
-from interplant.client.verdicts import DATA_FREE, RECEIVED, Report, Score
+from interplant.client.verdicts import DATA_FREE, RECEIVED
 from interplant.core.compression import COMPRESSION, HOLDS, NONE
 from interplant.core.errors import Refusal
 from interplant.core.files import disk_errors
@@ -87,19 +88,28 @@ def let_out_words(plant: PlantDirectory, what: str, words: dict[str, str]) -> di
     return words
 
 
-def let_out_report(plant: PlantDirectory, release: str, said: Report) -> None:
+def let_out_deployment(
+    plant: PlantDirectory, release: str, state: str, code: str, score: Score | None
+) -> None:
     """Log what the coordinator is told of a release; a score only if the policy says so and it is paid for.
+
+    Args:
+        plant: The plant.
+        release: The release.
+        state: What is told of it.
+        code: Why.
+        score: A number about the hold-out, if one is told.
 
     Raises:
         Refusal: ``gateway``; nothing leaves.
     """
     told = plant.load().policy.release.report
-    if told != "verdict" and said.state != RECEIVED and said.code not in DATA_FREE:
-        raise Refusal("gateway", f"release {release} {said.state}: policy.release.report is {told}")
-    words: dict[str, object] = {"release": release, "state": said.state, "code": said.code}
-    if said.score is not None:
-        _check_score(plant, said.score)
-        words |= {"score": said.score.value}
+    if told != "verdict" and state != RECEIVED and code not in DATA_FREE:
+        raise Refusal("gateway", f"release {release} {state}: policy.release.report is {told}")
+    words: dict[str, object] = {"release": release, "state": state, "code": code}
+    if score is not None:
+        _check_score(plant, score)
+        words |= {"score": score.value}
     _log(plant, {"what": "deployment"} | words)
 
 

@@ -1,4 +1,4 @@
-"""A plant's hold-out as a release meets it: windows that two models can both predict, and what it has to beat."""
+"""A plant's hold-out as a release meets it: windows that two models can predict, and what it has to beat."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from interplant.client.quality import billed
 from interplant.core import measures
 from interplant.core.errors import InterplantError
 from interplant.core.measures import Predicted
-from interplant.core.release import LINEAGE, ONNX, TASK, Release, ReleaseRefused, parse_lineage, parse_task
+from interplant.core.release import ONNX, TASK, Release, ReleaseRefused, parse_task
 from interplant.core.schema import Task
 from interplant.core.targets import TIME, Target
 from interplant.data import snapshots
@@ -55,19 +55,15 @@ class Champion:
     Args:
         id: Its name.
         task: Of what.
-        created: When, ISO 8601, UTC.
     """
 
     id: str
     task: Task
-    created: str
 
     @classmethod
     def of(cls, plant: PlantDirectory, release: str) -> "Champion":
         """Read what lies in the plant's folder of releases."""
-        folder = plant.releases / release
-        task, lineage = parse_task((folder / TASK).read_bytes()), (folder / LINEAGE).read_bytes()
-        return cls(release, task, parse_lineage(lineage).created)
+        return cls(release, parse_task((plant.releases / release / TASK).read_bytes()))
 
 
 def opened(plant: PlantDirectory) -> Snapshot:

@@ -68,6 +68,12 @@ COMMENTS: Final = {
     "policy.release.approval": "person: somebody here approves each release; auto: the gate decides.",
     "policy.release.margin": "How much worse than the present model a release may be on the hold-out.",
     "policy.release.report": "nothing, or verdict: what the coordinator learns of the gate's decision.",
+    "policy.release.rollback": "The coordinator asks to go back from a release. obey: at once; person: "
+    "somebody here does it.",
+    "policy.release.trial": "What passes the gate answers beside the present model first: for so many "
+    "predictions and seconds unheard, then as long for a share of the machines (canary).",
+    "policy.release.probation": "How long the model of before stays beside a new one, and comes back if that "
+    "turns out worse.",
     "trainer": "The trainer process: CPU threads, priority (nice), and when it is released.",
     "serving": "Predictions beside the line; keep: how many the plant's log of them holds.",
 }

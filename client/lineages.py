@@ -14,7 +14,7 @@ from pathlib import Path
 from interplant.client.directory import PlantDirectory
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.schema import Plant
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 from interplant.privacy.history import Entry
 
 _COMMIT = re.compile("[0-9a-f]{16}")

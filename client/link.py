@@ -12,7 +12,6 @@ import grpc
 
 from interplant.client.directory import PlantDirectory
 from interplant.client.joining import JoinFile
-from interplant.client.verdicts import Report
 from interplant.core import certificates
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
@@ -130,11 +129,10 @@ class Link:
                 answer = self._stub.Upload(pieces(body, answer.offset, parcel.reply_to))
         return answer.want != pb.Answer.DROP
 
-    def report(self, release: str, said: Report) -> None:
+    def report(self, release: str, state: str, code: str, score: float | None = None) -> None:
         """Tell what became of a release."""
-        score = said.score.value if said.score else None
         with _plainly(self._address):
-            self._stub.Deployed(pb.Deployment(release=release, state=said.state, code=said.code, score=score))
+            self._stub.Deployed(pb.Deployment(release=release, state=state, code=code, score=score))
 
     def renew(self, signing_request: bytes) -> bytes:
         """Return a fresh certificate for the plant's key."""

@@ -1,8 +1,9 @@
 """The plant's own model of a task: trained on its own readings alone, to hold releases against.
 
-It is trained beside, in the trainer's process, when the first release of a task is tried on a snapshot and the
-policy asks for it (``policy.release.local``), without privacy: it never leaves the plant, and neither does
-anything computed from it but the gate's verdict. It is kept for as long as snapshot and task are the same.
+It is trained beside, in the trainer's process, when the first release of a task is tried on a snapshot and
+the policy asks for it (``policy.release.local``), without privacy: it never leaves the plant, and neither
+does anything computed from it but the gate's verdict. It is kept for as long as snapshot and task are the
+same.
 """
 
 import hashlib
@@ -10,6 +11,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from interplant.client.directory import PlantDirectory
 from interplant.core import config, export, models
@@ -63,7 +66,10 @@ def _train(task: Task, learned: "Windows") -> "dict[str, Floats]":
         model, learned.x, y, training, None, lambda: None, seed=task.seed, outputs=task.target.outputs
     )
     before = models.parameters(model, frozen=True)
-    return {name: value + made.update.get(name, 0.0 * value) for name, value in before.items()}
+    return {
+        name: np.asarray(value + made.update[name], value.dtype) if name in made.update else value
+        for name, value in before.items()
+    }
 
 
 def _keep(path: Path, task: Task, weights: "dict[str, Floats]") -> None:

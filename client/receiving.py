@@ -2,14 +2,16 @@
 
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 from interplant.client import verdicts
 from interplant.client.directory import PlantDirectory
 from interplant.client.verdicts import REFUSED, Verdict
 from interplant.core import signing
+from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sync_folder
-from interplant.core.release import Release, ReleaseRefused, check_id, read_release
+from interplant.core.release import LINEAGE, Release, ReleaseRefused, check_id, parse_lineage, read_release
 from interplant.core.schema import Policy
 
 
@@ -33,14 +35,15 @@ def accept(plant: PlantDirectory, release: str) -> Release:
         The release at its place. One that is there already stays, and what was collected is dropped.
 
     Raises:
-        ReleaseRefused: See `verify_release`; what was collected is gone, the verdict is on record.
+        ReleaseRefused: See `verify_release`; or it is ``older`` than another of its task that has come here
+            and was not called back. What was collected is gone, the verdict is on record.
     """
     place, collected = plant.releases / check_id(release), incoming(plant, release)
     try:
         key, policy = plant.release_public_key, plant.load().policy
         if place.exists():
             return verify_release(place, key, policy)
-        verify_release(collected, key, policy)
+        _check_newer(plant, verify_release(collected, key, policy))
         # A bad copy that came earlier left its verdict; this one is to be tried.
         verdicts.forget(plant, release)
         with disk_errors(place):
@@ -75,6 +78,30 @@ def verify_release(folder: Path, public_key: Path, policy: Policy) -> Release:
     if not (release.lineage.private or policy.privacy.allow_none):
         raise ReleaseRefused("policy_privacy", "the release is marked as not private")
     return release
+
+
+def _check_newer(plant: PlantDirectory, release: Release) -> None:
+    """Refuse an old release that is sent as if it were new: only a rollback goes back, to what is here."""
+    created = _made(release.lineage.created)
+    for folder in (one for one in plant.releases.iterdir() if one.is_dir() and one.name[0] != "."):
+        verdict = verdicts.verdict_of(plant, folder.name)
+        if verdict is not None and verdict.state == verdicts.ROLLED_BACK:
+            continue
+        try:
+            other = parse_lineage((folder / LINEAGE).read_bytes())
+            newer = _made(other.created) > created
+        except (InterplantError, OSError):
+            continue  # a damaged one is found out when it is to serve
+        if newer and other.task == release.task.name:
+            raise ReleaseRefused("older", f"made {release.lineage.created}, {folder.name} {other.created}")
+
+
+def _made(created: str) -> datetime:
+    try:
+        made = datetime.fromisoformat(created)
+    except ValueError:
+        raise ReleaseRefused("lineage", f"created: expected ISO 8601, found {created!r}") from None
+    return made if made.tzinfo else made.replace(tzinfo=UTC)
 
 
 def _incoming(plant: PlantDirectory) -> Path:

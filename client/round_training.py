@@ -21,7 +21,8 @@ from interplant.core.schema import Task
 from interplant.core.targets import scaled
 from interplant.core.tensors import Tensors
 from interplant.data.mapped import FORMAT, forget_windows, mapped_windows
-from interplant.data.snapshots import Repository, Snapshot, reader_of
+from interplant.data.repository import Repository
+from interplant.data.snapshots import Snapshot, reader_of
 from interplant.data.windows import Windows, training_windows
 from interplant.privacy import checks, statistics
 from interplant.privacy.ledger import Ledger, Reservation

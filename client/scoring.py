@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from interplant.client import holdout, scores
 from interplant.client.account import Account
 from interplant.client.directory import PlantDirectory
 from interplant.client.policy import check_columns, hold_to_terms
-from interplant.client.verdicts import Score
+from interplant.client.scores import Score
 from interplant.core import export, models
 from interplant.core.errors import InterplantError
 from interplant.core.release import WEIGHTS, Release
@@ -64,16 +65,16 @@ class Paid:
     one: Statistic
     charge: Reservation
 
-    def tell(self, snapshot: Snapshot, holdout: "Callable[[], Windows]") -> Score:
+    def tell(self, snapshot: Snapshot, cut: "Callable[[], Windows]") -> Score:
         """Compute the score.
 
         Args:
             snapshot: Whose hold-out it is.
-            holdout: Cuts its windows; if it cannot, noise alone is told: that too would be told of the data.
+            cut: Gives its windows; if it cannot, noise alone is told: that too would be told of the data.
         """
         task = self.release.task
         try:
-            windows = holdout()
+            windows = cut()
             model = models.build(task)
             models.set_parameters(model, export.read_weights(self.release.folder / WEIGHTS), frozen=True)
             y, machines = scaled(task.target, windows.y), windows.machine
@@ -82,13 +83,24 @@ class Paid:
                 if len(windows)
                 else np.empty(0)
             )
-        except Exception as error:  # whatever it is: a score that does not come would tell of the data
+        except Exception as error:  # noqa: BLE001 - whatever it is: a score that stays away tells of the data
             log.warning("release %s: its score is noise alone: %s", self.release.id, error)
             values = np.empty(0)
         total = statistics.noised(values, self.one, Stream())
         self.account.ledger.commit(self.charge)
         self.account.seal(self.directory, self.plant, snapshot, PRIVATE, RUN, 0)
         return Score(total / held_out(self.plan, task), self.charge.id)
+
+
+def score(directory: PlantDirectory, snapshot: Snapshot, release: Release) -> None:
+    """Charge for a release's score, compute it and keep it, if the policy has one told.
+
+    It is done before the trial, so that it cannot follow what the trial finds.
+    """
+    paid = pay(directory, release)
+    if paid:
+        found = paid.tell(snapshot, lambda: holdout.score_windows(directory, snapshot, release.task))
+        scores.keep(directory, release.id, found)
 
 
 def pay(directory: PlantDirectory, release: Release) -> Paid | None:

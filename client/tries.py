@@ -1,19 +1,19 @@
 """How often a plant's hold-out was asked: each further release has to be surer of passing.
 
 A hold-out that is asked again and again lets a bad release pass in the end, by chance. The probability of
-that, over all releases that are tried on one hold-out together, stays at 1 less the policy's confidence: the
-k-th try gets the part 6 / (pi k)^2 of it, and what a release that passed had been given is handed on to the
-next (online fallback: Tian and Ramdas, "Online control of the familywise error rate", 2021, after Wiens'
-fallback procedure, 2003; without handing on it is alpha-spending). The parts add up to 1, so that there is no
-number of tries at which it ends. The bound takes releases that do not depend on earlier verdicts, or, as long
-as all of these were refusals, that do (there is one such history: Renggli et al., "Continuous integration of
-machine learning models with ease.ml/ci", 2019). Whoever sees what a plant serves sees verdicts; fresh readings
-are the remedy.
+that, over all releases that are tried on one hold-out together, stays at 1 less the policy's confidence:
+the k-th try gets the part 6 / (pi k)^2 of it, and what a release that passed had been given is handed on to
+the next (online fallback: Tian and Ramdas, "Online control of the familywise error rate", 2021, after
+Wiens' fallback procedure, 2003; without handing on it is alpha-spending). The parts add up to 1, so that
+there is no number of tries at which it ends. The bound holds for releases that do not depend on earlier
+verdicts, and, as long as all of these were refusals, for others too: there is one such history (Renggli et
+al., "Continuous integration of machine learning models with ease.ml/ci", 2019). Who sees what a plant
+serves sees verdicts; fresh readings are the remedy.
 
-A try is on the disk before the release's predictions are looked at: a trial that was killed counts. It counts
-in every later hold-out that shares half of its readings, or of theirs: a new snapshot that brings a few
-does not begin anew. A reading is known by its machine and time. The record holds their hashes under a secret of
-the plant, and never leaves.
+A try is on the disk before the release's predictions are looked at: a trial that was killed counts. It
+counts in every later hold-out that shares half of its readings, or of theirs: a new snapshot that brings a
+few does not begin anew. A reading is known by its machine and time. The record holds their hashes under a
+secret of the plant, and never leaves.
 """
 
 import hashlib
@@ -109,7 +109,7 @@ class Tries:
     def _hashes(self, holdout: "pd.DataFrame", contract: Contract) -> NDArray[np.uint64]:
         """A keyed hash of each reading's machine and time, in order of size."""
         keys = np.column_stack([_number(holdout[name]) for name in (contract.machine, contract.time)])
-        each = (hashlib.blake2b(row.tobytes(), digest_size=8, key=self._secret).digest() for row in keys)
+        each = [hashlib.blake2b(row.tobytes(), digest_size=8, key=self._secret).digest() for row in keys]
         return np.unique(np.frombuffer(b"".join(each), np.uint64))
 
     def _keep(self, holdout: str, hashes: NDArray[np.uint64]) -> None:
@@ -144,8 +144,8 @@ class Tries:
 
     def _damaged(self, path: Path, error: Exception) -> InterplantError:
         return InterplantError(
-            f"{path}: cannot be read ({error}); restore it from a backup, or remove {self._folder}: the plant "
-            "then takes its hold-out for one that was never asked"
+            f"{path}: cannot be read ({error}); restore it from a backup, or remove {self._folder}: the "
+            "plant then takes its hold-out for one that was never asked"
         )
 
 
@@ -165,7 +165,8 @@ def _number(column: "pd.Series") -> NDArray[np.float64]:
     import pandas as pd
 
     if column.dtype.kind == "M":
-        return column.to_numpy(dtype="datetime64[ns]").astype(np.float64)
+        moments: NDArray[np.float64] = column.to_numpy(dtype="datetime64[ns]").astype(np.float64)
+        return moments
     return np.asarray(pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64))
 
 

@@ -1,24 +1,33 @@
 """What became of each release at a plant, and what of it the coordinator may know.
 
 Figures are exact and stay in this plant, in ``releases/<id>.verdict.json`` beside the release, whose own
-folder is never written to; `report_for_coordinator` alone says what may leave.
+folder is never written to, and in the history (`interplant.client.history`); `report_for_coordinator` alone
+says what may leave.
 """
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from interplant.client import history
 from interplant.client.directory import PlantDirectory
 from interplant.core.errors import InterplantError
-from interplant.core.files import write_atomic
+from interplant.core.files import takes_turns, write_atomic
 from interplant.core.release import check_id
 from interplant.core.schema import Policy
 
-ACTIVE: Final = "active"
 WAITING: Final = "waiting"
+SHADOW: Final = "shadow"
+CANARY: Final = "canary"
+ACTIVE: Final = "active"
 REFUSED: Final = "refused"
+WITHDRAWN: Final = "withdrawn"
+ROLLED_BACK: Final = "rolled_back"
+SUPERSEDED: Final = "superseded"
 RECEIVED: Final = "received"
 
 _VERDICT: Final = ".verdict.json"
@@ -32,40 +41,35 @@ DATA_FREE: Final = frozenset(_OF_THE_FOLDER | _OF_THE_POLICY | _OF_THE_MODEL)
 
 
 @dataclass(frozen=True)
-class Score:
-    """A number about the plant's hold-out that may leave, and what paid for it.
-
-    Args:
-        value: Noised; noise may bring it below 0.
-        charge: The ledger's entry that paid.
-    """
-
-    value: float
-    charge: str
-
-
-@dataclass(frozen=True)
 class Verdict:
     """What became of a release here.
 
     Args:
-        state: ``active``, ``waiting`` (for a person) or ``refused``.
-        code: Why it was refused, a key of `interplant.core.release.RELEASE_REFUSALS` or of
+        state: ``waiting`` (for a person), ``shadow`` or ``canary`` (on trial), ``active``, ``refused`` (by
+            the gate), ``withdrawn`` (from its trial) or ``rolled_back`` (the plant left it).
+        code: Why, a key of `interplant.core.release.RELEASE_REFUSALS` or of
             `interplant.core.errors.REFUSALS`; empty otherwise.
         sentence: The same for the plant's own people, with figures.
-        figures: Exact results: errors and scores on the plant's hold-out. They stay in the plant.
-        score: What may be told beside all of this, where the policy has a score told.
+        figures: Exact results: errors and scores on the plant's data. They stay in the plant.
+        to: With ``rolled_back``: the release that the plant goes back to.
     """
 
     state: str
     code: str
     sentence: str
     figures: Mapping[str, float] = field(default_factory=dict)
-    score: Score | None = None
+    to: str = ""
+
+
+def deciding(plant: PlantDirectory) -> AbstractContextManager[None]:
+    """Hold the right to decide about this plant's releases: processes take turns at it."""
+    return takes_turns(plant.releases_lock)
 
 
 def record(plant: PlantDirectory, release: str, verdict: Verdict) -> Verdict:
-    """Put a verdict on record, for the plant's own user only, in place of an earlier one."""
+    """Put a verdict on record, for the plant's own user: in the history, and in place of an earlier one."""
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    history.append(plant, history.Step(at, check_id(release), **asdict(verdict)))
     content = json.dumps(asdict(verdict), indent=2) + "\n"
     write_atomic(_verdict_path(plant, release), content, mode=0o600)
     return verdict
@@ -80,12 +84,10 @@ def verdict_of(plant: PlantDirectory, release: str) -> Verdict | None:
     """Return what became of a release, or None if it was not tried (to its end) yet."""
     path = _verdict_path(plant, release)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        score = found.pop("score", None)
-        return Verdict(**found, score=score and Score(**score))
+        return Verdict(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         raise InterplantError(f"{path}: cannot be read: {error}; remove it and try again") from None
 
 
@@ -103,33 +105,18 @@ def untried(plant: PlantDirectory) -> list[str]:
     return [name for name in names if name[0] != "." and not _verdict_path(plant, name).exists()]
 
 
-@dataclass(frozen=True)
-class Report:
-    """What the coordinator may know of a verdict.
-
-    Args:
-        state: Of the release here, or ``received``, which tells nothing of the trial.
-        code: Why it was refused, if that is told.
-        score: If one is told.
-    """
-
-    state: str
-    code: str = ""
-    score: Score | None = None
-
-
-def report_for_coordinator(policy: Policy, verdict: Verdict) -> Report:
-    """Return what the policy lets the coordinator know; nothing else leaves.
+def report_for_coordinator(policy: Policy, verdict: Verdict) -> tuple[str, str]:
+    """Return state and code as far as the policy lets the coordinator know; nothing else leaves.
 
     With ``release.report: nothing`` the answer is the same for every result that depends on data, and with
-    ``score`` too, but for a noised number that the ledger was charged for; what follows from the release and
-    the policy alone (`DATA_FREE`) is told. With ``verdict`` the plant declares the plain verdict public.
+    ``score`` too, but for a number beside it that is charged (`interplant.client.scores`); what follows from
+    the release and the policy alone (`DATA_FREE`) is told. With ``verdict`` the plant declares the plain
+    verdict public.
     """
-    if verdict.state == REFUSED and verdict.code in DATA_FREE:
-        return Report(verdict.state, verdict.code)
-    if policy.release.report == "verdict":
-        return Report(verdict.state, verdict.code)
-    return Report(RECEIVED, score=verdict.score if policy.release.report == "score" else None)
+    free = verdict.state == REFUSED and verdict.code in DATA_FREE
+    if policy.release.report == "verdict" or free:
+        return verdict.state, verdict.code
+    return RECEIVED, ""
 
 
 def _verdict_path(plant: PlantDirectory, release: str) -> Path:

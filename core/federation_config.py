@@ -9,6 +9,9 @@ from interplant.core.possible import address, between, is_name, need, one_of
 CODECS = ("bf16", "int8", "top_k")
 """How arrays can travel in fewer bytes; see `interplant.core.compression`."""
 
+APPROVALS = ("auto", "person")
+"""Who lets plants be told of a release: the coordinator by itself, or a person with `release approve`."""
+
 ORDERS = ("arrival", "plants")
 """In which order updates are folded: as they come, or by the plants' names."""
 
@@ -74,6 +77,7 @@ class Federation:
     address: str = "127.0.0.1:7443"
     database: str = "sqlite:///registry.db"
     upload_turns: int = 2
+    approval: str = "auto"
     certificates: Certificates = field(default_factory=Certificates)
     rounds: Rounds = field(default_factory=Rounds)
 
@@ -87,6 +91,7 @@ class Federation:
         address(self.listen, "listen")
         address(self.address, "address")
         need(self.upload_turns >= 1, "upload_turns", f"expected 1 or more, found {self.upload_turns}")
+        one_of(self.approval, APPROVALS, "approval")
         for key in ("plant_hours", "server_hours", "join_hours"):
             value = getattr(self.certificates, key)
             need(value > 0, f"certificates.{key}", f"expected more than 0, found {value}")

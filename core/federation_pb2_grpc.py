@@ -410,11 +410,6 @@ class LocalStub:
                 request_serializer=interplant_dot_core_dot_federation__pb2.Empty.SerializeToString,
                 response_deserializer=interplant_dot_core_dot_federation__pb2.Empty.FromString,
                 _registered_method=True)
-        self.Announce = channel.unary_unary(
-                '/interplant.v1.Local/Announce',
-                request_serializer=interplant_dot_core_dot_federation__pb2.Release.SerializeToString,
-                response_deserializer=interplant_dot_core_dot_federation__pb2.Empty.FromString,
-                _registered_method=True)
         self.Reload = channel.unary_unary(
                 '/interplant.v1.Local/Reload',
                 request_serializer=interplant_dot_core_dot_federation__pb2.Empty.SerializeToString,
@@ -472,15 +467,9 @@ class LocalServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Announce(self, request, context):
-        """A release is in the registry: tell the plants.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def Reload(self, request, context):
-        """Plants were enrolled or revoked: read the registry again and end what is no longer allowed.
+        """Plants, releases or rollbacks in the registry have changed: read them again, tell plants what is new to
+        them, and end what is no longer allowed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -522,11 +511,6 @@ def add_LocalServicer_to_server(servicer, server):
             'Ring': grpc.unary_unary_rpc_method_handler(
                     servicer.Ring,
                     request_deserializer=interplant_dot_core_dot_federation__pb2.Empty.FromString,
-                    response_serializer=interplant_dot_core_dot_federation__pb2.Empty.SerializeToString,
-            ),
-            'Announce': grpc.unary_unary_rpc_method_handler(
-                    servicer.Announce,
-                    request_deserializer=interplant_dot_core_dot_federation__pb2.Release.FromString,
                     response_serializer=interplant_dot_core_dot_federation__pb2.Empty.SerializeToString,
             ),
             'Reload': grpc.unary_unary_rpc_method_handler(
@@ -724,33 +708,6 @@ class Local:
             target,
             '/interplant.v1.Local/Ring',
             interplant_dot_core_dot_federation__pb2.Empty.SerializeToString,
-            interplant_dot_core_dot_federation__pb2.Empty.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Announce(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/interplant.v1.Local/Announce',
-            interplant_dot_core_dot_federation__pb2.Release.SerializeToString,
             interplant_dot_core_dot_federation__pb2.Empty.FromString,
             options,
             channel_credentials,

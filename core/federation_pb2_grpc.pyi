@@ -147,10 +147,10 @@ class LocalStub:
     Bell: _grpc.UnaryStreamMultiCallable[_federation_pb2.Empty, _federation_pb2.Empty]
     """A bell for the round loop: something in the registry's runs has changed."""
     Ring: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Empty, _federation_pb2.Empty]
-    Announce: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Release, _federation_pb2.Empty]
-    """A release is in the registry: tell the plants."""
     Reload: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Empty, _federation_pb2.Empty]
-    """Plants were enrolled or revoked: read the registry again and end what is no longer allowed."""
+    """Plants, releases or rollbacks in the registry have changed: read them again, tell plants what is new to
+    them, and end what is no longer allowed.
+    """
 
 @_typing.type_check_only
 class LocalAsyncStub(LocalStub):
@@ -168,10 +168,10 @@ class LocalAsyncStub(LocalStub):
     Bell: _aio.UnaryStreamMultiCallable[_federation_pb2.Empty, _federation_pb2.Empty]  # type: ignore[assignment]
     """A bell for the round loop: something in the registry's runs has changed."""
     Ring: _aio.UnaryUnaryMultiCallable[_federation_pb2.Empty, _federation_pb2.Empty]  # type: ignore[assignment]
-    Announce: _aio.UnaryUnaryMultiCallable[_federation_pb2.Release, _federation_pb2.Empty]  # type: ignore[assignment]
-    """A release is in the registry: tell the plants."""
     Reload: _aio.UnaryUnaryMultiCallable[_federation_pb2.Empty, _federation_pb2.Empty]  # type: ignore[assignment]
-    """Plants were enrolled or revoked: read the registry again and end what is no longer allowed."""
+    """Plants, releases or rollbacks in the registry have changed: read them again, tell plants what is new to
+    them, and end what is no longer allowed.
+    """
 
 class LocalServicer(metaclass=_abc_1.ABCMeta):
     """What the round loop and the commands call, over a local socket that only their user can open."""
@@ -230,19 +230,13 @@ class LocalServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_federation_pb2.Empty, _abc.Awaitable[_federation_pb2.Empty]]: ...
 
     @_abc_1.abstractmethod
-    def Announce(
-        self,
-        request: _federation_pb2.Release,
-        context: _ServicerContext,
-    ) -> _typing.Union[_federation_pb2.Empty, _abc.Awaitable[_federation_pb2.Empty]]:
-        """A release is in the registry: tell the plants."""
-
-    @_abc_1.abstractmethod
     def Reload(
         self,
         request: _federation_pb2.Empty,
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.Empty, _abc.Awaitable[_federation_pb2.Empty]]:
-        """Plants were enrolled or revoked: read the registry again and end what is no longer allowed."""
+        """Plants, releases or rollbacks in the registry have changed: read them again, tell plants what is new to
+        them, and end what is no longer allowed.
+        """
 
 def add_LocalServicer_to_server(servicer: LocalServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -32,13 +32,14 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomic(path: Path, content: bytes | str, mode: int = 0o644) -> None:
+def write_atomic(path: Path, content: bytes | str, mode: int = 0o644, durable: bool = True) -> None:
     """Write a file durably: a reader sees the old content or the new, never a part.
 
     Args:
         path: Where to write; its folder is made if missing.
         content: Bytes, or text stored as UTF-8.
         mode: Permission bits of the new file.
+        durable: Whether it has to outlive a power cut, not only a kill: two waits for the disk.
 
     Raises:
         InterplantError: The disk is full or the folder cannot be written.
@@ -50,13 +51,15 @@ def write_atomic(path: Path, content: bytes | str, mode: int = 0o644) -> None:
         try:
             with os.fdopen(_new(temporary, mode), "wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        sync_folder(folder or ".")
+        if durable:
+            sync_folder(folder or ".")
 
 
 def _new(path: str, mode: int) -> int:

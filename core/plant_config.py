@@ -10,6 +10,7 @@ from interplant.core.cases import Case
 from interplant.core.federation_config import CODECS
 from interplant.core.possible import address, between, is_name, need, one_of
 from interplant.core.task_config import METRICS, UNITS
+from interplant.core.trial_config import Probation, Trial
 
 DATA_REFUSALS = ("declared", "billed")
 
@@ -50,6 +51,10 @@ class ReleasePolicy:
         report: One of `REPORTS`.
         score_bound: Of a score, what each privacy unit's loss is clipped to.
         score_noise: Standard deviation of its noise, as a multiple of the bound.
+        rollback: Whether the coordinator's word is enough to go back to an earlier release (``obey``), or a
+            ``person`` here decides.
+        trial: Of a release that has passed, beside what serves.
+        probation: Of a new champion; when the plant goes back by itself.
     """
 
     approval: str = "person"
@@ -61,6 +66,9 @@ class ReleasePolicy:
     report: str = "nothing"
     score_bound: float = 0.25
     score_noise: float = 8.0
+    rollback: str = "person"
+    trial: Trial = field(default_factory=Trial)
+    probation: Probation = field(default_factory=Probation)
 
     def check(self, prefix: str = "") -> None:
         """Raise `Impossible` for the first value that cannot be."""
@@ -73,6 +81,9 @@ class ReleasePolicy:
         between(self.score_noise, 0.01, 1000.0, f"{prefix}score_noise")
         for place, case in enumerate(self.cases):
             case.check(f"{prefix}cases.{place}")
+        one_of(self.rollback, ("person", "obey"), f"{prefix}rollback")
+        self.trial.check(f"{prefix}trial.")
+        self.probation.check(f"{prefix}probation.")
 
 
 @dataclass

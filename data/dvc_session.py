@@ -1,7 +1,6 @@
 """DVC's own Python interface, quiet, with its bookkeeping inside the repository and no other remote."""
 
 import configparser
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -14,14 +13,8 @@ from interplant.core.files import disk_errors
 
 
 @contextmanager
-def dvc_session(path: Path, linked: bool = False) -> Iterator[Any]:
-    """Yield DVC's repository object for the repository at ``path``.
-
-    Args:
-        path: The repository's root.
-        linked: Whether working files may share their bytes with the cache (hard links), where the file system
-            cannot copy on write: for files that nobody changes in place.
-    """
+def dvc_session(path: Path) -> Iterator[Any]:
+    """Yield DVC's repository object for the repository at ``path``."""
     with warnings.catch_warnings():
         # DVC's own dependencies warn of their deprecations while they are imported and used.
         warnings.simplefilter("ignore")
@@ -36,8 +29,6 @@ def dvc_session(path: Path, linked: bool = False) -> Iterator[Any]:
             # At a past revision DVC reads its settings from Git and cannot resolve a relative path.
             "remote": {"plant": {"url": str(home / _remote(home))}},
         }
-        if linked:
-            settings["cache"] = {"type": "reflink,hardlink,copy"}
         try:
             with disk_errors(path), Repo(str(path.resolve()), config=settings) as repository:
                 yield repository
@@ -46,25 +37,20 @@ def dvc_session(path: Path, linked: bool = False) -> Iterator[Any]:
             raise InterplantError(f"{path}: DVC could not store or fetch the data: {said}") from error
 
 
-def cached_file(path: Path, pointer: str, name: str) -> Path | None:
-    """Return where DVC's cache keeps one file of a tracked folder; None if it does not know.
+@contextmanager
+def object_stores(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Yield where DVC keeps the objects of the repository at ``path``: its cache, and the plant's remote."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in `dvc_session`
+        from dvc_data.hashfile.db.local import LocalHashFileDB
+        from dvc_objects.fs.local import localfs
 
-    Args:
-        path: The repository's root.
-        pointer: The folder's pointer, as ``.dvc`` file text.
-        name: The file, relative to the folder.
-    """
-    import yaml
-
-    cache = path / ".dvc" / "cache" / "files" / "md5"
-    try:
-        own = yaml.safe_load(pointer)["outs"][0]["md5"]
-        listed = json.loads((cache / own[:2] / own[2:]).read_text(encoding="utf-8"))
-        md5: str
-        (md5,) = [entry["md5"] for entry in listed if entry["relpath"] == name]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, yaml.YAMLError):
-        return None
-    return cache / md5[:2] / md5[2:]
+        home = path.resolve() / ".dvc"
+        places = (home / "cache", (home / _remote(home)).resolve())
+        store: Any = LocalHashFileDB
+        cache, remote = (store(localfs, str(place / "files" / "md5")) for place in places)
+        with disk_errors(path):
+            yield cache, remote
 
 
 def _remote(home: Path) -> str:

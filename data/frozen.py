@@ -75,7 +75,7 @@ class Frozen:
         }
         return cls(source, tuple(partitions), (json.dumps(content, indent=1) + "\n").encode(), simulated)
 
-    @property
+    @cached_property
     def hashes(self) -> dict[str, str]:
         """SHA-256 of each file by name, sorted."""
         own = {one.name: one.sha256 for one in self.partitions}
@@ -91,26 +91,31 @@ class Frozen:
         """Machines."""
         return len({one.machine for one in self.partitions})
 
-    def place(self, folder: Path, present: Mapping[str, str]) -> None:
+    def place(self, folder: Path, present: Mapping[str, str]) -> set[str]:
         """Make ``folder`` hold these files; what is there and right is left alone.
 
         Args:
             folder: The snapshot's.
             present: SHA-256 of the files that are there.
+
+        Returns:
+            Names of the files that were put there.
         """
         wanted = self.hashes
+        missing = {name for name, own in wanted.items() if present.get(name) != own}
+        going = present.keys() - wanted.keys()
         with disk_errors(folder):
-            for name in present.keys() - wanted.keys():
+            for name in going:
                 (folder / name).unlink(missing_ok=True)
-            for one in self.partitions:
-                if present.get(one.name) != one.sha256:
-                    link_or_copy(self.source / one.name, folder / one.name)
-            for inside in folder.glob("*/"):
-                if not any(inside.iterdir()):
+            for inside in {(folder / name).parent for name in going} - {folder}:
+                if inside.is_dir() and not any(inside.iterdir()):
                     inside.rmdir()
-        if present.get(MANIFEST) != wanted[MANIFEST]:
+            for name in missing - {MANIFEST}:
+                link_or_copy(self.source / name, folder / name)
+        if MANIFEST in missing:
             # Replaced, not written into: DVC's cache may share the old one.
             write_atomic(folder / MANIFEST, self.manifest)
+        return missing
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -57,3 +58,18 @@ def git(folder: Path, *words: str, text: str | None = None) -> str:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise InterplantError(f"{folder}: git {words[0]} failed: {said[-1] if said else done.returncode}")
     return done.stdout
+
+
+@lru_cache(maxsize=16)
+def first_commit(folder: Path, device: int, inode: int) -> str:
+    """Return the first 16 digits of a repository's first commit.
+
+    Asked once for each folder: a process a round would cost as much as the round.
+
+    Args:
+        folder: The repository's root.
+        device: Where its ``.git`` is: another repository may come to lie at the same path.
+        inode: And which it is.
+    """
+    first: str = git(folder, "rev-list", "--max-parents=0", "--reverse", "HEAD").split()[0]
+    return first[:16]

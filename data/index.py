@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sha256_file
+from interplant.data.hashes import State, files_in
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -125,13 +126,13 @@ class Index:
         """Return all partitions by name, as the files in ``readings`` are now."""
         with self._connected() as database:
             known = _all(database)
-            files = {f"{path.parent.name}/{path.name}": path for path in readings.glob("*/[!.]*.parquet")}
-            stale = [name for name, path in files.items() if not _is_as_known(path, known.get(name))]
-            fresh = {name: _look(files[name], name, contract) for name in stale}
+            files = {name: state for name, state in files_in(readings).items() if _is_partition(name)}
+            stale = [name for name, state in files.items() if not _is_as_known(state, known.get(name))]
+            fresh = {name: _look(readings / name, name, contract) for name in stale}
             _put(database, fresh.values())
             gone = [(name,) for name in known if name not in files]
             database.executemany("DELETE FROM partition WHERE name = ?", gone)
-        return [fresh.get(name) or known[name] for name in sorted(files)]
+        return [fresh.get(name) or known[name] for name in files]
 
     def note(self, source: str, rows: int, bad: int) -> None:
         """Count what a source brought."""
@@ -198,9 +199,14 @@ def _put(database: sqlite3.Connection, partitions: Iterable[Partition]) -> None:
     database.executemany("INSERT OR REPLACE INTO partition VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
-def _is_as_known(path: Path, known: Partition | None) -> bool:
-    state = path.stat()
-    return known is not None and (state.st_size, state.st_mtime_ns) == (known.size, known.changed)
+def _is_partition(name: str) -> bool:
+    day, _, file = name.partition("/")
+    return bool(day) and file.endswith(".parquet") and not file.startswith(".") and "/" not in file
+
+
+def _is_as_known(state: State, known: Partition | None) -> bool:
+    size, changed, _ = state
+    return known is not None and (size, changed) == (known.size, known.changed)
 
 
 def _look(path: Path, name: str, contract: Contract) -> Partition:

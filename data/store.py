@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError
-from interplant.core.files import disk_errors, linked, sync_folder, takes_turns, write_atomic
+from interplant.core.files import disk_errors, sync_folder, takes_turns, write_atomic
 from interplant.data import door
 from interplant.data.index import Index, Partition
 from interplant.data.quarantine import Quarantine
@@ -188,16 +188,6 @@ class Store:
         import pyarrow.parquet as pq
 
         return sum(pq.read_metadata(path).num_rows for path in self._waiting())
-
-    def share(self, folder: Path, partitions: Sequence[Partition]) -> None:
-        """Share the bytes of a snapshot's files, where they are still what the store has: no second copy."""
-        with self.locked():
-            shared, known = [], self.index.known()
-            for one in partitions:
-                own, other = self.readings / one.name, folder / one.name
-                if known.get(one.name) == one and not own.samefile(other) and linked(other, own):
-                    shared.append(replace(one, changed=own.stat().st_mtime_ns))
-            self.index.put(shared)
 
     # --- incoming ------------------------------------------------------------------------------
 

@@ -57,8 +57,8 @@ class Tables:
         """Whether the plant simulator made the readings."""
         return bool(manifest_of(self.contents)["simulated"])
 
-    def place(self, folder: Path, present: Mapping[str, str]) -> None:
-        """Make ``folder`` hold these files and no others."""
+    def place(self, folder: Path, present: Mapping[str, str]) -> set[str]:
+        """Make ``folder`` hold these files and no others; return their names."""
         incoming = folder.with_name("incoming")
         shutil.rmtree(incoming, ignore_errors=True)
         for name, content in self.contents.items():
@@ -67,6 +67,7 @@ class Tables:
             if folder.is_dir():
                 shutil.rmtree(folder)
             incoming.rename(folder)
+        return set(self.contents)
 
 
 def encode(dataset: Dataset, machine: str = "machine") -> dict[str, bytes]:

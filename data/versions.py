@@ -16,7 +16,9 @@ from interplant.core.files import write_atomic
 from interplant.data.dvc_session import dvc_session
 from interplant.data.frozen import when
 from interplant.data.git import git
-from interplant.data.snapshots import PURGED, READINGS, Repository, Snapshot, tag_of
+from interplant.data.records import PURGED, tag_of
+from interplant.data.repository import Repository
+from interplant.data.snapshots import READINGS, Snapshot
 from interplant.data.tables import MANIFEST
 
 _TABLES: Final = ("train", "holdout")

@@ -23,7 +23,8 @@ from interplant.core.targets import TIME, scaled
 from interplant.core.tensors import Tensors
 from interplant.core.wire import from_bytes
 from interplant.data.frames import Dataset
-from interplant.data.snapshots import Repository, load
+from interplant.data.repository import Repository
+from interplant.data.snapshots import load
 from interplant.data.windows import Windows, last_windows, training_windows
 from interplant.lab.summary import finite
 

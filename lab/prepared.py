@@ -16,7 +16,7 @@ from interplant.core.files import disk_errors, sha256_file, write_atomic
 from interplant.core.schema import Plant, Task
 from interplant.core.staging import new_folder
 from interplant.data import cmapss, simulator
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 
 if TYPE_CHECKING:
     from interplant.data.frames import Dataset

@@ -1,185 +1,20 @@
-"""The tables of the registry, and how a database is opened."""
+"""How the registry's database is opened, and how its transactions read and write."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import (
-    DDL,
-    JSON,
-    BigInteger,
-    Connection,
-    DateTime,
-    Dialect,
-    Engine,
-    ForeignKey,
-    Integer,
-    TypeDecorator,
-    create_engine,
-    event,
-    insert,
-    inspect,
-    select,
-)
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from interplant.core.errors import InterplantError, UsageError
-
-SCHEMA_VERSION: Final = 1
-"""Raised with every change of the tables below."""
+from interplant.server.tables import SCHEMA_VERSION, Base, SchemaRow
 
 BUSY_SECONDS: Final = 15.0
 """How long a process waits for another one's write."""
-
-
-class UtcTime(TypeDecorator[datetime]):
-    """A time with its zone: SQLite keeps none, so UTC goes in and comes out."""
-
-    impl = DateTime
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Store as UTC without zone."""
-        return value.astimezone(UTC).replace(tzinfo=None) if value else None
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return as UTC with zone."""
-        return value.replace(tzinfo=UTC) if value else None
-
-
-class Base(DeclarativeBase):
-    """What all tables share: how Python types are stored."""
-
-    type_annotation_map = {  # noqa: RUF012  SQLAlchemy reads it as a plain dict
-        datetime: UtcTime,
-        dict[str, Any]: JSON,
-        dict[str, float]: JSON,
-        list[str]: JSON,
-        list[dict[str, str]]: JSON,
-    }
-
-
-class SchemaRow(Base):
-    """One row: which version of Interplant's tables this is."""
-
-    __tablename__ = "schema_version"
-    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-
-
-class PlantRow(Base):
-    """A plant that is or was enrolled."""
-
-    __tablename__ = "plants"
-    name: Mapped[str] = mapped_column(primary_key=True)
-    state: Mapped[str]
-    node_id: Mapped[int] = mapped_column(BigInteger, unique=True)
-    enrolled_at: Mapped[datetime]
-    last_seen: Mapped[datetime | None]
-    protocol: Mapped[str | None]
-
-
-class CertificateRow(Base):
-    """A certificate that a plant may show; a revoked plant has none."""
-
-    __tablename__ = "certificates"
-    serial: Mapped[str] = mapped_column(primary_key=True)
-    plant: Mapped[str] = mapped_column(ForeignKey("plants.name"), index=True)
-    expires: Mapped[datetime]
-
-
-class InvitationRow(Base):
-    """A join file. ``key`` and ``certificate`` say who used it and what they got for it."""
-
-    __tablename__ = "invitations"
-    serial: Mapped[str] = mapped_column(primary_key=True)
-    plant: Mapped[str] = mapped_column(index=True)
-    created: Mapped[datetime]
-    expires: Mapped[datetime]
-    used_at: Mapped[datetime | None]
-    withdrawn_at: Mapped[datetime | None]
-    key: Mapped[str | None]
-    certificate: Mapped[str | None]
-
-
-class RunRow(Base):
-    """One federated training."""
-
-    __tablename__ = "runs"
-    id: Mapped[str] = mapped_column(primary_key=True)
-    task_name: Mapped[str]
-    task: Mapped[dict[str, Any]]
-    config: Mapped[dict[str, Any]]
-    state: Mapped[str] = mapped_column(index=True)
-    round: Mapped[int]
-    rounds: Mapped[int]
-    created: Mapped[datetime]
-    started: Mapped[datetime | None]
-    finished: Mapped[datetime | None]
-    reason: Mapped[str]
-
-
-class RoundRow(Base):
-    """One attempt at one round."""
-
-    __tablename__ = "rounds"
-    run: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
-    round: Mapped[int] = mapped_column(primary_key=True)
-    attempt: Mapped[int] = mapped_column(primary_key=True)
-    participants: Mapped[list[str]]
-    dropped: Mapped[list[dict[str, str]]]
-    seconds: Mapped[dict[str, float]]
-    recorded: Mapped[datetime]
-
-
-class ReleaseRow(Base):
-    """A signed model version."""
-
-    __tablename__ = "releases"
-    id: Mapped[str] = mapped_column(primary_key=True)
-    run: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
-    task: Mapped[str]
-    manifest_sha256: Mapped[str]
-    created: Mapped[datetime]
-    state: Mapped[str]
-
-
-class DeploymentRow(Base):
-    """What became of a release at a plant."""
-
-    __tablename__ = "deployments"
-    release: Mapped[str] = mapped_column(ForeignKey("releases.id"), primary_key=True)
-    plant: Mapped[str] = mapped_column(ForeignKey("plants.name"), primary_key=True)
-    state: Mapped[str]
-    reason: Mapped[str]
-    updated: Mapped[datetime]
-
-
-class EventRow(Base):
-    """History. Rows are added, never changed."""
-
-    __tablename__ = "events"
-    id: Mapped[int] = mapped_column(
-        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
-    )
-    time: Mapped[datetime]
-    kind: Mapped[str]
-    subject: Mapped[str] = mapped_column(index=True)
-    text: Mapped[str]
-
-
-for verb in ("UPDATE", "DELETE"):
-    event.listen(
-        EventRow.__table__,
-        "after_create",
-        DDL(  # type: ignore[no-untyped-call]
-            f"CREATE TRIGGER events_no_{verb.lower()} BEFORE {verb} ON events "
-            "BEGIN SELECT RAISE(ABORT, 'events are never changed'); END"
-        ).execute_if(dialect="sqlite"),
-    )
 
 
 def resolve(url: str, directory: Path) -> URL:
@@ -218,11 +53,12 @@ def connect(url: URL, create: bool = False) -> Engine:
         raise UsageError(f"database: {place} needs a driver: {error}; install it") from None
     if url.get_backend_name() == "sqlite":
         _tune_sqlite(engine)
-    with translated(place), engine.begin() as connection:
-        if not inspect(connection).has_table(SchemaRow.__tablename__):
-            Base.metadata.create_all(connection)
-            connection.execute(insert(SchemaRow).values(version=SCHEMA_VERSION))
-        _check_version(connection, place)
+    try:
+        with translated(place):
+            _prepare(engine, place)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 
@@ -242,7 +78,7 @@ def writing(engine: Engine) -> Iterator[Session]:
     """One transaction that writes: whole or not at all, one writer at a time on SQLite."""
     with (
         translated(engine.url.render_as_string(hide_password=True)),
-        engine.connect().execution_options(interplant_writes=True) as connection,
+        _writing(engine) as connection,
         Session(connection, expire_on_commit=False) as session,
         session.begin(),
     ):
@@ -275,10 +111,40 @@ def _tune_sqlite(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _check_version(connection: Connection, place: str) -> None:
-    version = connection.execute(select(SchemaRow.version)).scalar_one()
+def _prepare(engine: Engine, place: str) -> None:
+    """Make the tables of an empty database, or bring those of an earlier version along."""
+    with engine.connect() as connection:
+        if _version(connection, place) == SCHEMA_VERSION:
+            return
+    with _writing(engine) as connection, connection.begin():
+        found = _version(connection, place, wait=True)  # another process may have been here meanwhile
+        if found is None:
+            Base.metadata.create_all(connection)
+            connection.execute(insert(SchemaRow).values(version=SCHEMA_VERSION))
+        elif found < SCHEMA_VERSION:
+            from interplant.server.migrations import upgrade
+
+            upgrade(connection, found)
+
+
+def _version(connection: Connection, place: str, wait: bool = False) -> int | None:
+    """Version of the tables that are there; None if there are none.
+
+    Raises:
+        InterplantError: It is newer than this code.
+    """
+    if not inspect(connection).has_table(SchemaRow.__tablename__):
+        return None
+    query = select(SchemaRow.version)
+    version = connection.execute(query.with_for_update() if wait else query).scalar_one()
     if version > SCHEMA_VERSION:
         raise InterplantError(
             f"the registry {place} was written by a newer Interplant (registry version {version}, "
             f"this one knows {SCHEMA_VERSION}); update Interplant on this machine"
         )
+    return version
+
+
+def _writing(engine: Engine) -> Connection:
+    """A connection whose transactions write: SQLite takes the lock at their start; see `_tune_sqlite`."""
+    return engine.connect().execution_options(interplant_writes=True)

@@ -9,9 +9,10 @@ from sqlalchemy.orm import Session
 
 from interplant.core.certificates import readable, utc_now
 from interplant.core.errors import InterplantError
-from interplant.server.database import CertificateRow, InvitationRow, PlantRow, reading, writing
+from interplant.server.database import reading, writing
 from interplant.server.records import Invitation, Issued, Plant, node_id
 from interplant.server.store import Store, add_event, count, flushed, record
+from interplant.server.tables import CertificateRow, InvitationRow, PlantRow
 
 
 class Enrolments(Store):

@@ -5,7 +5,7 @@ its open messages again, and plants offer the replies that they kept.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from interplant.core import federation_pb2 as pb
@@ -34,7 +34,9 @@ class Exchange:
         self.spool = spool
         self.nodes = nodes
         self.releases: dict[str, pb.Release] = {}
-        """The newest release of each task."""
+        """The release of each task that plants are told of."""
+        self.rollbacks: dict[str, str] = {}
+        """Each release that was rolled back, and the one to go back to or nothing."""
         self._watchers: dict[str, Watcher] = {}
         self._open: dict[str, pb.Parcel] = {}
         self._bodies: dict[str, bytes] = {}
@@ -52,8 +54,10 @@ class Exchange:
         for message_id, parcel in self._open.items():
             if self.nodes.get(parcel.destination) == plant and message_id not in self._ready:
                 watcher.notices.put_nowait(self._work(parcel))
-        for release in self.releases.values():
-            watcher.notices.put_nowait(pb.Notice(release=release))
+        for release, to in self.rollbacks.items():
+            watcher.notices.put_nowait(pb.Notice(rollback=pb.Rollback(release=release, to=to)))
+        for offer in self.releases.values():
+            watcher.notices.put_nowait(pb.Notice(release=offer))
         return watcher
 
     def leave(self, watcher: Watcher) -> None:
@@ -167,10 +171,20 @@ class Exchange:
         if settled is not None:
             self._tell_all(pb.Notice(settled=settled))
 
-    def announce(self, release: pb.Release) -> None:
-        """Tell every plant of a task's newest release, now or when it returns."""
-        self.releases[release.task] = release
-        self._tell_all(pb.Notice(release=release))
+    def offer_releases(self, releases: Mapping[str, pb.Release], rollbacks: Mapping[str, str]) -> None:
+        """Tell every plant of what has changed, now or when it returns: rollbacks first, then releases.
+
+        Args:
+            releases: The release of each task on offer.
+            rollbacks: See `rollbacks`.
+        """
+        for release, to in rollbacks.items():
+            if self.rollbacks.get(release) != to:
+                self._tell_all(pb.Notice(rollback=pb.Rollback(release=release, to=to)))
+        for task, offer in releases.items():
+            if self.releases.get(task) != offer:
+                self._tell_all(pb.Notice(release=offer))
+        self.releases, self.rollbacks = dict(releases), dict(rollbacks)
 
     def _over(self, settled: pb.Settled | None) -> list[str]:
         """Open messages of a settled run's rounds; a killed round loop may not have closed them."""

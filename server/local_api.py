@@ -47,7 +47,7 @@ class LocalApi(LocalServicer):
 
     Args:
         exchange: Messages in flight.
-        reload: Reads the registry again and ends the connections of revoked plants.
+        reload: Reads the registry again: plants, releases, rollbacks.
     """
 
     def __init__(self, exchange: Exchange, reload: Callable[[], None]) -> None:
@@ -99,11 +99,6 @@ class LocalApi(LocalServicer):
         """Something in the registry's runs has changed."""
         for bell in self._bells:
             bell.set()
-        return pb.Empty()
-
-    async def Announce(self, request: pb.Release, context: Context) -> pb.Empty:  # noqa: N802
-        """Push a release to the plants."""
-        self._exchange.announce(request)
         return pb.Empty()
 
     async def Reload(self, request: pb.Empty, context: Context) -> pb.Empty:  # noqa: N802

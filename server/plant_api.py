@@ -30,7 +30,17 @@ log = logging.getLogger(__name__)
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
-DEPLOYMENT_STATES = ("received", "waiting", "refused", "active")
+DEPLOYMENT_STATES = (
+    "received",
+    "waiting",
+    "refused",
+    "shadow",
+    "canary",
+    "withdrawn",
+    "active",
+    "superseded",
+    "rolled_back",
+)
 """What a plant may say of a release, beside a short code."""
 
 _CODES = frozenset({"", *REFUSALS, *RELEASE_REFUSALS})
@@ -198,7 +208,7 @@ class PlantApi(CoordinatorServicer):
         if request.state not in DEPLOYMENT_STATES or request.code not in _CODES or not isfinite(score or 0.0):
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT,
-                f"expected one of {', '.join(DEPLOYMENT_STATES)}, a code, and a score that is a finite number",
+                f"expected one of {', '.join(DEPLOYMENT_STATES)}, a code, and a finite score or none",
             )
         try:
             await asyncio.to_thread(

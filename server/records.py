@@ -8,6 +8,20 @@ from typing import Any, Final
 RUN_STATES: Final = ("queued", "running", "waiting", "paused", "finished", "failed", "stopped")
 RUN_ENDS: Final = ("finished", "failed", "stopped")
 
+RELEASE_MOVES: Final = {
+    "candidate": ("approved", "rejected", "superseded"),
+    "approved": ("rolling_out", "rejected", "superseded"),
+    "rolling_out": ("active", "superseded", "rolled_back"),
+    "active": ("superseded", "rolled_back"),
+    "superseded": ("rolling_out",),
+    "rejected": (),
+    "rolled_back": (),
+}
+"""Which states a release may go to from each. A superseded one is offered again by a rollback alone."""
+
+OFFERED: Final = ("approved", "rolling_out", "active")
+"""States in which plants are told of a release; of one task, one release at a time."""
+
 
 @dataclass(frozen=True)
 class Plant:
@@ -65,11 +79,31 @@ class Issued:
 
 
 @dataclass(frozen=True)
+class CatalogueTask:
+    """A task as at least one run had it.
+
+    Attributes:
+        digest: See `interplant.core.release.task_digest`.
+        name: Its name; a task that was changed has the same one.
+        contract: Version of its contract.
+        content: The whole task, as plain JSON values.
+        created: When its first run was queued.
+    """
+
+    digest: str
+    name: str
+    contract: str
+    content: dict[str, Any]
+    created: datetime
+
+
+@dataclass(frozen=True)
 class Run:
     """One federated training; ``round`` is the last finished one, from 0."""
 
     id: str
     task_name: str
+    task_digest: str
     task: dict[str, Any]
     config: dict[str, Any]
     state: str
@@ -110,7 +144,17 @@ class Round:
 
 @dataclass(frozen=True)
 class Release:
-    """A signed model version."""
+    """A signed model version.
+
+    Attributes:
+        id: Its name.
+        run: What trained it.
+        task: Name of the task.
+        manifest_sha256: Digest of its manifest, which names all of its bytes.
+        created: When it was recorded.
+        state: A key of `RELEASE_MOVES`.
+        back_to: The release that its rollback led to, if there was one to go back to.
+    """
 
     id: str
     run: str | None
@@ -118,11 +162,12 @@ class Release:
     manifest_sha256: str
     created: datetime
     state: str
+    back_to: str | None
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """What became of a release at a plant, as far as the plant tells."""
+    """What a plant said of a release, as far as its policy lets it."""
 
     release: str
     plant: str

@@ -1,6 +1,8 @@
 """From a finished run to a release that plants are told of."""
 
 import json
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,8 +15,10 @@ from interplant.core.receipt import Receipt, to_json
 from interplant.core.release import Lineage, Participant, task_digest
 from interplant.core.schema import PRIVATE
 from interplant.core.wire import PROTOCOL
+from interplant.server.control import reload
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.packaging import PackageOrder, package_in_child
+from interplant.server.records import Release
 from interplant.server.registry import Registry
 from interplant.server.run_folder import Checkpoint, RunFolder
 
@@ -22,8 +26,10 @@ _LONGEST_ID = 63
 """A release's id names folders and stands in manifests; see `interplant.core.release.check_id`."""
 
 
-def release_run(directory: CoordinatorDirectory, registry: Registry, run: RunFolder) -> pb.Release:
+def release_run(directory: CoordinatorDirectory, registry: Registry, run: RunFolder) -> Release:
     """Package, sign and record the release of a finished run; done again, it changes nothing.
+
+    Without a person's approval (``approval: auto``) it is approved at once.
 
     Args:
         directory: The coordinator's directory.
@@ -31,7 +37,7 @@ def release_run(directory: CoordinatorDirectory, registry: Registry, run: RunFol
         run: A run whose rounds are all done.
 
     Returns:
-        The offer that is announced to plants.
+        The release as the registry has it.
     """
     order, task, state = run.order(), run.task(), run.restore()
     assert state is not None, "only a finished run is released"
@@ -40,8 +46,38 @@ def release_run(directory: CoordinatorDirectory, registry: Registry, run: RunFol
     if not folder.exists():
         lineage = lineage_of(release, run, state)
         package_in_child(PackageOrder(run.weights, task, lineage, directory.release_key), folder)
-    registry.create_release(release, order.run, task.name, sha256_file(folder / "manifest.json"))
-    return offer_of(folder, task.name)
+    made = registry.create_release(release, order.run, task.name, sha256_file(folder / "manifest.json"))
+    if made.state == "candidate" and directory.load().approval == "auto":
+        made = registry.approve_release(release, "by federation.yaml")
+    return made
+
+
+def approve(directory: CoordinatorDirectory, release: str, person: str) -> tuple[Release, bool]:
+    """Let plants be told of a candidate; return it, and whether a serving coordinator tells them now."""
+    return _decide(directory, release, lambda registry: registry.approve_release(release, f"by {person}"))
+
+
+def reject(directory: CoordinatorDirectory, release: str, person: str, reason: str) -> tuple[Release, bool]:
+    """Keep a release from plants for good; see `approve`."""
+    text = f"by {person}" + (f": {reason}" if reason else "")
+    return _decide(directory, release, lambda registry: registry.reject_release(release, text))
+
+
+def roll_back(
+    directory: CoordinatorDirectory, release: str, to: str | None, person: str, reason: str
+) -> tuple[Release, bool]:
+    """Take a release back everywhere; see `Registry.roll_back_release` and `approve`."""
+    text = f"by {person}" + (f": {reason}" if reason else "")
+    return _decide(directory, release, lambda registry: registry.roll_back_release(release, to, text)[0])
+
+
+def _decide(
+    directory: CoordinatorDirectory, release: str, decision: Callable[[Registry], Release]
+) -> tuple[Release, bool]:
+    with closing(Registry.open(directory)) as registry:
+        decision(registry)
+        serving = reload(directory)
+        return registry.release(release), serving
 
 
 def lineage_of(release: str, run: RunFolder, state: Checkpoint) -> Lineage:

@@ -1,5 +1,6 @@
 """The registry's runs and their rounds."""
 
+import hashlib
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -9,11 +10,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from interplant.core import config
 from interplant.core.certificates import utc_now
 from interplant.core.errors import InterplantError
-from interplant.server.database import RoundRow, RunRow, reading, writing
-from interplant.server.records import RUN_ENDS, RUN_STATES, Dropped, Round, Run
+from interplant.server.database import reading, writing
+from interplant.server.records import RUN_ENDS, RUN_STATES, CatalogueTask, Dropped, Round, Run
 from interplant.server.store import Store, add_event, flushed, record
+from interplant.server.tables import RoundRow, RunRow, TaskRow
 
 
 class RunRecords(Store):
@@ -24,7 +27,7 @@ class RunRecords(Store):
         task_name: str,
         task: Mapping[str, Any],
         rounds: int,
-        config: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
         run_id: str | None = None,
     ) -> Run:
         """Queue a run.
@@ -33,15 +36,15 @@ class RunRecords(Store):
             task_name: Name of the task.
             task: The whole task as plain JSON values.
             rounds: How many rounds it shall have.
-            config: What the run was started with beside the task.
+            settings: What the run was started with beside the task.
             run_id: By default one made of the time and chance, fit for a folder's name.
         """
         now = utc_now()
         row = RunRow(
             id=run_id or _new_id(now),
             task_name=task_name,
-            task=dict(task),
-            config=dict(config or {}),
+            task_digest=hashlib.sha256(config.text_of(dict(task)).encode()).hexdigest(),
+            config=dict(settings or {}),
             state="queued",
             round=0,
             rounds=rounds,
@@ -49,6 +52,7 @@ class RunRecords(Store):
             reason="",
         )
         with writing(self._engine) as session:
+            _catalogue(session, row, dict(task))
             session.add(row)
             add_event(session, "run.queued", row.id, f"task {task_name}, {rounds} rounds")
             return record(Run, flushed(session, row))
@@ -119,6 +123,12 @@ class RunRecords(Store):
         with reading(self._engine) as session:
             return [record(Run, row) for row in session.scalars(query)]
 
+    def tasks(self) -> list[CatalogueTask]:
+        """Return every task that a run ever had, by name, the newest of a name first."""
+        query = select(TaskRow).order_by(TaskRow.name, TaskRow.created.desc())
+        with reading(self._engine) as session:
+            return [record(CatalogueTask, row) for row in session.scalars(query)]
+
     def record_round(
         self,
         run_id: str,
@@ -149,6 +159,16 @@ class RunRecords(Store):
         with reading(self._engine) as session:
             rows = session.scalars(query.order_by(RoundRow.round, RoundRow.attempt))
             return [_round(row) for row in rows]
+
+
+def _catalogue(session: Session, run: RunRow, task: dict[str, Any]) -> None:
+    """Keep a task once, however many runs have it."""
+    assert run.task_digest is not None
+    if session.get(TaskRow, run.task_digest) is None:
+        contract = str(task.get("contract", {}).get("version", ""))
+        values = {"contract": contract, "content": task, "created": run.created}
+        session.add(TaskRow(digest=run.task_digest, name=run.task_name, **values))
+        session.flush()
 
 
 def _round(row: RoundRow) -> Round:

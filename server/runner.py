@@ -76,7 +76,8 @@ class Runner:
                     grid, folder, lambda record: self._tell(run.id, record), lambda: self._stopped(run.id)
                 )
             if folder.order().release:
-                self._announce(release_run(self._directory, self._registry, folder))
+                release_run(self._directory, self._registry, folder)
+                self._local.Reload(pb.Empty(), wait_for_ready=True, timeout=60)
             self._end(run.id, "finished", "", state.round)
         except QuorumError as error:
             self._end(run.id, "paused", str(error))
@@ -113,9 +114,6 @@ class Runner:
         if self._stopping.is_set():
             return True
         return self._bell.is_set() and self._registry.run(run_id).state != "running"
-
-    def _announce(self, offer: pb.Release) -> None:
-        self._local.Announce(offer, wait_for_ready=True, timeout=60)
 
 
 def main(words: list[str]) -> int:

@@ -59,26 +59,31 @@ class Service:
         self.exchange = Exchange(Spool(directory.spool), {})
         self._allowed: dict[tuple[str, str], bool] = {}
         self.reload()
-        self._offer_releases()
-
-    def _offer_releases(self) -> None:
-        """Offer the newest good release of each task to the plants that connect."""
-        for release in self.registry.releases():
-            if release.state == "ready" and release.task not in self.exchange.releases:
-                try:
-                    offer = offer_of(self.directory.releases / release.id, release.task)
-                except (OSError, ValueError, KeyError) as error:
-                    log.warning("release %s is not offered: %s", release.id, error)
-                    continue
-                self.exchange.announce(offer)
 
     def reload(self) -> None:
-        """Read who is enrolled, and end the connections of those who no longer are."""
+        """Read who is enrolled and what plants shall be told of; end the connections of who no longer is."""
         plants = self.registry.plants()
         self._allowed.clear()
         self.exchange.nodes = {plant.node_id: plant.name for plant in plants if plant.is_enrolled}
         for name in self.exchange.online() - set(self.exchange.nodes.values()):
             self.exchange.hang_up(name)
+        self.exchange.offer_releases(self._offers(), dict(self.registry.rollbacks()))
+
+    def _offers(self) -> dict[str, pb.Release]:
+        """What plants are told of, by task: from now on an approved release rolls out."""
+        offers = {}
+        for release in self.registry.offered_releases():
+            offer = self.exchange.releases.get(release.task)
+            if offer is None or offer.id != release.id:
+                try:
+                    offer = offer_of(self.directory.releases / release.id, release.task)
+                except (OSError, ValueError, KeyError) as error:
+                    log.warning("release %s is not offered: %s", release.id, error)
+                    continue
+            if release.state == "approved":
+                self.registry.roll_out_release(release.id)
+            offers[release.task] = offer
+        return offers
 
     def is_allowed(self, caller: Identity) -> bool:
         """Tell whether a verified caller is enrolled and not revoked; asked of the registry once."""

@@ -23,6 +23,8 @@ COMMENTS: Final = {
         which is issued anew when this changes.""",
     "database": "Database URL; a relative SQLite path counts from this folder.",
     "upload_turns": "How many plants send their updates at the same time.",
+    "approval": """auto: plants are told of every release. person: only after `interplant release approve`
+        here; each plant's own approval is a matter of its policy.""",
     "certificates": """How long certificates are valid. They renew themselves when a third of the time
         is left.""",
     "certificates.join_hours": "A join file that is not used within this time is worth nothing.",

@@ -9,11 +9,12 @@ from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
 from interplant.core.certificates import utc_now
-from interplant.server.database import Base, EventRow, connect, reading, resolve, writing
+from interplant.server.database import connect, reading, resolve, writing
 from interplant.server.directory import CoordinatorDirectory
-from interplant.server.records import Deployment, Event, Invitation, Plant, Release, Run
+from interplant.server.records import CatalogueTask, Deployment, Event, Invitation, Plant, Release, Run
+from interplant.server.tables import Base, EventRow
 
-T = TypeVar("T", Deployment, Event, Invitation, Plant, Release, Run)
+T = TypeVar("T", CatalogueTask, Deployment, Event, Invitation, Plant, Release, Run)
 Row = TypeVar("Row", bound=Base)
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,24 @@ def test_a_release_is_approved_by_a_person(waiting: PlantDirectory, interplant: 
     assert interplant("release", "show", "other", "--plant", waiting.path).code == 2
 
 
+def test_a_person_goes_back_at_a_plant(waiting: PlantDirectory, interplant: Call) -> None:
+    words = ["release", "rollback", "--plant", waiting.path]
+    done = interplant(*words)
+    assert done.code == 2
+    assert "expected an earlier release to go back to, found none" in done.err
+    interplant("release", "approve", RELEASE, "--plant", waiting.path)
+    waiting.champion.write_text(json.dumps({"release": "r-2", "previous": RELEASE, "since": "2025"}))
+    assert interplant(*words, "--json").json["release"] == RELEASE
+    champion = pointers.champion(waiting)
+    assert champion is not None
+    assert (champion.release, champion.previous) == (RELEASE, None)
+    listed = interplant("release", "list", "--plant", waiting.path, "--json").json
+    assert {one["release"]: one["state"] for one in listed} == {RELEASE: "active", "r-2": "rolled_back"}
+    done = interplant(*words, "other")
+    assert done.code == 2
+    assert "expected one that has served here" in done.err
+
+
 def test_a_release_that_was_changed_is_not_approved(waiting: PlantDirectory, interplant: Call) -> None:
     (waiting.releases / RELEASE / "weights.safetensors").write_bytes(b"other weights")
     done = interplant("release", "approve", RELEASE, "--plant", waiting.path)
@@ -331,6 +350,35 @@ def test_the_coordinator_shows_what_plants_told(place: Path, interplant: Call) -
     Registry.open(place / "coordinator").record_deployment(RELEASE, "north", "refused", "worse")
     assert "the release is worse than the plant's present model" in interplant("release", "show", RELEASE).out
     assert interplant("release", "show", "none").code == 1
+
+
+def test_a_release_goes_from_a_person_to_the_plants_and_back(place: Path, interplant: Call) -> None:
+    done = interplant("release", "rollback")
+    assert (done.code, done.err) == (
+        2,
+        "interplant: expected one release on offer, found none: say which with --from\n",
+    )
+    assert "plants are told once the coordinator serves" in interplant("release", "approve", RELEASE).out
+    assert interplant("release", "list", "--json").json[0]["state"] == "approved"
+    done = interplant("release", "approve", RELEASE)
+    assert (done.code, done.out) == (1, "")
+    assert f"release {RELEASE} is approved; expected candidate" in done.err
+    with closing(Registry.open(place / "coordinator")) as registry:
+        registry.roll_out_release(RELEASE)  # as a serving coordinator does
+    found = interplant("release", "rollback", "--reason", "alarms at night", "--json").json
+    assert (found["id"], found["state"], found["back_to"]) == (RELEASE, "rolled_back", None)
+    shown = interplant("release", "show", RELEASE, "--json").json
+    states = [one["kind"] for one in shown["events"]]
+    assert states == [f"release.{one}" for one in ("candidate", "approved", "rolling_out", "rolled_back")]
+    assert shown["events"][-1]["text"].endswith(": alarms at night")
+    assert "alarms at night" in interplant("release", "show", RELEASE).out
+
+
+def test_a_rejected_release_is_not_approved(place: Path, interplant: Call) -> None:
+    assert (
+        interplant("release", "reject", RELEASE, "--reason", "labels", "--json").json["state"] == "rejected"
+    )
+    assert interplant("release", "approve", RELEASE).code == 1
 
 
 def test_lineage_and_card_come_only_from_what_was_signed(place: Path, interplant: Call) -> None:

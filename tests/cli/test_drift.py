@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from interplant.client.directory import PlantDirectory
+from interplant.data.repository import Repository
 from interplant.data.simulator import simulate
-from interplant.data.snapshots import Repository
 
 Call = Callable[..., Any]
 

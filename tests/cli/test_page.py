@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,18 @@ from interplant.core import certificates, config
 from interplant.core.schema import Source, Task
 from interplant.data import cmapss
 from interplant.data.door import admit
+from interplant.data.repository import Repository
 from interplant.data.simulator import simulate
-from interplant.data.snapshots import Repository
 from interplant.data.store import Store
 from interplant.data.tasks import builtin
 from interplant.server import runs
 from interplant.server.authority import Authority
 from interplant.server.directory import CoordinatorDirectory
+from interplant.server.registry import Registry
 
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 RUN = "20260101-120000-ab12"
+RELEASE = f"turbofan-{RUN}"
 Call = Callable[..., Any]
 
 
@@ -136,6 +139,10 @@ def prepare(name: str, place: Path, patch: pytest.MonkeyPatch) -> None:
             "enrol",
             lambda join, request: authority.accept(certificates.identity(join.certificate), request),
         )
+    if name == "interplant release rollback":
+        with closing(Registry.open(coordinator)) as registry:
+            registry.approve_release(f"turbofan-{RUN}", "by a person")
+            registry.roll_out_release(f"turbofan-{RUN}")
     if name == "interplant run resume":
         runs.stop_run(coordinator, RUN)
     if name == "interplant data fetch":

@@ -24,7 +24,7 @@ from interplant.core.flower import Envelope, message
 from interplant.core.schema import Connection, Model, Plant, Privacy, Target, Task, Training, Window
 from interplant.core.tensors import Tensors
 from interplant.data.frames import Dataset
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 
 from .coordinator import Scripted
 from .federation import LINE, Federation, readings

@@ -31,6 +31,7 @@ from interplant.core.tensors import UPDATE, Tensors, in_record, of_record
 
 from .conftest import START, TASK, FakeTrainer, audited, edit, request
 from .coordinator import Refusing, Scripted, until
+from .federation import Federation, settle
 
 RELEASE = {"card.md": b"a card", "weights.safetensors": b"weights"}
 
@@ -612,6 +613,42 @@ def test_what_a_person_approves_is_told_if_verdicts_may_be_known(
     joined.champion.write_text(json.dumps({"release": "r-1", "previous": None, "since": "now"}))
     until(lambda: coordinator.deployed)
     assert coordinator.deployed == [("r-1", "active", "")]
+
+
+def test_the_federations_word_is_heeded_at_once_and_its_result_told(
+    coordinator: Scripted,
+    federation: Federation,
+    certify: Callable[..., None],
+    fake: FakeTrainer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_TICK", 0.02)
+    plant = federation.plant
+    certify(plant)
+    edit(plant, lambda one: setattr(one.connection, "coordinator", coordinator.address))
+    settle(plant, release__report="verdict", release__rollback="obey")
+    for name, shift in (("r-0", 0.2), ("r-1", 0.1)):
+        assert federation.try_out(federation.make(name, shift)).state == "active"
+    agent = Running(plant, fake)
+    try:
+        until(lambda: len(coordinator.deployed) == 2)
+        assert sorted(coordinator.deployed) == [("r-0", "superseded", ""), ("r-1", "active", "")]
+        coordinator.send(rollback=pb.Rollback(release="r-1", to="r-0"))
+        until(lambda: len(coordinator.deployed) == 4)
+        assert sorted(coordinator.deployed[2:]) == [
+            ("r-0", "active", ""),
+            ("r-1", "rolled_back", "called_back"),
+        ]
+        coordinator.send(rollback=pb.Rollback(release="../x", to="r-0"))
+        coordinator.send(rollback=pb.Rollback(release="r-0", to="../x"))
+        coordinator.send(rollback=pb.Rollback(release="r-9", to=""))
+        until(lambda: verdicts.verdict_of(plant, "r-9"))
+        champion = pointers.champion(plant)
+        assert champion is not None
+        assert champion.release == "r-0"
+        assert len(coordinator.connections) == 1, "a wrong word ends no connection"
+    finally:
+        agent.stop()
 
 
 # --- chores ----------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from interplant.core.errors import UsageError
 from interplant.core.release import FILES, ReleaseRefused
 from interplant.core.schema import Model, Window
 from interplant.data.frames import Dataset
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 
 from .federation import TASK, Federation, readings, settle
 

@@ -18,7 +18,8 @@ from interplant.core.schema import Task
 from interplant.data import events
 from interplant.data.blocks import Block, of_frame
 from interplant.data.frames import Dataset
-from interplant.data.snapshots import Repository, Snapshot, keyed_digest
+from interplant.data.repository import Repository
+from interplant.data.snapshots import Snapshot, keyed_digest
 
 from .conftest import audited, edit
 

@@ -14,7 +14,7 @@ from interplant.client.round_training import Bench, train_round
 from interplant.core.errors import Refusal, UsageError
 from interplant.core.schema import Plant, Source, Task, Window
 from interplant.data.door import layout
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 from interplant.data.store import Store
 
 from .conftest import OPEN, START, TASK, edit

@@ -22,7 +22,7 @@ from interplant.core.schema import Metric, Model, Plant, Privacy, Task, Training
 from interplant.core.targets import Target
 from interplant.core.wire import Tensors
 from interplant.data.frames import Dataset
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 from interplant.server.packaging import PackageOrder, package
 
 from .conftest import edit

@@ -16,7 +16,7 @@ from interplant.core.errors import Refusal
 from interplant.core.receipt import from_json
 from interplant.core.schema import PlantData, PrivacyPolicy, Task
 from interplant.data.frames import Dataset
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 from interplant.privacy import accounting
 from interplant.privacy.ledger import Ledger
 from interplant.privacy.plan import Plan, Statistic

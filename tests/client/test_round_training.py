@@ -20,7 +20,8 @@ from interplant.core.contract import Column
 from interplant.core.errors import InterplantError, Refusal
 from interplant.core.schema import Model, PlantData, Privacy, Strategy, Target, Task, Training, Window
 from interplant.data import snapshots
-from interplant.data.snapshots import Repository, keyed_digest
+from interplant.data.repository import Repository
+from interplant.data.snapshots import keyed_digest
 from interplant.privacy.checks import check_model
 from interplant.privacy.ledger import Ledger
 from interplant.privacy.plan import Plan

@@ -12,7 +12,7 @@ from interplant.client.directory import PlantDirectory, data_repository
 from interplant.client.link import AwayError, TurnedAwayError
 from interplant.core.errors import UsageError
 from interplant.core.staging import staging_path
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 
 from .conftest import edit
 

@@ -21,7 +21,7 @@ from interplant.core.errors import Refusal
 from interplant.core.flower import refusal
 from interplant.core.schema import Task
 from interplant.core.wire import to_parcel
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 from interplant.privacy.ledger import Ledger
 
 from .conftest import MODELS, OPEN, START, TASK, dataset, edit, model, request

@@ -14,7 +14,8 @@ from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.schema import Split
 from interplant.data import door, frozen, versions
 from interplant.data.frozen import FrozenReader
-from interplant.data.snapshots import Repository, load, most_readings
+from interplant.data.repository import Repository
+from interplant.data.snapshots import load, most_readings
 from interplant.data.store import Store
 
 STAMPED = Contract(clock="timestamp", time="at", label="y", sensors={"a": Column("", 0, 9)})

@@ -11,7 +11,8 @@ import pytest
 from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.data import snapshots, tables
 from interplant.data.frames import Dataset
-from interplant.data.snapshots import Repository, keyed_digest, load
+from interplant.data.repository import Repository
+from interplant.data.snapshots import keyed_digest, load
 
 
 def dataset(seed: int, machines: int = 3) -> Dataset:
@@ -42,7 +43,7 @@ def commits(repository: Repository) -> int:
 
 def wipe_cache(repository: Repository) -> None:
     shutil.rmtree(repository.path / ".dvc" / "cache")
-    shutil.rmtree(repository.path / ".dvc" / "tmp")
+    shutil.rmtree(repository.path / ".dvc" / "tmp", ignore_errors=True)
 
 
 def test_a_snapshot_is_read_back_as_it_was(repository: Repository) -> None:
@@ -341,8 +342,8 @@ def test_the_manifest_counts_readings_per_machine(repository: Repository) -> Non
 def test_reading_the_newest_snapshot_needs_no_dvc(repository: Repository) -> None:
     repository.snapshot(dataset(1))
     code = (
-        "import sys; from pathlib import Path; from interplant.data import snapshots\n"
-        f"repository = snapshots.Repository(Path({str(repository.path)!r}))\n"
+        "import sys; from pathlib import Path; from interplant.data import repository, snapshots\n"
+        f"repository = repository.Repository(Path({str(repository.path)!r}))\n"
         "repository.log(); snapshots.load(repository.open())\n"
         "assert not [name for name in sys.modules if name.split('.')[0] in ('dvc', 'torch')]\n"
     )
@@ -366,7 +367,9 @@ def test_nothing_is_kept_outside_the_plants_folder(repository: Repository, tmp_p
     assert "analytics = false" in config
     assert "check_update = false" in config
     assert str(tmp_path) not in config
-    repository.snapshot(dataset(1))
+    old = repository.snapshot(dataset(1))
+    repository.snapshot(dataset(2))
+    repository.open(old.digest)
     assert (repository.path / ".dvc" / "tmp" / "site").is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plant"]
     assert snapshots.READINGS == "readings"

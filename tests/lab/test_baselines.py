@@ -7,8 +7,8 @@ import pytest
 
 from interplant.core import models
 from interplant.core.schema import Task
+from interplant.data.repository import Repository
 from interplant.data.simulator import simulate
-from interplant.data.snapshots import Repository
 from interplant.lab import baselines
 from interplant.lab.baselines import PlantWindows
 

@@ -10,7 +10,7 @@ import pytest
 from interplant.core import config
 from interplant.core.errors import UsageError
 from interplant.core.schema import Plant, Task
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 from interplant.lab import prepared
 from interplant.lab.prepared import Prepared, Source, offer, prepare
 

@@ -26,7 +26,7 @@ from interplant.core.schema import (
     Window,
 )
 from interplant.data.frames import Dataset
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 from interplant.lab.simulation import SimulatedGrid, simulate_run
 from interplant.privacy.ledger import Ledger
 from interplant.server import replies, rounds

@@ -16,14 +16,18 @@ import numpy as np
 import pytest
 import yaml
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 
 from interplant.core import certificates, wire
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
 from interplant.core.flower import Envelope, message
 from interplant.core.receipt import Receipt, signed
+from interplant.lab.counterparts import database
 from interplant.server import control, replies, setup
 from interplant.server.directory import CoordinatorDirectory
+from interplant.server.registry import Registry
 from interplant.server.service import Service
 
 SECONDS = 20
@@ -185,6 +189,23 @@ class Serving:
     def push(self, *parcels):
         self.local.Push(pb.ParcelList(parcels=parcels), timeout=SECONDS)
 
+    def announce(self, offer):
+        """Tell the plants of a release, as if the registry had it."""
+        exchange = self.service.exchange
+        self.call(
+            lambda: exchange.offer_releases(exchange.releases | {offer.task: offer}, exchange.rollbacks)
+        )
+
+    def offer(self, release, task):
+        """Sign nothing, but have a release of no files in the registry, and plants told of it."""
+        folder = self.directory.releases / release
+        folder.mkdir()
+        (folder / "manifest.json").write_text(json.dumps({"files": {}, "id": release}))
+        (folder / "manifest.sig").write_bytes(b"signature")
+        self.service.registry.create_release(release, None, task, "0" * 64)
+        self.service.registry.approve_release(release, "by a test")
+        assert control.reload(self.directory)
+
     def replies(self, *parcels, seconds=0.0, limit=100):
         ids = [parcel.message_id for parcel in parcels]
         request = pb.AwaitRequest(message_ids=ids, limit=limit, seconds=seconds)
@@ -221,6 +242,47 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server."""
+    with database() as started:
+        yield started
+
+
+@pytest.fixture
+def postgres_url(postgres):
+    """The URL of an empty database."""
+    engine = create_engine(postgres.url, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    return postgres.url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def registry_url(request, tmp_path):
+    """The URL of an empty registry to be, in each kind of database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/registry.db"
+    return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+def registry(registry_url, tmp_path):
+    """An empty registry in each kind of database."""
+    registry = Registry.create(registry_url, tmp_path)
+    yield registry
+    registry.close()
+
+
+@pytest.fixture
+def in_sqlite(tmp_path):
+    """An empty registry in the file ``registry.db``."""
+    registry = Registry.create("sqlite:///registry.db", tmp_path)
+    yield registry
+    registry.close()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ REFUSAL = "paused"
 def silent(stream, serving):
     """Nothing waits in a stream: a bell rung now is the next thing heard."""
     marker = pb.Release(id="marker", task=f"task-{time.monotonic_ns()}")
-    serving.local.Announce(marker, timeout=10)
+    serving.announce(marker)
     found = next(stream)
     return found.release == marker or found
 
@@ -246,7 +246,7 @@ def test_a_release_reaches_plants_now_or_on_return_and_only_the_newest_of_a_task
     with north.watch() as stream:
         serving.until(serving.service.exchange.online)
         for release in (first, second):
-            serving.local.Announce(release, timeout=10)
+            serving.announce(release)
             assert next(stream).release == release
     with south.watch() as stream:
         assert next(stream).release == second

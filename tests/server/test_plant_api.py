@@ -140,7 +140,7 @@ def test_the_files_of_an_announced_release_can_be_fetched(serving, north):
     digest = offer.files[0].blob.sha256
     fails_with(grpc.StatusCode.NOT_FOUND, north.fetch, digest)
     with north.watch() as stream:
-        serving.local.Announce(offer, timeout=10)
+        serving.announce(offer)
         assert next(stream).release == offer
     assert north.fetch(digest) == b"numbers"
     assert [north.fetch(file.blob.sha256) for file in offer.files[1:]] == [

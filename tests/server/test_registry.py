@@ -1,26 +1,21 @@
-import os
-import sqlite3
+"""What the coordinator remembers of plants, invitations and runs, in SQLite and in PostgreSQL."""
+
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
-from interplant.core.errors import InterplantError, UsageError
+from interplant.core import config
+from interplant.core.errors import InterplantError
+from interplant.core.release import task_digest
+from interplant.core.schema import Task
+from interplant.data.tasks import builtin
 from interplant.server.records import Dropped, Issued, node_id
-from interplant.server.registry import Registry
 
 SOON = datetime.now(UTC) + timedelta(hours=1)
 LATER = SOON + timedelta(hours=1)
-
-
-@pytest.fixture
-def registry(tmp_path):
-    registry = Registry.create("sqlite:///registry.db", tmp_path)
-    yield registry
-    registry.close()
 
 
 def issued(serial="aa", key="k1"):
@@ -215,6 +210,7 @@ def test_of_many_threads_one_uses_the_invitation(registry):
 PROCESS = """
 import sys
 from datetime import UTC, datetime, timedelta
+from interplant.core import config
 from interplant.core.errors import InterplantError
 from interplant.server.records import Issued
 from interplant.server.registry import Registry
@@ -232,13 +228,12 @@ except InterplantError as error:
 """
 
 
-def test_several_processes_share_it(registry, tmp_path):
+def test_several_processes_share_it(registry, registry_url):
     registry.invite("plant-1", "f0", SOON)
     registry.enrol("plant-0", issued())
-    url = f"sqlite:///{tmp_path}/registry.db"
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, url, str(number)],
+            [sys.executable, "-c", PROCESS, registry_url, str(number)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -257,6 +252,25 @@ def test_several_processes_share_it(registry, tmp_path):
 
 
 # --- runs and rounds -------------------------------------------------------------------------------
+
+
+def test_a_task_is_kept_once_however_many_runs_have_it(registry):
+    task = {"name": "turbofan", "contract": {"version": "2"}}
+    runs = [registry.create_run("turbofan", task, 3) for _ in range(2)]
+    changed = registry.create_run("turbofan", task | {"rounds": 4}, 4)
+    assert runs[0].task_digest == runs[1].task_digest != changed.task_digest
+    assert [(one.name, one.contract, one.digest) for one in registry.tasks()] == [
+        ("turbofan", "2", changed.task_digest),
+        ("turbofan", "2", runs[0].task_digest),
+    ]
+    assert registry.run(changed.id).task == registry.tasks()[0].content == task | {"rounds": 4}
+
+
+def test_a_tasks_digest_is_that_of_its_lineage(registry):
+    task = config.load(builtin("turbofan"), Task)
+    run = registry.create_run(task.name, config.dump(task), 3)
+    assert run.task_digest == task_digest(task)
+    assert config.parse(registry.run(run.id).task, Task, "task") == task  # columns keep their order
 
 
 def test_run_lives_from_queue_to_end(registry):
@@ -322,130 +336,3 @@ def test_round_recorded_again_replaces_itself(registry):
     assert second.seconds == {"train": 1.5}
     with pytest.raises(InterplantError, match="no run 'x'"):
         registry.record_round("x", 1, 1, [])
-
-
-# --- releases --------------------------------------------------------------------------------------
-
-
-def test_release_is_recorded_once(registry):
-    run = registry.create_run("turbofan", {}, 3)
-    made = registry.create_release("r1", run.id, "turbofan", "00")
-    assert registry.create_release("r1", run.id, "turbofan", "00") == made
-    with pytest.raises(InterplantError, match="other content"):
-        registry.create_release("r1", run.id, "turbofan", "11")
-    with pytest.raises(InterplantError, match="no run"):
-        registry.create_release("r2", "x", "turbofan", "00")
-    registry.update_release("r1", "withdrawn")
-    assert registry.release("r1").state == "withdrawn"
-    assert [release.id for release in registry.releases()] == ["r1"]
-
-
-def test_newest_release_of_each_task(registry):
-    for name, task in (("r1", "b"), ("r2", "b"), ("r3", "a")):
-        registry.create_release(name, None, task, name)
-    assert [release.id for release in registry.newest_releases()] == ["r3", "r2"]
-
-
-def test_latest_word_on_a_deployment_stands_and_history_keeps_all(registry):
-    registry.enrol("plant-1", issued())
-    registry.create_release("r1", None, "turbofan", "00")
-    registry.record_deployment("r1", "plant-1", "received")
-    registry.record_deployment("r1", "plant-1", "refused", "worse than the present model")
-    (one,) = registry.deployments("r1")
-    assert (one.plant, one.state, one.reason) == ("plant-1", "refused", "worse than the present model")
-    texts = [event.text for event in registry.events("plant-1") if event.kind == "deployment"]
-    assert texts == ["r1 refused: worse than the present model", "r1 received"]
-    with pytest.raises(InterplantError, match="no release 'r9'"):
-        registry.record_deployment("r9", "plant-1", "active")
-    with pytest.raises(InterplantError, match="no plant 'plant-9'"):
-        registry.record_deployment("r1", "plant-9", "active")
-
-
-# --- history and the database itself ---------------------------------------------------------------
-
-
-def test_history_is_never_rewritten(registry, tmp_path):
-    registry.add_event("test", "a", "first")
-    registry.add_event("test", "b", "second")
-    assert [event.text for event in registry.events()] == ["second", "first"]
-    assert [event.text for event in registry.events("a")] == ["first"]
-    assert len(registry.events(limit=1)) == 1
-    with sqlite3.connect(tmp_path / "registry.db") as link:
-        for change in ("UPDATE events SET text = 'x'", "DELETE FROM events"):
-            with pytest.raises(sqlite3.IntegrityError, match="never changed"):
-                link.execute(change)
-    link.close()
-
-
-def test_times_come_back_as_utc(registry):
-    registry.invite("plant-1", "f0", SOON)
-    assert registry.invitation("f0").expires == SOON
-    assert registry.invitation("f0").expires.tzinfo is UTC
-
-
-def test_missing_registry_is_not_replaced_by_an_empty_one(tmp_path):
-    with pytest.raises(InterplantError, match="restore a backup"):
-        Registry.open(f"sqlite:///{tmp_path}/registry.db")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_registry_of_a_newer_version_is_refused(registry, tmp_path):
-    with sqlite3.connect(tmp_path / "registry.db") as link:
-        link.execute("UPDATE schema_version SET version = 99")
-    link.close()
-    with pytest.raises(InterplantError, match=r"newer Interplant .*99.*update Interplant"):
-        Registry.open(f"sqlite:///{tmp_path}/registry.db")
-
-
-def test_file_that_is_no_database_is_one_sentence(tmp_path):
-    (tmp_path / "registry.db").write_text("nonsense " * 1000)
-    with pytest.raises(InterplantError, match="cannot be used: file is not a database"):
-        Registry.open(f"sqlite:///{tmp_path}/registry.db")
-
-
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [("nonsense", "expected a URL"), ("sqlite://", "expected a file"), ("sqlite:///:memory:", "a file")],
-)
-def test_impossible_url_is_refused(tmp_path, url, words):
-    with pytest.raises(UsageError, match=words):
-        Registry.create(url, tmp_path)
-
-
-def test_full_disk_is_one_sentence(registry, tmp_path):
-    with sqlite3.connect(tmp_path / "registry.db") as link:
-        pages = link.execute("PRAGMA page_count").fetchone()[0]
-    link.close()
-    with registry._engine.connect() as connection:
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(InterplantError, match="disk is full"):
-        registry.add_event("big", "a", "x" * 10_000_000)
-    assert registry.events() == []
-
-
-def test_settings_of_sqlite(registry):
-    with registry._engine.connect() as connection:
-        found = {
-            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
-            for name in ("journal_mode", "foreign_keys", "busy_timeout", "synchronous")
-        }
-    assert found == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 15000, "synchronous": 2}
-
-
-def test_reader_does_not_wait_for_a_writer(registry, tmp_path):
-    registry.enrol("plant-1", issued("aa"))
-    link = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
-    link.execute("BEGIN IMMEDIATE")
-    started = os.times().elapsed
-    assert registry.is_allowed("plant-1", "aa")
-    assert os.times().elapsed - started < 5
-    link.execute("ROLLBACK")
-    link.close()
-
-
-def test_relative_path_counts_from_the_coordinators_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "c").mkdir()
-    Registry.create("sqlite:///registry.db", tmp_path / "c").close()
-    assert Path("c/registry.db").exists()
-    assert not Path("registry.db").exists()

@@ -61,10 +61,10 @@ def finished(coordinator, registry):
 
 def test_the_lineage_says_where_a_release_comes_from(coordinator, registry, finished, packaged):
     run = finished()
-    offer = release_run(coordinator, registry, run)
+    made = release_run(coordinator, registry, run)
     (order,) = packaged
     lineage = order.lineage
-    assert offer.id == lineage.release == "wear-20250101-120000-abcd"
+    assert made.id == lineage.release == "wear-20250101-120000-abcd"
     assert (lineage.run, lineage.task, lineage.rounds) == ("20250101-120000-abcd", "wear", 2)
     assert (lineage.engine, lineage.private, lineage.simulated) == ("grpc", True, True)
     assert lineage.task_digest == task_digest(run.task())
@@ -94,17 +94,40 @@ def test_real_data_alone_is_not_called_simulated(coordinator, registry, finished
 
 
 def test_the_offer_names_every_file_by_its_digest(coordinator, registry, finished, packaged):
-    offer = release_run(coordinator, registry, finished())
-    folder = coordinator.releases / offer.id
-    assert offer.task == "wear"
+    made = release_run(coordinator, registry, finished())
+    folder = coordinator.releases / made.id
+    offer = offer_of(folder, made.task)
+    assert (offer.id, offer.task) == (made.id, "wear")
     assert [file.name for file in offer.files] == ["weights.safetensors", "manifest.json", "manifest.sig"]
     for file in offer.files:
         path = folder / file.name
         assert (file.blob.sha256, file.blob.size) == (sha256_file(path), path.stat().st_size)
-    (recorded,) = registry.releases()
-    assert recorded.manifest_sha256 == sha256_file(folder / "manifest.json")
-    assert (recorded.run, recorded.state) == ("20250101-120000-abcd", "ready")
-    assert offer_of(folder, "wear") == offer
+    assert registry.releases() == [made]
+    assert made.manifest_sha256 == sha256_file(folder / "manifest.json")
+    assert (made.run, made.state) == ("20250101-120000-abcd", "approved")
+
+
+def test_a_release_waits_for_a_person_where_one_must(coordinator, change, registry, finished, packaged):
+    change("approval", "person")
+    run = finished()
+    made = release_run(coordinator, registry, run)
+    assert made.state == "candidate"
+    assert registry.offered_releases() == []
+    approved, serving = releases.approve(coordinator, made.id, "ann")
+    assert (approved.state, serving) == ("approved", False)
+    assert registry.events(made.id)[0].text == "by ann"
+    assert release_run(coordinator, registry, run).state == "approved"
+
+
+def test_a_rejected_release_stays_so(coordinator, change, registry, finished, packaged):
+    change("approval", "person")
+    run = finished()
+    made = release_run(coordinator, registry, run)
+    releases.reject(coordinator, made.id, "ann", "one plant's labels were wrong")
+    assert release_run(coordinator, registry, run).state == "rejected"
+    assert registry.events(made.id)[0].text == "by ann: one plant's labels were wrong"
+    with pytest.raises(InterplantError, match="is rejected; expected candidate"):
+        releases.approve(coordinator, made.id, "ann")
 
 
 def test_done_again_it_changes_nothing(coordinator, registry, finished, packaged):

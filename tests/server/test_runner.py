@@ -184,7 +184,6 @@ def test_a_stop_that_comes_while_the_release_is_made_is_not_a_failure(serving, w
 
     def release(directory, *_):
         runs.stop_run(directory, run.id)
-        return pb.Release(id="r-1", task="wear")
 
     monkeypatch.setattr(runner, "release_run", release)
     work._carry_out(next_of(work))
@@ -196,7 +195,7 @@ def test_the_release_is_announced(serving, work, registry, monkeypatch):
     for name in ("north", "south"):
         Trained(serving.plant(name), name)
     run = runs.start_run(serving.directory, a_task(), rounds=RULES)
-    monkeypatch.setattr(runner, "release_run", lambda *_: pb.Release(id="r-1", task="wear"))
+    monkeypatch.setattr(runner, "release_run", lambda *_: serving.offer("r-1", "wear"))
     work._carry_out(next_of(work))
     assert registry.run(run.id).state == "finished"
     with serving.plant("west").watch() as stream:

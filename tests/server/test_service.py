@@ -1,6 +1,5 @@
 """The gRPC process: one port, one sentence when it cannot serve, certificates taken up as they come."""
 
-import json
 import signal
 import socket
 import ssl
@@ -15,7 +14,7 @@ import pytest
 from interplant.core import certificates
 from interplant.core import federation_pb2 as pb
 from interplant.core.processes import HOPELESS
-from interplant.server import control
+from interplant.server import control, releases
 from interplant.server.authority import write_server_certificate
 
 
@@ -52,19 +51,46 @@ def test_a_renewed_server_certificate_is_taken_up_without_a_restart(serving, tmp
         assert next(stream).HasField("work")  # who is connected stays connected
 
 
-def test_releases_are_offered_after_a_restart_the_newest_of_each_task(serving):
+def test_releases_are_offered_after_a_restart_one_of_each_task(serving):
     north, registry = serving.plant("north"), serving.service.registry
-    for release, task in (("r-1", "wear"), ("r-2", "wear"), ("r-3", "heat"), ("r-4", "heat")):
-        folder = serving.directory.releases / release
-        folder.mkdir()
-        (folder / "manifest.json").write_text(json.dumps({"files": {}, "id": release}))
-        (folder / "manifest.sig").write_bytes(b"signature")
-        registry.create_release(release, None, task, "0" * 64)
-        time.sleep(0.002)
-    registry.update_release("r-4", "withdrawn")
+    for release, task in (("r-1", "wear"), ("r-2", "wear"), ("r-3", "heat")):
+        serving.offer(release, task)
+    registry.create_release("r-4", None, "heat", "0" * 64)
     serving.restart()
     with north.watch() as stream:
         assert {next(stream).release.id for _ in range(2)} == {"r-2", "r-3"}
+
+
+def test_a_release_is_told_of_once_a_person_approves_it(serving):
+    registry = serving.service.registry
+    with serving.plant("north").watch() as stream:
+        serving.offer("r-1", "wear")
+        assert next(stream).release.id == "r-1"
+        serving.offer("r-2", "wear")
+        assert next(stream).release.id == "r-2"
+        assert control.reload(serving.directory)  # nothing is new, so nothing is said
+        serving.offer("r-3", "wear")
+        assert next(stream).release.id == "r-3"
+    assert {one.id: one.state for one in registry.releases()} == {
+        "r-1": "superseded",
+        "r-2": "superseded",
+        "r-3": "rolling_out",
+    }
+
+
+def test_a_rollback_reaches_plants_now_or_on_return_before_the_release(serving):
+    north, south = serving.plant("north"), serving.plant("south")
+    for release in ("r-1", "r-2"):
+        serving.offer(release, "wear")
+    with north.watch() as stream:
+        assert next(stream).release.id == "r-2"
+        releases.roll_back(serving.directory, "r-2", None, "a person", "it alarms at night")
+        assert next(stream).rollback == pb.Rollback(release="r-2", to="r-1")
+        assert next(stream).release.id == "r-1"
+    serving.restart()
+    with south.watch() as stream:
+        assert next(stream).rollback == pb.Rollback(release="r-2", to="r-1")
+        assert next(stream).release.id == "r-1"
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "unreadable"])
@@ -75,7 +101,9 @@ def test_a_damaged_release_does_not_keep_the_coordinator_from_serving(serving, c
     if damage == "unreadable":
         (folder / "manifest.json").write_text("{")
     serving.service.registry.create_release("r-1", None, "wear", "0" * 64)
+    serving.service.registry.approve_release("r-1", "by a test")
     serving.restart()
+    assert serving.service.registry.release("r-1").state == "approved"
     assert "release r-1 is not offered" in caplog.text
     with serving.plant("north").watch():
         assert serving.service.exchange.online() == {"north"}

@@ -9,8 +9,8 @@ import pytest
 
 from interplant.core import config
 from interplant.core.schema import Plant, Task
+from interplant.data.repository import Repository
 from interplant.data.simulator import simulate
-from interplant.data.snapshots import Repository
 from interplant.data.tasks import builtin
 from interplant.lab.federation import LocalFederation, local_federation
 

@@ -30,8 +30,8 @@ from interplant.core import certificates, logs, processes, signing
 from interplant.core.certificates import utc_now
 from interplant.core.release import CARD, LINEAGE, ONNX, TASK, WEIGHTS
 from interplant.core.wire import PROTOCOL
+from interplant.data.repository import Repository
 from interplant.data.simulator import simulate
-from interplant.data.snapshots import Repository
 from interplant.data.tasks import builtin
 from interplant.lab.federation import LocalFederation, local_federation
 from interplant.server import control

@@ -21,7 +21,7 @@ from interplant.core.wire import from_bytes
 from interplant.data import public
 from interplant.data.archives import contents
 from interplant.data.frames import Dataset
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 from interplant.lab.baselines import measured_windows, pool, scores
 from interplant.lab.federation import LocalFederation, local_federation
 from interplant.server.run_folder import RunFolder

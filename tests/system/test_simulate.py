@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from interplant.core.schema import Compression, Plant, Rounds, Task
+from interplant.data.repository import Repository
 from interplant.data.simulator import simulate
-from interplant.data.snapshots import Repository
 from interplant.lab.federation import LocalFederation, local_federation
 from interplant.lab.simulate import Fleet, fleet_settings, simulate_fleet
 from interplant.server.run_folder import RunFolder

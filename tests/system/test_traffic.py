@@ -32,8 +32,9 @@ from interplant.core.files import write_atomic
 from interplant.core.schema import Compression, Federation, Plant, Rounds
 from interplant.core.wire import PROTOCOL, from_bytes
 from interplant.data.frames import Dataset
+from interplant.data.repository import Repository
 from interplant.data.simulator import simulate
-from interplant.data.snapshots import Repository, keyed_digest
+from interplant.data.snapshots import keyed_digest
 from interplant.lab.federation import LocalFederation, free_port
 from interplant.privacy.ledger import Ledger
 from interplant.server.authority import Authority

@@ -1,0 +1,116 @@
+"""What Git keeps of snapshots: a record of each, the newest first, its tag, and which were purged."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Final
+
+from interplant.core.errors import InterplantError
+from interplant.core.files import write_atomic
+from interplant.data.git import git
+from interplant.data.snapshots import READINGS, RECORD, Snapshot
+
+POINTER: Final = f"{READINGS}.dvc"
+PURGED: Final = "purged.json"
+"""By digest: when and why a snapshot's readings were removed; see `interplant.data.versions`."""
+
+_SHORTEST: Final = 8
+"""Digits of a digest that are enough to name it."""
+
+
+def newest(repository: Path) -> tuple[Snapshot, str] | None:
+    """Return the newest snapshot and DVC's pointer to its readings; None if there is none."""
+    commit = git(repository, "log", "-1", "--format=%H", "--", RECORD).strip()
+    if not commit:
+        return None
+    record, pointer = _contents(repository, [f"{commit}:{RECORD}", f"{commit}:{POINTER}"])
+    return _parse(commit, record), pointer
+
+
+def every(repository: Path) -> list[Snapshot]:
+    """Return all snapshots, the newest first; purged ones among them."""
+    commits = git(repository, "log", "--format=%H", "--", RECORD).split()
+    records = _contents(repository, [f"{commit}:{RECORD}" for commit in commits])
+    return [_parse(commit, content) for commit, content in zip(commits, records, strict=True)]
+
+
+def named(repository: Path, digest: str) -> list[Snapshot]:
+    """Return the snapshots whose digest starts with ``digest``, each once; none if it is too short."""
+    found = {one.digest: one for one in reversed(every(repository))}
+    return [one for one in found.values() if len(digest) >= _SHORTEST and one.digest.startswith(digest)]
+
+
+def purged(repository: Path) -> dict[str, dict[str, str]]:
+    """Return by digest ``when`` and ``why`` snapshots' readings were removed."""
+    try:
+        found: dict[str, dict[str, str]] = json.loads((repository / PURGED).read_text(encoding="utf-8"))
+        return found
+    except FileNotFoundError:
+        return {}
+
+
+def commit(repository: Path, snapshot: Snapshot, pointer: str, message: str) -> Snapshot:
+    """Commit a snapshot's record and pointer; return it with its commit.
+
+    Args:
+        repository: The repository's root.
+        snapshot: What is recorded.
+        pointer: DVC's, as ``.dvc`` file text.
+        message: Of the commit; empty: the snapshot's name.
+    """
+    record = {name: value for name, value in asdict(snapshot).items() if name not in ("commit", "folder")}
+    # Git keeps them: what lies here can be had from it again.
+    write_atomic(repository / RECORD, json.dumps(record, indent=1) + "\n", durable=False)
+    write_atomic(repository / POINTER, pointer, durable=False)
+    names = [RECORD, POINTER]
+    if snapshot.digest in (gone := purged(repository)):
+        # A source brought again what was removed.
+        del gone[snapshot.digest]
+        write_atomic(repository / PURGED, json.dumps(gone, indent=1) + "\n")
+        names.append(PURGED)
+    git(repository, "add", "--", *names)
+    subject = message.strip() or f"Snapshot {snapshot.digest[:12]}"
+    git(repository, "commit", "--quiet", f"--message={subject}", "--", *names)
+    return replace(snapshot, commit=git(repository, "rev-parse", "HEAD").strip())
+
+
+def restore(repository: Path) -> None:
+    """Put the newest snapshot's record and pointer back where they lie."""
+    git(repository, "checkout", "--quiet", "HEAD", "--", RECORD, POINTER)
+
+
+def tag(repository: Path, snapshot: Snapshot) -> None:
+    """Tag a snapshot's commit; one that holds the same as an older one takes its tag."""
+    git(repository, "tag", "--force", tag_of(snapshot.digest), snapshot.commit)
+
+
+def tag_of(digest: str) -> str:
+    """Return the Git tag of a snapshot; what no tag names, `interplant.data.versions.purge` removes."""
+    return f"snapshot-{digest[:12]}"
+
+
+def _parse(commit: str, content: str) -> Snapshot:
+    try:
+        return Snapshot(commit=commit, **json.loads(content))
+    except (TypeError, ValueError):
+        raise InterplantError(
+            f"commit {commit[:12]}: {RECORD} is not what a snapshot writes; "
+            "it was edited by hand or by another version"
+        ) from None
+
+
+def _contents(repository: Path, names: list[str]) -> list[str]:
+    """Return the contents of several objects by one process."""
+    text = "".join(f"{name}\n" for name in names)
+    return list(_bodies(git(repository, "cat-file", "--batch", text=text))) if names else []
+
+
+def _bodies(answers: str) -> Iterator[str]:
+    """Split what ``git cat-file --batch`` prints: a header with the size, the body, a newline."""
+    rest = answers.encode()
+    while rest:
+        header, _, rest = rest.partition(b"\n")
+        size = int(header.split()[-1])
+        yield rest[:size].decode()
+        rest = rest[size + 1 :]
