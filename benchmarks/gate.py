@@ -52,13 +52,13 @@ from interplant.core.targets import scaled
 from interplant.core.tensors import Tensors
 from interplant.data.frames import Dataset
 from interplant.data.simulator import simulate
-from interplant.data.snapshots import Repository
+from interplant.data.repository import Repository
 from interplant.data.tasks import builtin
 from interplant.data.windows import Windows, training_windows
 from interplant.privacy.training import train
 from interplant.server.packaging import PackageOrder, package
 
-TRUTH, POOL = 400, 600
+TRUTH, POOL = 300, 400
 """Machines of each plant by which truth is known, and others of which hold-outs are drawn."""
 
 MACHINES = 24
@@ -199,13 +199,16 @@ HARMFUL = ("noise", "label flip", "one plant poisoned", "another plant's regime"
 HELPFUL = ("trained on", "merged")
 ANEW = ("trained anew",)
 
+IN_SEQUENCE = 24
+"""Tries on one hold-out."""
+
 AT_ONCE = 24
 """Harmful, and helpful, challengers of one champion."""
 
-STATES = 6
+STATES = 5
 """Models on the way from a champion to what a kind makes of it, of which at most one becomes a challenger."""
 
-ATTEMPTS = 4
+ATTEMPTS = 2
 """Ways that are gone for each challenger, at most: not every champion can be made better, or worse that way."""
 
 
@@ -286,14 +289,14 @@ def _share(passed: list[bool]) -> dict[str, Any]:
 
 
 def in_sequence(scene: Scene, every: list[Challenger], machines: int) -> list[tuple[bool, int]]:
-    """Try all of a plant's challengers on one hold-out, in an order by chance; the champion stays.
+    """Try some of a plant's challengers on one hold-out, in an order by chance; the champion stays.
 
     Returns:
-        Of each whether it was promoted, and which try it was.
+        Of each whether it was promoted, and which try it was; 0 if it was not tried.
     """
     alpha, before = 1.0 - POLICY.confidence, list[tries.Try]()
     own, found = drawn(scene, machines), [(False, 0)] * len(every)
-    for place in map(int, scene.random.permutation(len(every))):
+    for place in map(int, scene.random.permutation(len(every))[:IN_SEQUENCE]):
         level = tries.level(before, alpha)
         passed = promoted(scene, every[place], own, level)
         before.append(tries.Try(str(place), "", "", len(before) + 1, level, passed))
@@ -419,11 +422,11 @@ def measured(each: int, machines: int, count: int, jobs: int, tell: Callable[[st
     agreed, held = list[bool](), list[int]()
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         while min(len(harmful), len(helpful)) < each:
-            for found, others, same, windows in pool.map(done, itertools.islice(orders, jobs)):
+            for found, others, same, windows in pool.map(done, itertools.islice(orders, 2 * jobs)):
                 harmful += [one for one in found if one.effect > 0]
                 helpful += [one for one in found if one.effect < 0]
                 anew, agreed, held = anew + others, agreed + same, [*held, windows]
-            tell(f"{len(harmful)} harmful, {len(helpful)} helpful of {each}")
+                tell(f"{len(harmful)} harmful, {len(helpful)} helpful of {each}")
     harmful, helpful = harmful[:each], helpful[:each]
     said = f"on {machines} held-out machines, first try"
     results = [
@@ -456,7 +459,7 @@ def observed(harmful: list[Tried], helpful: list[Tried], anew: list[Tried]) -> d
     groups = {"harmful": harmful, "helpful": helpful, "helpful, trained anew from other weights": anew}
     every = [*harmful, *helpful, *anew]
     sizes = sorted(every[0].fresh)
-    later = {"tries 1 to 5": (1, 5), "tries 6 to 20": (6, 20), "tries 21 and more": (21, 10**6)}
+    later = {"tries 1 to 5": (1, 5), "tries 6 to 20": (6, 20), "tries 21 to 24": (21, 24)}
     return {
         "median effect": {
             name: statistics.median(one.effect for one in of) for name, of in groups.items() if of
@@ -468,7 +471,7 @@ def observed(harmful: list[Tried], helpful: list[Tried], anew: list[Tried]) -> d
         "by held-out machines": {
             str(size): {name: shares(of, size) for name, of in groups.items() if of} for size in sizes
         },
-        "in sequence, all of a plant's challengers on one hold-out": {
+        "in sequence, a plant's challengers on one hold-out": {
             name: {
                 when: _share([one.later for one in of if low <= one.try_ <= high])
                 for when, (low, high) in later.items()

@@ -11,7 +11,6 @@ import json
 import os
 import resource
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -35,8 +34,12 @@ PATIENCE: Final = 10.0
 MEMORY: Final = 1 << 30
 """Bytes beside the model's own and the windows'."""
 
-WARM, TIMED = 3, 30
-"""Predictions of one window before those that are timed, and those."""
+WARM: Final = 3
+"""Predictions of one window before those that are timed."""
+
+TIMED_SECONDS: Final = 0.1
+MOST_TIMED: Final = 4096
+"""One window is predicted so often, more or less, or for so long: some clocks of processes tick slowly."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Ran:
 
     Args:
         predictions: Of each array of windows (N,), or (N, outputs).
-        milliseconds: Processor time of one window's prediction, the median of `TIMED`; a busy machine does
-            not lengthen it.
+        milliseconds: Processor time of one window's prediction, on average; a busy machine does not lengthen
+            it.
     """
 
     predictions: list[Floats]
@@ -70,7 +73,7 @@ def run(model: Path, arrays: Sequence[Floats], outputs: int, latency_ms: float) 
         InterplantError: The model cannot be loaded, or takes or gives other than one window's numbers.
         RunawayError: It was stopped.
     """
-    seconds = LOAD_SECONDS + (sum(map(len, arrays)) + WARM + TIMED) * latency_ms / 1000.0
+    seconds = LOAD_SECONDS + (sum(map(len, arrays)) + 2 * WARM) * latency_ms / 1000.0
     memory = MEMORY + 8 * model.stat().st_size + 4 * sum(array.nbytes for array in arrays)
     with _shared("windows") as given, _shared("predictions") as found:
         for array in arrays:
@@ -141,18 +144,28 @@ def main(words: list[str]) -> int:
 
 def _predict(order: dict[str, Any], arrays: list[Floats], found: BinaryIO) -> dict[str, Any]:
     runner = export.Runner(Path(order["model"]), order["outputs"])
-    took = []
-    for turn in range(WARM + TIMED):
-        begun = time.process_time()
-        runner.predict(arrays[0][:1])
-        if turn >= WARM:
-            took.append(time.process_time() - begun)
+    seconds = _seconds(runner, arrays[0][:1])
     for array in arrays:
         content = io.BytesIO()
         np.save(content, runner.predict(array))
         found.write(content.getbuffer())
     found.flush()
-    return {"milliseconds": 1000.0 * statistics.median(took)}
+    return {"milliseconds": 1000.0 * seconds}
+
+
+def _seconds(runner: export.Runner, window: Floats) -> float:
+    """Processor time of one prediction: of twice as many in turn, until they take long enough to be told."""
+    for _ in range(WARM):
+        runner.predict(window)
+    count = 1
+    while True:
+        begun = time.process_time()
+        for _ in range(count):
+            runner.predict(window)
+        took = time.process_time() - begun
+        if took >= TIMED_SECONDS or count >= MOST_TIMED:
+            return took / count
+        count *= 2
 
 
 def _limit(seconds: float, memory: int) -> None:

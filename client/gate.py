@@ -167,12 +167,11 @@ def judge(
     units: comparison.Units,
     policy: ReleasePolicy,
     level: float,
-    bounds: bool = True,
 ) -> dict[str, Compared]:
     """Hold a challenger's predictions against each rival's; the mean has to be beaten."""
     return {
         name: comparison.compare(
-            (task.target, predicted), rival, units, BETTER if name == MEAN else policy.margin, level, bounds
+            (task.target, predicted), rival, units, BETTER if name == MEAN else policy.margin, level
         )
         for name, rival in held.rivals.items()
     }

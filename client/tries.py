@@ -85,6 +85,8 @@ class Tries:
             contract: Names their machine and time.
             alpha: Probability that is to be spent on all tries together.
         """
+        with disk_errors(self._folder):
+            self._folder.mkdir(mode=0o700, exist_ok=True)
         hashes = self._hashes(holdout, contract)
         digest = hashlib.sha256(hashes.tobytes()).hexdigest()
         known = self._read()
@@ -130,7 +132,10 @@ class Tries:
     def _read(self) -> list[Try]:
         path = self._folder / "tries.json"
         try:
-            return [Try(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, list):
+                raise ValueError("expected a list")
+            return [Try(**one) for one in found]
         except FileNotFoundError:
             return []
         except (ValueError, TypeError, AttributeError) as error:
@@ -138,8 +143,6 @@ class Tries:
 
     def _write(self, tries: list[Try]) -> None:
         content: list[dict[str, Any]] = [asdict(one) for one in tries]
-        with disk_errors(self._folder):
-            self._folder.mkdir(mode=0o700, exist_ok=True)
         write_atomic(self._folder / "tries.json", json.dumps(content, indent=1) + "\n", 0o600)
 
     def _damaged(self, path: Path, error: Exception) -> InterplantError:

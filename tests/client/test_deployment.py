@@ -17,7 +17,7 @@ from interplant.client import champion as pointers
 from interplant.client import deployment, receiving, verdicts
 from interplant.client.champion import Champion
 from interplant.client.directory import PlantDirectory
-from interplant.client.verdicts import Report, Verdict
+from interplant.client.verdicts import Verdict
 from interplant.core import export, models, signing
 from interplant.core.errors import UsageError
 from interplant.core.release import FILES, ReleaseRefused
@@ -167,7 +167,7 @@ def test_a_signed_but_broken_model_is_refused(
     verdict = federation.try_out(folder)
     assert (verdict.state, verdict.code) == ("refused", code)
     assert pointers.champion(federation.plant) == served
-    assert verdicts.report_for_coordinator(federation.plant.load().policy, verdict) == Report("refused", code)
+    assert verdicts.report_for_coordinator(federation.plant.load().policy, verdict) == ("refused", code)
 
 
 def test_a_model_that_is_not_installed_here_is_refused(federation: Federation, monkeypatch) -> None:
@@ -251,22 +251,22 @@ def test_nothing_hides_every_verdict_that_depends_on_data(federation: Federation
         for code in ("worse", "baseline", "implausible", "no_holdout", "other_task", "contract")
     ]
     said = {verdicts.report_for_coordinator(policy, verdict) for verdict in made}
-    assert said == {Report("received")}
+    assert said == {("received", "")}
 
 
 def test_nothing_still_names_what_is_wrong_with_the_release_itself(federation: Federation) -> None:
     policy = federation.plant.load().policy
     for code in ("signature", "tampered", "policy_privacy", "parity"):
         verdict = Verdict("refused", code, "long sentence")
-        assert verdicts.report_for_coordinator(policy, verdict) == Report("refused", code)
+        assert verdicts.report_for_coordinator(policy, verdict) == ("refused", code)
 
 
 def test_verdict_reports_the_plain_state_and_no_figure(federation: Federation) -> None:
     settle(federation.plant, release__report="verdict")
     policy = federation.plant.load().policy
     verdict = Verdict("refused", "worse", "error 9.1", {"rmse": 9.1})
-    assert verdicts.report_for_coordinator(policy, verdict) == Report("refused", "worse")
-    assert verdicts.report_for_coordinator(policy, Verdict("active", "", "")) == Report("active")
+    assert verdicts.report_for_coordinator(policy, verdict) == ("refused", "worse")
+    assert verdicts.report_for_coordinator(policy, Verdict("active", "", "")) == ("active", "")
 
 
 # --- a person --------------------------------------------------------------------------------------
@@ -402,7 +402,7 @@ def test_a_fault_in_a_trial_is_a_verdict_and_the_champion_stays(
     assert (verdict.state, verdict.code) == ("refused", "internal")
     assert "row 7" in verdict.sentence
     assert pointers.champion(plant) is None
-    assert verdicts.report_for_coordinator(plant.load().policy, verdict).code in ("", "internal")
+    assert verdicts.report_for_coordinator(plant.load().policy, verdict)[1] in ("", "internal")
 
 
 @pytest.mark.parametrize(("told", "state"), [("declared", "refused"), ("billed", "active")])
