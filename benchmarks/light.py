@@ -71,11 +71,11 @@ def join(federation: LocalFederation, names: list[str]) -> None:
     authority.registry.close()
 
 
-def start(federation: LocalFederation, names: list[str]) -> None:
+def start(federation: LocalFederation, names: list[str], child: str = "light") -> None:
     """Run the agents of these plants in one process, which ends with the federation."""
-    federation.children["light"] = processes.start(
+    federation.children[child] = processes.start(
         [sys.executable, __file__, *(str(federation.plant(name).path) for name in names)],
-        federation.log_of("light"),
+        federation.log_of(child),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )

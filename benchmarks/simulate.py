@@ -75,7 +75,9 @@ class Still(VirtualTrainer):
         """Return an update of zeros with a signed receipt."""
         bench = self._kept.bench(self._plant.path)
         bench.ledger = bench.ledger or Ledger(self._plant.ledger)
-        return still(self._plant, bench.ledger, run, number, task, weights)
+        trained = still(self._plant, bench.ledger, run, number, task, weights)
+        self._kept.settle(self._plant.path)
+        return trained
 
 
 def task(rounds: int) -> Task:

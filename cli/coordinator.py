@@ -1,5 +1,6 @@
 """``interplant coordinator``: the central service."""
 
+import getpass
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -103,6 +104,62 @@ def revoke(
     Authority.open(directory).revoke(name)
     told = reload(CoordinatorDirectory(directory))
     show(json, {"plant": name, "state": "revoked", "serving": told}, f"{name} is revoked.")
+
+
+@app.command(name="rotate-key")
+def rotate_key(
+    overlap_days: Annotated[
+        float, typer.Option(help="Releases made under the old key within so many days still count.")
+    ] = 30.0,
+    revoke: Annotated[
+        bool, typer.Option("--revoke", help="The old key was stolen: no release counts under it any more.")
+    ] = False,
+    directory: Directory = HERE,
+    json: Json = False,
+) -> None:
+    """Sign releases with a new key from now on; the old one hands over to it, and plants learn it by that."""
+    from interplant.server.control import reload
+    from interplant.server.release_keys import rotate
+
+    place = CoordinatorDirectory(directory)
+    place.check()
+    made = rotate(place, overlap_days, revoke, getpass.getuser())
+    told = "plants are told" if reload(place) else "plants are told once the coordinator serves"
+    old = "is revoked" if made.revoked else f"counts for releases made until {made.until}"
+    show(json, asdict(made), f"Releases are signed with a new key; the old one {old}; {told}.")
+
+
+@app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(help="A new folder, or a file to be whose name ends with .tar.")],
+    directory: Directory = HERE,
+    json: Json = False,
+) -> None:
+    """Copy the coordinator, also while it serves: keys, settings, registry, runs, releases."""
+    from interplant.server.backup import back_up
+
+    made = back_up(CoordinatorDirectory(directory), target)
+    lines = [f"{target}: {len(made.files)} files, {made.size / 1e6:.1f} MB, of federation {made.federation}."]
+    lines += [f"Not there: the files of release {name}." for name in made.missing]
+    show(json, {"backup": str(target), **asdict(made)}, "\n".join(lines))
+
+
+@app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="What `coordinator backup` has made.")],
+    directory: Directory = HERE,
+    json: Json = False,
+) -> None:
+    """Make the coordinator of a backup, in a new folder, after checking every digest."""
+    from interplant.server.backup import restore as put_back
+
+    made = put_back(source, directory)
+    show(
+        json,
+        {"directory": str(directory), **asdict(made)},
+        f"Federation {made.federation} of {made.created} is in {directory}. "
+        f"Next: interplant coordinator serve --dir {directory}",
+    )
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,11 @@ from interplant.cli.output import Json, facts, show
 from interplant.cli.serving import keep_serving
 from interplant.cli.tree import Group
 from interplant.client.directory import PlantDirectory
+from interplant.core.errors import InterplantError, UsageError
+
+if TYPE_CHECKING:
+    from interplant.client.runway import Runway
+    from interplant.client.serving_status import ServingStatus
 
 app = Group("One site: joins a federation, trains on its own data, tries releases.")
 
@@ -67,8 +72,11 @@ def status(directory: Directory = HERE, json: Json = False) -> None:
             f"epsilon {one.epsilon:.3f} of {one.budget:g} spent, counted per {one.unit}, at delta "
             f"{one.delta:g}; {one.machine}"
         )
+    if found.runway:
+        lines[f"runs of {found.runway.task} left"] = _left(found.runway)
     lines |= {
         "champion": found.champion or "none yet",
+        "serving": _serving(found.serving),
         "waiting for approval": ", ".join(found.waiting) or "none",
         "kept replies": found.kept_replies,
     }
@@ -102,6 +110,53 @@ def resume(directory: Directory = HERE, json: Json = False) -> None:
         {"paused": False, "changed": changed},
         "The plant takes part again." if changed else "The plant was not paused.",
     )
+
+
+@app.command()
+def propose(
+    task: Annotated[str, typer.Argument(help="The task's name; else that of what serves.")] = "",
+    directory: Directory = HERE,
+    json: Json = False,
+) -> None:
+    """Propose to the coordinator that a task be learned again; the serving plant tells it."""
+    from datetime import UTC, datetime
+
+    from interplant.client import proposals
+    from interplant.client.runway import champions_task, runway
+
+    plant = PlantDirectory(directory)
+    serves = champions_task(plant)
+    name = task or (serves.name if serves else "")
+    if not name:
+        raise UsageError("expected a task, as no release serves here yet; policy.tasks lists those offered")
+    left = runway(plant) if serves and serves.name == name else None
+    made = proposals.propose(plant, name, proposals.PERSON, left.runs if left else None, datetime.now(UTC))
+    if made is None:
+        raise InterplantError(f"not proposed: {proposals.noted(plant)[-1]['why']}")
+    show(json, asdict(made), f"A run of {name} is proposed; `interplant plant serve` tells the coordinator.")
+
+
+def _left(left: "Runway") -> str:
+    """How many more runs the budget pays, and the ways out where it pays none."""
+    said = f"the budget pays {left.runs} more, of {left.rounds} rounds each ({left.rounds_left} rounds)"
+    if not left.spent:
+        return said
+    from interplant.client.runway import WAYS_OUT
+
+    return f"{said}; " + "; or ".join(WAYS_OUT)
+
+
+def _serving(found: "ServingStatus") -> str:
+    if found.state == "off":
+        return "off: serving.listen in plant.yaml is empty"
+    if found.state == "stopped" or not found.address:
+        return "stopped" if found.state == "stopped" else "starting"
+    what = (
+        f"{found.address}/v2/models/{found.model}, release {found.release}"
+        if found.release
+        else found.address
+    )
+    return f"{what}; {found.trouble}" if found.trouble else what
 
 
 def _plant(directory: Path) -> PlantDirectory:

@@ -30,7 +30,7 @@ def find(name: str, coordinator: Path, plant: Path | None, key: Path | None = No
         UsageError: There is no such release.
         ReleaseRefused: It is not what was signed.
     """
-    from interplant.core import signing
+    from interplant.core import keyring
     from interplant.core.release import check_id, read_release
 
     place = PlantDirectory(plant) if plant else CoordinatorDirectory(coordinator)
@@ -44,4 +44,4 @@ def find(name: str, coordinator: Path, plant: Path | None, key: Path | None = No
         raise UsageError(f"{folder}: expected a release here, found none; see `interplant release list`")
     if key is None:
         place.check()
-    return read_release(folder, signing.read_public(key or place.release_public_key))
+    return read_release(folder, keyring.read(key or place.release_public_key))

@@ -1,7 +1,7 @@
 """``interplant run``: federated trainings."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,8 +11,12 @@ from interplant.cli.tasks import Overrides, TaskWord, load_task
 from interplant.cli.tree import Group
 from interplant.server.directory import CoordinatorDirectory
 
+if TYPE_CHECKING:
+    from interplant.server.automation import Standing
+
 app = Group("Federated trainings: start, watch, stop, resume.")
 
+ProposedTask = Annotated[str, typer.Argument(help="The task's name; see `interplant run proposals`.")]
 RunId = Annotated[str, typer.Argument(help="The run's id; see `interplant run list`.")]
 
 
@@ -67,6 +71,10 @@ def show_run(run: RunId, directory: Directory = HERE, json: Json = False) -> Non
         for one in rounds
     ]
     head = f"Run {found.id}: {found.state}, round {found.round} of {found.rounds}. {found.reason}".rstrip()
+    if because := found.config.get("because"):
+        head += f"\nStarted without a command: {because}."
+    if start_from := found.config.get("start_from"):
+        head += f"\nIt began with the weights of release {start_from}."
     text = head + "\n" + table(["round", "took part", "dropped", "seconds"], rows)
     show(json, {"run": asdict(found), "rounds": [asdict(one) for one in rounds]}, text)
 
@@ -87,3 +95,44 @@ def resume(run: RunId, directory: Directory = HERE, json: Json = False) -> None:
 
     found = resume_run(CoordinatorDirectory(directory), run)
     show(json, asdict(found), f"Run {run} goes on after round {found.round}.")
+
+
+@app.command()
+def proposals(directory: Directory = HERE, json: Json = False) -> None:
+    """Show the tasks whose runs start without a command: who proposes one, what was decided, and why."""
+    from interplant.server.automation import standings
+    from interplant.server.registry import Registry
+
+    found = standings(CoordinatorDirectory(directory), Registry.open(directory))
+    rows = [[one.task, one.action, _proposed_by(one), one.state or "-", one.why or "-"] for one in found]
+    columns = ["task", "action", "proposed by", "decision", "why"]
+    nothing = "No task is followed: federation.yaml has no automation."
+    show(json, [asdict(one) for one in found], table(columns, rows, nothing))
+
+
+@app.command()
+def approve(task: ProposedTask, directory: Directory = HERE, json: Json = False) -> None:
+    """Let a run start that the coordinator has put before a person; see `proposals`."""
+    from interplant.server.automation import approve as let_start
+
+    event = let_start(CoordinatorDirectory(directory), task)
+    show(json, asdict(event), f"The run of {task} is approved; the serving coordinator starts it.")
+
+
+@app.command()
+def decline(
+    task: ProposedTask,
+    why: Annotated[str, typer.Option(help="For the history.")] = "",
+    directory: Directory = HERE,
+    json: Json = False,
+) -> None:
+    """Drop a run that the coordinator has put before a person; what was proposed until now counts no more."""
+    from interplant.server.automation import decline as drop
+
+    event = drop(CoordinatorDirectory(directory), task, why)
+    show(json, asdict(event), f"The proposed run of {task} is declined.")
+
+
+def _proposed_by(standing: "Standing") -> str:
+    said = [f"{plant} ({', '.join(reasons)})" for plant, reasons in standing.proposals.items()]
+    return ", ".join(said) or "-"

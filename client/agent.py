@@ -8,11 +8,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flwr.clientapp import ClientApp
 
-from interplant.client import compression, connection, joining, receiving, reports, rollback, scores, verdicts
+from interplant.client import (
+    compression,
+    connection,
+    joining,
+    proposals,
+    receiving,
+    release_keys,
+    reports,
+    rollback,
+    scores,
+    verdicts,
+)
 from interplant.client.app import make_app
 from interplant.client.directory import PlantDirectory
 from interplant.client.gateway import let_out_deployment, let_out_words
@@ -61,6 +73,7 @@ class Agent:
         self._stopping = stopping or threading.Event()
         self._renew_again_at = 0.0
         self._welcomed = math.inf
+        self._proposing = False
         self._away_because = ""
         self._decided: object = None
 
@@ -76,6 +89,7 @@ class Agent:
             self._trainer.release_if_idle(self._settings.trainer.idle_seconds)
             self._renew_in_time()
             self._look_at_releases()
+            self._tell_proposals()
         self._stopping.set()
         if self._link:
             self._link.close()
@@ -143,8 +157,17 @@ class Agent:
             compression.settle(self._plant, notice.settled.run, notice.settled.round)
         elif kind == "release":
             self._jobs.put(lambda: self._receive(notice.release))
+        elif kind == "keys":
+            self._learn_keys(notice.keys.statements)
         elif kind == "rollback":
             self._heed_rollback(notice.rollback)
+
+    def _learn_keys(self, statements: bytes) -> None:
+        try:
+            if release_keys.learn(self._plant, statements):
+                log.info("the federation signs releases with a new key from now on")
+        except InterplantError as error:
+            log.error("%s: the keys that are known stay", error)
 
     # --- the work ----------------------------------------------------------------------------------
 
@@ -239,6 +262,21 @@ class Agent:
         for release in verdicts.untried(self._plant):
             self._try(release)
             self._report(release)
+
+    def _tell_proposals(self) -> None:
+        """Tell what the monitor proposes, while there is a connection."""
+        connected = self._welcomed < math.inf
+        if connected and not self._proposing and proposals.due(self._plant, datetime.now(UTC)):
+            self._proposing = True
+            self._jobs.put(self._propose)
+
+    def _propose(self) -> None:
+        """Tell one word after the other; what is not told now waits."""
+        try:
+            for one in proposals.due(self._plant, datetime.now(UTC)):
+                proposals.tell(self._plant, one, self._connected().propose)
+        finally:
+            self._proposing = False
 
     def _look_at_releases(self) -> None:
         """Finish what a killed process began with them, and report what was decided in another process."""

@@ -24,6 +24,7 @@ import numpy as np
 from interplant.core import export, processes
 from interplant.core.errors import InterplantError
 from interplant.core.export import Floats
+from interplant.core.inference import Session
 
 LOAD_SECONDS: Final = 10.0
 """Processor seconds for loading a model, beside what its predictions may take."""
@@ -143,25 +144,25 @@ def main(words: list[str]) -> int:
 
 
 def _predict(order: dict[str, Any], arrays: list[Floats], found: BinaryIO) -> dict[str, Any]:
-    runner = export.Runner(Path(order["model"]), order["outputs"])
-    seconds = _seconds(runner, arrays[0][:1])
+    session = Session(Path(order["model"]), order["outputs"])
+    seconds = _seconds(session, np.ascontiguousarray(arrays[0][:1]))
     for array in arrays:
         content = io.BytesIO()
-        np.save(content, runner.predict(array))
+        np.save(content, export.predict_in(session, array, outputs=order["outputs"]))
         found.write(content.getbuffer())
     found.flush()
     return {"milliseconds": 1000.0 * seconds}
 
 
-def _seconds(runner: export.Runner, window: Floats) -> float:
+def _seconds(session: Session, window: Floats) -> float:
     """Processor time of one prediction: of twice as many in turn, until they take long enough to be told."""
     for _ in range(WARM):
-        runner.predict(window)
+        session.run(window)
     count = 1
     while True:
         begun = time.process_time()
         for _ in range(count):
-            runner.predict(window)
+            session.run(window)
         took = time.process_time() - begun
         if took >= TIMED_SECONDS or count >= MOST_TIMED:
             return took / count

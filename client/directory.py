@@ -187,9 +187,39 @@ class PlantDirectory:
         return self.path / "drift.jsonl"
 
     @cached_property
+    def drift_now(self) -> Path:
+        """What drifts now from what the champion learned from; see `interplant.client.standing`."""
+        return self.drift / "now.json"
+
+    @cached_property
+    def serving(self) -> Path:
+        """Where serving listens and what serves; see `interplant.client.serving_status`."""
+        return self.path / "serving.json"
+
+    @cached_property
+    def serving_lock(self) -> Path:
+        """Held by the process that serves predictions."""
+        return self.path / "serving.lock"
+
+    @cached_property
     def predictions(self) -> Path:
         """What was predicted here, and labels that came; see `interplant.client.predictions`."""
         return self.path / "predictions.db"
+
+    @cached_property
+    def proposals(self) -> Path:
+        """Proposals that the coordinator has not heard yet; see `interplant.client.proposals`."""
+        return self.path / "proposals"
+
+    @cached_property
+    def automation(self) -> Path:
+        """What the plant did, or did not do, of its own accord, and why, line by line; it stays here."""
+        return self.path / "automation.jsonl"
+
+    @cached_property
+    def runway(self) -> Path:
+        """How many more runs the budget pays, kept because computing it takes seconds."""
+        return self.path / "runway.json"
 
     @cached_property
     def serve_lock(self) -> Path:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from interplant.client import standing
 from interplant.client.champion import champion
 from interplant.client.directory import PlantDirectory
-from interplant.core import signing
+from interplant.core import keyring
 from interplant.core.errors import UsageError
 from interplant.core.files import disk_errors, takes_turns
 from interplant.core.release import Release, read_release, task_digest
@@ -156,6 +157,8 @@ def _watch(
         before = monitor.state.windows
         began = events.append(plant.drift_events, monitor.watch(live))
         memory.save(path, monitor.state)
+        if held.release:
+            standing.note(plant, held.release, name, monitor.state.active)
     return Report(held, monitor, monitor.state.windows - before, began)
 
 
@@ -173,7 +176,7 @@ def _champion(plant: PlantDirectory) -> Release | None:
     now = champion(plant)
     if now is None:
         return None
-    return read_release(plant.releases / now.release, signing.read_public(plant.release_public_key))
+    return read_release(plant.releases / now.release, keyring.read(plant.release_public_key), kept=True)
 
 
 def _learned(plant: PlantDirectory, release: Release, snapshot: Snapshot) -> bool:

@@ -74,8 +74,25 @@ COMMENTS: Final = {
     "predictions and seconds unheard, then as long for a share of the machines (canary).",
     "policy.release.probation": "How long the model of before stays beside a new one, and comes back if that "
     "turns out worse.",
+    "automation": "What this plant does of its own accord; by itself a new plant does nothing.",
+    "automation.snapshots": "True makes a snapshot once new readings have come to rest.",
+    "automation.readings": "So many at least.",
+    "automation.rest_seconds": "No more has come for so long,",
+    "automation.longest_seconds": "or the first of them has waited for so long.",
+    "automation.watch": "True holds new readings against those that the champion was trained on.",
+    "automation.propose": "Reasons to propose a new run: new_data, drift, error, schedule.",
+    "automation.tell": "nothing, or declared: that new data, a drift or an error is there may be known.",
+    "automation.budget": "declared: how many more runs the privacy budget pays may be known.",
+    "automation.schedule": "Moments of this plant's proposals, such as 'Sun 02:00'.",
+    "automation.quiet": "No training and no proposals then, such as 'Mon-Fri 06:00-14:00'.",
     "trainer": "The trainer process: CPU threads, priority (nice), and when it is released.",
-    "serving": "Predictions beside the line; keep: how many the plant's log of them holds.",
+    "serving": "Predictions beside the line, over HTTP (Open Inference Protocol); off while listen is empty.",
+    "serving.listen": "A port of this machine alone, such as '8080', or host:port.",
+    "serving.threads": "Threads that one run of the model takes.",
+    "serving.batch": "Most windows in one run, and how long a run waits for more (0: takes those there).",
+    "serving.queue": "Windows that may wait; what comes on top is refused, to be sent again.",
+    "serving.rate": "Requests a second that are taken; 0: any.",
+    "serving.keep": "Predictions that the plant's log of them holds; the oldest go first.",
 }
 
 

@@ -134,6 +134,11 @@ class Link:
         with _plainly(self._address):
             self._stub.Deployed(pb.Deployment(release=release, state=state, code=code, score=score))
 
+    def propose(self, task: str, reason: str, runs: int | None) -> bool:
+        """Propose a retraining, or tell how many more runs the budget pays; return whether it is heeded."""
+        with _plainly(self._address):
+            return self._stub.Propose(pb.Proposal(task=task, reason=reason, runs=runs)).heeded
+
     def renew(self, signing_request: bytes) -> bytes:
         """Return a fresh certificate for the plant's key."""
         with _plainly(self._address):

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 
@@ -46,6 +47,7 @@ def take_part(plant: PlantDirectory, trainer: Trainer, message: Message) -> Mess
     """
     try:
         policy.check_not_paused(plant)
+        policy.check_not_quiet(plant.load(), datetime.now(UTC))
         request = read(message)
         policy.admit(plant.load(), request.task)
         policy.hold_to_terms(plant, request.task)

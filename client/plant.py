@@ -1,4 +1,4 @@
-"""``interplant plant serve``: agent and sources, started again when they die; the agent keeps the trainer."""
+"""``interplant plant serve``: its processes, started again when they die; the agent keeps the trainer."""
 
 import threading
 from typing import Final
@@ -38,6 +38,10 @@ def serve(plant: PlantDirectory, stopping: threading.Event | None = None) -> int
         services = [Service("agent", python_module("interplant.client.agent", here))]
         if plant.load().data.sources:
             services.append(Service("sources", python_module("interplant.client.feeding", here)))
+        if plant.load().automation.monitors:
+            services.append(Service("monitor", python_module("interplant.client.monitor", here)))
+        if plant.load().serving.listen:
+            services.append(Service("serving", python_module("interplant.client.serving", here)))
         try:
             if supervise(services, stopping):
                 reasons = [service.reason for service in services if service.reason]

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from datetime import datetime
 
 from interplant.client.directory import PlantDirectory
 from interplant.core import config
 from interplant.core.errors import Refusal
 from interplant.core.files import disk_errors, write_atomic
 from interplant.core.schema import Plant, Task
+from interplant.core.week import covering
 from interplant.privacy.plan import SIZES
 
 
@@ -31,6 +33,13 @@ def check_not_paused(plant: PlantDirectory) -> None:
     """Raise `Refusal` ``paused`` while the plant's engineer wants no rounds."""
     if plant.paused.exists():
         raise Refusal("paused", "`interplant plant resume` takes part again")
+
+
+def check_not_quiet(plant: Plant, now: datetime) -> None:
+    """Raise `Refusal` ``quiet`` in a time of the week in which the plant does not train."""
+    own = plant.automation
+    if span := covering(own.quiet, now, own.zone):
+        raise Refusal("quiet", f"automation.quiet: {span}, {own.zone}")
 
 
 def admit(plant: Plant, task: Task) -> None:

@@ -150,6 +150,7 @@ def _public(plant: PlantDirectory) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb", buffering=0) as file:
+            return file.read().decode()
     except FileNotFoundError:
         return ""

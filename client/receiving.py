@@ -2,13 +2,14 @@
 
 import os
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from interplant.client import verdicts
 from interplant.client.directory import PlantDirectory
 from interplant.client.verdicts import REFUSED, Verdict
-from interplant.core import signing
+from interplant.core import keyring
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sync_folder
 from interplant.core.release import LINEAGE, Release, ReleaseRefused, check_id, parse_lineage, read_release
@@ -43,12 +44,13 @@ def accept(plant: PlantDirectory, release: str) -> Release:
         key, policy = plant.release_public_key, plant.load().policy
         if place.exists():
             return verify_release(place, key, policy)
-        _check_newer(plant, verify_release(collected, key, policy))
+        found = verify_release(collected, key, policy)
+        _check_newer(plant, found)
         # A bad copy that came earlier left its verdict; this one is to be tried.
         verdicts.forget(plant, release)
         with disk_errors(place):
             _durably_move(collected, place)
-        return verify_release(place, key, policy)
+        return replace(found, folder=place)
     except ReleaseRefused as error:
         verdicts.record(plant, release, Verdict(REFUSED, error.code, str(error)))
         raise
@@ -65,11 +67,11 @@ def verify_release(folder: Path, public_key: Path, policy: Policy) -> Release:
         policy: The plant's: the tasks and models it takes, and whether a release may be not private.
 
     Raises:
-        ReleaseRefused: ``signature``, ``tampered``, ``lineage``, ``task_invalid``, ``policy_task``,
-            ``policy_model`` or ``policy_privacy``.
+        ReleaseRefused: ``signature``, ``revoked_key``, ``tampered``, ``lineage``, ``task_invalid``,
+            ``policy_task``, ``policy_model`` or ``policy_privacy``.
         InterplantError: The public key cannot be read.
     """
-    release = read_release(folder, signing.read_public(public_key))
+    release = read_release(folder, keyring.read(public_key))
     task = release.task
     if task.name not in policy.tasks:
         raise ReleaseRefused("policy_task", f"{task.name!r} is not in policy.tasks")

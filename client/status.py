@@ -6,7 +6,10 @@ from interplant.client import champion as pointers
 from interplant.client import connection, verdicts
 from interplant.client.connection import Connection
 from interplant.client.directory import PlantDirectory
+from interplant.client.runway import Runway, runway
+from interplant.client.serving_status import ServingStatus, serving_status
 from interplant.client.spending import Spending, spending
+from interplant.core.errors import Refusal
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,11 @@ class PlantStatus:
         connection: How it stands with the coordinator.
         paused: Whether rounds are refused.
         budgets: Privacy spent, by dataset.
+        runway: How many more runs of the champion's task the budget pays; None if nothing limits it.
         champion: The release that serves, or None.
         waiting: Releases that wait for a person.
         kept_replies: Replies that the coordinator has not merged yet.
+        serving: What answers requests, and where.
     """
 
     plant: str
@@ -29,9 +34,11 @@ class PlantStatus:
     connection: Connection
     paused: bool
     budgets: list[Spending]
+    runway: Runway | None
     champion: str | None
     waiting: list[str]
     kept_replies: int
+    serving: ServingStatus
 
 
 def status(plant: PlantDirectory) -> PlantStatus:
@@ -48,7 +55,16 @@ def status(plant: PlantDirectory) -> PlantStatus:
         connection.current(plant),
         plant.paused.exists(),
         spending(plant),
+        _runway(plant),
         champion.release if champion else None,
         [name for name, verdict in verdicts.verdicts(plant) if verdict.state == verdicts.WAITING],
         len(list(plant.outbox.glob("*.parcel"))),
+        serving_status(plant),
     )
+
+
+def _runway(plant: PlantDirectory) -> Runway | None:
+    try:
+        return runway(plant)
+    except Refusal:
+        return None  # no round would be admitted either, and says why

@@ -31,7 +31,7 @@ SUPERSEDED: Final = "superseded"
 RECEIVED: Final = "received"
 
 _VERDICT: Final = ".verdict.json"
-_OF_THE_FOLDER: Final = {"signature", "tampered", "lineage", "task_invalid"}
+_OF_THE_FOLDER: Final = {"signature", "revoked_key", "tampered", "lineage", "task_invalid"}
 _OF_THE_POLICY: Final = {"policy_task", "policy_model", "policy_privacy", "contract_version"}
 _OF_THE_MODEL: Final = {
     *("model_missing", "model", "onnx", "runaway", "parity", "not_finite", "slow", "case")

@@ -29,7 +29,7 @@ def main(words: list[str]) -> int:
     plant = PlantDirectory(Path(words[0]))
     loaded = plant.load()
     settings = loaded.trainer
-    os.nice(settings.nice)
+    processes.lower_priority(settings.nice)
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     import torch
 

@@ -36,6 +36,7 @@ REFUSALS: Final[dict[str, str]] = {
     "ledger_behind": "the plant's privacy ledger is older than what the plant has signed",
     "disk_full": "the plant's disk is full",
     "paused": "the plant is paused by its engineer",
+    "quiet": "the plant takes part in no round at this time of the week",
     "gateway": "the plant's gateway did not let the reply out",
     "unreadable": "the plant's reply cannot be read: check that both sides run the same version",
     "internal": "the plant met an unexpected fault; its own log has the details",

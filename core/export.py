@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from interplant.core import inference
 from interplant.core.errors import InterplantError
 from interplant.core.files import write_atomic
+from interplant.core.inference import Session, each, shape_of
 from interplant.core.schema import Task
 
 if TYPE_CHECKING:
     from torch import nn
 
 OPSET: Final = 18
-INPUT: Final = "windows"
-OUTPUT: Final = "prediction"
+INPUT: Final = inference.INPUT
+OUTPUT: Final = inference.OUTPUT
 
 TOLERANCE: Final = 1e-4
 """ONNX may differ from torch by this much of a unit, or of the prediction where that is more."""
@@ -32,7 +34,7 @@ TOLERANCE: Final = 1e-4
 FURTHEST: Final = 10.0
 """Probes reach this far; a declared range is -1 to 1, and what a contract accepts -3 to 3."""
 
-Floats = NDArray[np.float32]
+Floats = inference.Floats
 
 
 def export_onnx(model: "nn.Module", task: Task, path: Path) -> float:
@@ -108,46 +110,32 @@ def predict(model: "nn.Module", x: Floats, batch: int = 1024, outputs: int = 1) 
     try:
         with torch.inference_mode():
             parts = [
-                _each(model(torch.from_numpy(part)).numpy(), len(part), outputs) for part in _parts(x, batch)
+                each(model(torch.from_numpy(part)).numpy(), len(part), outputs) for part in _parts(x, batch)
             ]
     finally:
         model.train(training)
     return _joined(parts, outputs)
 
 
-class Runner:
-    """An ONNX model in ONNX Runtime, on one thread.
+def predict_onnx(model: Path | bytes, x: Floats, batch: int = 1024, outputs: int = 1) -> Floats:
+    """Predict with ONNX Runtime on one thread; see `predict`.
 
     Args:
         model: The file, or its content. Weights outside it are not read.
+        x: Windows (N, channels, length).
+        batch: Windows at a time.
         outputs: Numbers that the model gives for each window.
 
     Raises:
-        InterplantError: The model cannot be loaded, or wants other inputs.
+        InterplantError: The model cannot be loaded, wants other inputs, or does not give so many
+            numbers for each window.
     """
-
-    def __init__(self, model: Path | bytes, outputs: int = 1) -> None:
-        self._session, self._outputs = _session(model), outputs
-
-    def predict(self, x: Floats, batch: int = 1024) -> Floats:
-        """Predict; see the function `predict`.
-
-        Raises:
-            InterplantError: The model does not take these windows, or does not give so many numbers for each.
-        """
-        try:
-            parts = [
-                _each(self._session.run([OUTPUT], {INPUT: part})[0], len(part), self._outputs)
-                for part in _parts(x, batch)
-            ]
-        except _runtime_errors() as error:
-            raise InterplantError(f"the ONNX model does not take these windows: {_line(error)}") from None
-        return _joined(parts, self._outputs)
+    return predict_in(Session(model, outputs), x, batch, outputs)
 
 
-def predict_onnx(model: Path | bytes, x: Floats, batch: int = 1024, outputs: int = 1) -> Floats:
-    """Predict with ONNX Runtime once; see `Runner`."""
-    return Runner(model, outputs).predict(x, batch)
+def predict_in(session: Session, x: Floats, batch: int = 1024, outputs: int = 1) -> Floats:
+    """Predict with a model that is loaded; see `predict_onnx`."""
+    return _joined([session.run(part) for part in _parts(x, batch)], outputs)
 
 
 def probes(task: Task) -> list[Floats]:
@@ -226,8 +214,9 @@ def _flat(model: "nn.Module", outputs: int) -> "nn.Module":
 
 
 def _difference(model: "nn.Module", content: bytes, task: Task) -> float:
-    runner = Runner(content, task.target.outputs)
-    return parity(model, [runner.predict(x) for x in probes(task)], task)
+    outputs = task.target.outputs
+    session = Session(content, outputs)
+    return parity(model, [predict_in(session, x, outputs=outputs) for x in probes(task)], task)
 
 
 def _gap(expected: Floats, found: Floats) -> NDArray[np.float64]:
@@ -238,31 +227,6 @@ def _gap(expected: Floats, found: Floats) -> NDArray[np.float64]:
     return np.where(alike, 0.0, np.where(np.isfinite(gap), gap, np.inf))
 
 
-def _session(model: Path | bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False
-    options.log_severity_level = 4
-    content = model if isinstance(model, bytes) else model.read_bytes()
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except _runtime_errors() as error:
-        raise InterplantError(f"the ONNX model cannot be loaded: {_line(error)}") from None
-    names = [[item.name for item in items] for items in (session.get_inputs(), session.get_outputs())]
-    if names != [[INPUT], [OUTPUT]]:
-        raise InterplantError(f"the ONNX model: expected {INPUT} and {OUTPUT}, found {names}")
-    return session
-
-
-def _runtime_errors() -> tuple[type[Exception], ...]:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    raised = [kind for kind in vars(state).values() if isinstance(kind, type)]
-    return (ValueError, RuntimeError, *(kind for kind in raised if issubclass(kind, Exception)))
-
-
 def _line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
@@ -271,18 +235,5 @@ def _parts(x: Floats, batch: int) -> list[Floats]:
     return [np.ascontiguousarray(x[start : start + batch]) for start in range(0, len(x), batch)]
 
 
-def _each(prediction: NDArray[Any], windows: int, outputs: int) -> Floats:
-    if prediction.shape != (windows, outputs) and (outputs > 1 or prediction.shape != (windows,)):
-        wanted = "one prediction" if outputs == 1 else f"{outputs} predictions"
-        raise InterplantError(
-            f"expected {wanted} for each of {windows} windows, found shape {prediction.shape}"
-        )
-    return prediction.reshape(_shape(windows, outputs)).astype(np.float32)
-
-
 def _joined(parts: list[Floats], outputs: int) -> Floats:
-    return np.concatenate(parts) if parts else np.empty(_shape(0, outputs), dtype=np.float32)
-
-
-def _shape(windows: int, outputs: int) -> tuple[int, ...]:
-    return (windows,) if outputs == 1 else (windows, outputs)
+    return np.concatenate(parts) if parts else np.empty(shape_of(0, outputs), dtype=np.float32)

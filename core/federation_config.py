@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from interplant.core.automation_config import Automation
 from interplant.core.possible import address, between, is_name, need, one_of
 
 CODECS = ("bf16", "int8", "top_k")
@@ -80,6 +81,7 @@ class Federation:
     approval: str = "auto"
     certificates: Certificates = field(default_factory=Certificates)
     rounds: Rounds = field(default_factory=Rounds)
+    automation: list[Automation] = field(default_factory=list)
 
     def check(self) -> None:
         """Raise `Impossible` for the first value that cannot be."""
@@ -111,3 +113,8 @@ class Federation:
             f"expected 0 (all) or no less than rounds.quorum ({rounds.quorum}), found {rounds.plants}",
         )
         between(rounds.spare, 0.0, 10.0, "rounds.spare")
+        for place, one in enumerate(self.automation):
+            one.check(f"automation.{place}")
+        names = [one.task for one in self.automation]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        need(not twice, "automation", f"expected a task once, found {twice} twice")

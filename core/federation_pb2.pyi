@@ -106,6 +106,7 @@ class Notice(_message.Message):
     SETTLED_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
     ROLLBACK_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -116,6 +117,8 @@ class Notice(_message.Message):
     def release(self) -> Global___Release: ...
     @_builtins.property
     def rollback(self) -> Global___Rollback: ...
+    @_builtins.property
+    def keys(self) -> Global___Keys: ...
     def __init__(
         self,
         *,
@@ -124,12 +127,13 @@ class Notice(_message.Message):
         settled: Global___Settled | None = ...,
         release: Global___Release | None = ...,
         rollback: Global___Rollback | None = ...,
+        keys: Global___Keys | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "rollback", b"rollback", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "release", b"release", "rollback", b"rollback", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "rollback", b"rollback", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "release", b"release", "rollback", b"rollback", "settled", b"settled", "welcome", b"welcome", "what", b"what", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["welcome", "work", "settled", "release", "rollback"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["welcome", "work", "settled", "release", "rollback", "keys"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
@@ -447,6 +451,27 @@ class Rollback(_message.Message):
 Global___Rollback: _TypeAlias = Rollback  # noqa: Y015
 
 @_typing.final
+class Keys(_message.Message):
+    """By which statements the federation's signing keys have handed over, as JSON; see core/keyring.py."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENTS_FIELD_NUMBER: _builtins.int
+    statements: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        statements: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statements", b"statements"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Keys: _TypeAlias = Keys  # noqa: Y015
+
+@_typing.final
 class Deployment(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -476,6 +501,58 @@ class Deployment(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
 
 Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
+
+@_typing.final
+class Proposal(_message.Message):
+    """A plant's word about a task: why it should be learned again, a code and no values; empty where only the
+    budget is told. `runs` is how many more runs of the task the plant's budget pays.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    reason: _builtins.str
+    runs: _builtins.int
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        runs: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_runs", b"_runs", "runs", b"runs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_runs", b"_runs", "reason", b"reason", "runs", b"runs", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__runs: _TypeAlias = _typing.Literal["runs"]  # noqa: Y015
+    _WhichOneofArgType__runs: _TypeAlias = _typing.Literal["_runs", b"_runs"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__runs) -> _WhichOneofReturnType__runs | None: ...
+
+Global___Proposal: _TypeAlias = Proposal  # noqa: Y015
+
+@_typing.final
+class Heard(_message.Message):
+    """Whether the coordinator has an automation for the task that heeds the reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEEDED_FIELD_NUMBER: _builtins.int
+    heeded: _builtins.bool
+    def __init__(
+        self,
+        *,
+        heeded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heeded", b"heeded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Heard: _TypeAlias = Heard  # noqa: Y015
 
 @_typing.final
 class Node(_message.Message):

@@ -70,6 +70,11 @@ class CoordinatorStub:
                 request_serializer=interplant_dot_core_dot_federation__pb2.Deployment.SerializeToString,
                 response_deserializer=interplant_dot_core_dot_federation__pb2.Empty.FromString,
                 _registered_method=True)
+        self.Propose = channel.unary_unary(
+                '/interplant.v1.Coordinator/Propose',
+                request_serializer=interplant_dot_core_dot_federation__pb2.Proposal.SerializeToString,
+                response_deserializer=interplant_dot_core_dot_federation__pb2.Heard.FromString,
+                _registered_method=True)
 
 
 class CoordinatorServicer:
@@ -125,6 +130,13 @@ class CoordinatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Propose(self, request, context):
+        """A plant proposes a retraining, or tells how many more runs its budget pays; its policy lets it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +174,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.Deployed,
                     request_deserializer=interplant_dot_core_dot_federation__pb2.Deployment.FromString,
                     response_serializer=interplant_dot_core_dot_federation__pb2.Empty.SerializeToString,
+            ),
+            'Propose': grpc.unary_unary_rpc_method_handler(
+                    servicer.Propose,
+                    request_deserializer=interplant_dot_core_dot_federation__pb2.Proposal.FromString,
+                    response_serializer=interplant_dot_core_dot_federation__pb2.Heard.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -354,6 +371,33 @@ class Coordinator:
             '/interplant.v1.Coordinator/Deployed',
             interplant_dot_core_dot_federation__pb2.Deployment.SerializeToString,
             interplant_dot_core_dot_federation__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Propose(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interplant.v1.Coordinator/Propose',
+            interplant_dot_core_dot_federation__pb2.Proposal.SerializeToString,
+            interplant_dot_core_dot_federation__pb2.Heard.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,8 @@ class CoordinatorStub:
     """The offered reply's blob. The server reads it when it is this plant's turn."""
     Deployed: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Deployment, _federation_pb2.Empty]
     """What became of a release, as far as the plant's policy lets it say."""
+    Propose: _grpc.UnaryUnaryMultiCallable[_federation_pb2.Proposal, _federation_pb2.Heard]
+    """A plant proposes a retraining, or tells how many more runs its budget pays; its policy lets it."""
 
 @_typing.type_check_only
 class CoordinatorAsyncStub(CoordinatorStub):
@@ -67,6 +69,8 @@ class CoordinatorAsyncStub(CoordinatorStub):
     """The offered reply's blob. The server reads it when it is this plant's turn."""
     Deployed: _aio.UnaryUnaryMultiCallable[_federation_pb2.Deployment, _federation_pb2.Empty]  # type: ignore[assignment]
     """What became of a release, as far as the plant's policy lets it say."""
+    Propose: _aio.UnaryUnaryMultiCallable[_federation_pb2.Proposal, _federation_pb2.Heard]  # type: ignore[assignment]
+    """A plant proposes a retraining, or tells how many more runs its budget pays; its policy lets it."""
 
 class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
     """What plants dial, over mutual TLS. The certificate says who calls; no message does."""
@@ -126,6 +130,14 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.Empty, _abc.Awaitable[_federation_pb2.Empty]]:
         """What became of a release, as far as the plant's policy lets it say."""
+
+    @_abc_1.abstractmethod
+    def Propose(
+        self,
+        request: _federation_pb2.Proposal,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.Heard, _abc.Awaitable[_federation_pb2.Heard]]:
+        """A plant proposes a retraining, or tells how many more runs its budget pays; its policy lets it."""
 
 def add_CoordinatorServicer_to_server(servicer: CoordinatorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -72,6 +72,22 @@ def _new(path: str, mode: int) -> int:
         return os.open(path, flags, mode)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file that its user alone reads, durably; one that a kill has cut off spoils no other.
+
+    Raises:
+        InterplantError: The disk is full or the folder cannot be written.
+    """
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            cut = end and os.pread(descriptor, 1, end - 1) != b"\n"
+            file.write(b"\n" * bool(cut) + line.encode() + b"\n")
+            file.flush()
+            os.fsync(descriptor)
+
+
 def sync_folder(folder: Path | str) -> None:
     """Make a rename in ``folder`` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -6,9 +6,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from interplant.core.automation_config import PlantAutomation
 from interplant.core.cases import Case
 from interplant.core.federation_config import CODECS
-from interplant.core.possible import address, between, is_name, need, one_of
+from interplant.core.possible import address, between, count, is_name, need, one_of
 from interplant.core.task_config import METRICS, UNITS
 from interplant.core.trial_config import Probation, Trial
 
@@ -179,13 +180,52 @@ class TrainerSettings:
 
 @dataclass
 class Serving:
-    """Predictions beside the line: ``keep`` is how many the plant's log of them holds."""
+    """Predictions beside the line, over HTTP; see `interplant.client.serving`.
 
+    Args:
+        listen: ``host:port``, or a port of this machine alone; empty: nothing is served.
+        threads: That one run of the model takes.
+        nice: Priority of the process, 0 to 19; the trainer's may not be better.
+        batch: Most windows in one run of the model.
+        wait_milliseconds: How long a run waits for more windows; 0: it takes those that are there.
+        queue: Windows that may wait; more are refused.
+        rate: Requests a second that are taken; 0: any.
+        body_megabytes: Largest body of a request.
+        keep: Predictions that the plant's log of them holds.
+    """
+
+    listen: str = ""
+    threads: int = 1
+    nice: int = 0
+    batch: int = 64
+    wait_milliseconds: float = 0.0
+    queue: int = 4096
+    rate: float = 0.0
+    body_megabytes: int = 10
     keep: int = 1_000_000
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port; port 0 takes one that is free."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]") or "127.0.0.1", int(port)
 
     def check(self, prefix: str = "") -> None:
         """Raise `Impossible` for the first value that cannot be."""
-        need(self.keep >= 1, f"{prefix}keep", f"expected 1 or more predictions, found {self.keep}")
+        port = self.listen.rpartition(":")[2]
+        need(
+            not self.listen or (port.isdigit() and int(port) < 65536),
+            f"{prefix}listen",
+            f"expected host:port, a port, or nothing, found {self.listen!r}",
+        )
+        count(self.threads, 256, f"{prefix}threads")
+        need(0 <= self.nice <= 19, f"{prefix}nice", f"expected 0 to 19, found {self.nice}")
+        count(self.batch, 100_000, f"{prefix}batch")
+        between(self.wait_milliseconds, 0.0, 1000.0, f"{prefix}wait_milliseconds")
+        count(self.queue, 10_000_000, f"{prefix}queue")
+        between(self.rate, 0.0, 1e6, f"{prefix}rate")
+        count(self.body_megabytes, 1000, f"{prefix}body_megabytes")
+        count(self.keep, 1_000_000_000, f"{prefix}keep")
 
 
 @dataclass
@@ -209,6 +249,7 @@ class Plant:
     policy: Policy = field(default_factory=Policy)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     serving: Serving = field(default_factory=Serving)
+    automation: PlantAutomation = field(default_factory=PlantAutomation)
 
     def check(self) -> None:
         """Raise `Impossible` for the first value that cannot be."""
@@ -264,10 +305,17 @@ class Plant:
             one_of(name, METRICS, "policy.metrics")
         for name, cap in privacy.tasks.items():
             need(cap > 0, f"policy.privacy.tasks.{name}", f"expected more than 0, found {cap}")
+        self.automation.check()
         need(self.trainer.threads >= 1, "trainer.threads", "expected 1 or more")
         need(0 <= self.trainer.nice <= 19, "trainer.nice", "expected 0 to 19")
         need(self.trainer.idle_seconds > 0, "trainer.idle_seconds", "expected more than 0")
         self.serving.check("serving.")
+        need(
+            not self.serving.listen or self.serving.nice <= self.trainer.nice,
+            "serving.nice",
+            f"expected no more than trainer.nice ({self.trainer.nice}), so that training does not starve "
+            f"serving; found {self.serving.nice}",
+        )
         need(
             self.connection.backoff_seconds > 0,
             "connection.backoff_seconds",

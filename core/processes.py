@@ -22,6 +22,7 @@ HOPELESS = 3
 """Exit code of a child that starting again cannot help."""
 
 _PR_SET_PDEATHSIG = 1
+_PATIENCE = 40
 _PARENT = "INTERPLANT_PARENT"
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -35,6 +36,26 @@ def follow_parent() -> None:
     parent = os.environ.get(_PARENT)
     if parent and os.getppid() != int(parent):
         sys.exit(f"{sys.argv[0]}: the process that started this one is gone")
+
+
+def lower_priority(nice: int) -> None:
+    """Give way to other processes, 0 (not at all) to 19.
+
+    A process of `start` has a session of its own, and where the kernel schedules sessions as groups
+    (autogroup), a nice value counts only among the processes of one: the group is lowered too.
+    """
+    if not nice:
+        return
+    os.nice(nice)
+    for _ in range(_PATIENCE):
+        try:
+            Path("/proc/self/autogroup").write_text(str(nice))
+        except BlockingIOError:  # the kernel takes one such wish in a tenth of a second
+            time.sleep(0.05)
+        except OSError:  # there are no such groups here
+            return
+        else:
+            return
 
 
 def last_words(sentence: str) -> None:

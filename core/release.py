@@ -4,6 +4,7 @@ A release is a flat folder named by its id. `interplant.server.packaging` writes
 anybody who holds the federation's public key, reads it with `read_release`, without a network.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -16,8 +17,9 @@ from typing import Any, Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from interplant.core import config, receipt, signing
+from interplant.core import config, keyring, receipt, signing
 from interplant.core.errors import REFUSALS, InterplantError, UsageError
+from interplant.core.keyring import Keyring, RevokedKeyError
 from interplant.core.schema import PRIVATE, Task
 
 WEIGHTS: Final = "weights.safetensors"
@@ -32,6 +34,7 @@ FORMAT: Final = "interplant-lineage/1"
 
 RELEASE_REFUSALS: Final[dict[str, str]] = {
     "signature": "the release is not signed by this federation's release key",
+    "revoked_key": "the release is signed by a key that was revoked, or that had handed over before",
     "tampered": "a file of the release was changed, added or removed after signing",
     "lineage": "the release's lineage cannot be read or contradicts the release",
     "other_task": "the plant's model is for another task, so the two cannot be compared",
@@ -220,8 +223,11 @@ def parse_lineage(text: str | bytes) -> Lineage:
     return lineage
 
 
+@functools.lru_cache(maxsize=8)
 def parse_task(text: str | bytes, origin: str = TASK) -> Task:
-    """Read a task from JSON; every value is checked as in a task file.
+    """Read a task from JSON; every value is checked as in a task file. Treat it as read-only.
+
+    A release is verified each time that it is about to move; its task is looked at once.
 
     Raises:
         InterplantError: It is not JSON, or not a possible task.
@@ -229,18 +235,20 @@ def parse_task(text: str | bytes, origin: str = TASK) -> Task:
     return config.parse(_json(text, origin), Task, origin)
 
 
-def read_release(folder: Path, public_key: Ed25519PublicKey) -> Release:
+def read_release(folder: Path, keys: Keyring | Ed25519PublicKey, kept: bool = False) -> Release:
     """Read a release folder and check that it is whole, signed and consistent.
 
     Args:
         folder: Named by the release's id.
-        public_key: The federation's; see `interplant.core.signing.read_public`.
+        keys: The federation's; see `interplant.core.keyring.read`.
+        kept: It was verified when it came and has been kept since: it is whole and signed also if its key was
+            revoked meanwhile.
 
     Raises:
-        ReleaseRefused: ``signature``, ``tampered``, ``lineage`` or ``task_invalid``; the detail names
-            the file.
+        ReleaseRefused: ``signature``, ``revoked_key``, ``tampered``, ``lineage`` or ``task_invalid``; the
+            detail names the file.
     """
-    manifest = _verified(folder, public_key)
+    manifest = _verified(folder, keys if isinstance(keys, Keyring) else keyring.of(keys), kept)
     try:
         lineage = parse_lineage((folder / LINEAGE).read_bytes())
         _check_manifest(manifest, lineage, folder)
@@ -256,24 +264,39 @@ def read_release(folder: Path, public_key: Ed25519PublicKey) -> Release:
     return Release(lineage.release, folder, sha256, task, lineage)
 
 
-def _verified(folder: Path, key: Ed25519PublicKey) -> dict[str, Any]:
-    """The manifest of a folder whose signature and files are right; both failures have their code."""
+def _verified(folder: Path, keys: Keyring, kept: bool) -> dict[str, Any]:
+    """The manifest of a folder whose signature and files are right; each failure has its code."""
     try:
         manifest = (folder / signing.MANIFEST).read_bytes()
         signature = (folder / signing.SIGNATURE).read_bytes()
-        signing.check_signature(manifest, signature, key, str(folder))
+        statements = folder / keyring.IN_RELEASE
+        if statements.is_file():
+            keys = keys.extended(keyring.parse(statements.read_bytes(), str(statements)))
+        signer = keys.signer(manifest, signature)
     except OSError as error:
         raise ReleaseRefused("signature", f"{error.filename}: {error.strerror}") from None
     except InterplantError as error:
-        raise ReleaseRefused("signature", str(error)) from None
+        raise ReleaseRefused("signature", f"{folder}: {error}") from None
     try:
-        checked = signing.verify(folder, key)
+        checked = signing.verify(folder, Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer)))
     except InterplantError as error:
         raise ReleaseRefused("tampered", str(error)) from None
     missing = sorted(set(FILES) - set(checked["files"]))
     if missing:
         raise ReleaseRefused("tampered", f"the manifest does not list {missing[0]!r}")
+    if not kept:
+        _check_key(keys, signer, checked)
     return checked
+
+
+def _check_key(keys: Keyring, signer: str, manifest: Mapping[str, Any]) -> None:
+    """A key that was revoked, or had handed over when the release was made, does not count."""
+    try:
+        keys.check_counts(signer, str(manifest["meta"].get("created")))
+    except RevokedKeyError as error:
+        raise ReleaseRefused("revoked_key", str(error)) from None
+    except ValueError as error:
+        raise ReleaseRefused("lineage", f"created: {error}") from None
 
 
 def _with_receipt(plant: Any) -> Any:

@@ -4,6 +4,7 @@
 impossible values with file, line and key. Each ``check`` raises `Impossible` with a dotted key.
 """
 
+from interplant.core.automation_config import ACTIONS, REASONS, TOLD, Automation, PlantAutomation
 from interplant.core.cases import Case
 from interplant.core.contract import Contract
 from interplant.core.federation_config import (
@@ -48,6 +49,7 @@ from interplant.core.task_config import (
 )
 
 __all__ = [
+    "ACTIONS",
     "BAND",
     "CLIPPINGS",
     "CODECS",
@@ -57,8 +59,11 @@ __all__ = [
     "METRICS",
     "ORDERS",
     "PRIVATE",
+    "REASONS",
     "SOURCES",
+    "TOLD",
     "UNITS",
+    "Automation",
     "Case",
     "Certificates",
     "Compression",
@@ -69,6 +74,7 @@ __all__ = [
     "Metric",
     "Model",
     "Plant",
+    "PlantAutomation",
     "PlantData",
     "Policy",
     "Privacy",

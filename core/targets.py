@@ -106,6 +106,30 @@ def restored(target: Target, predicted: "NDArray[np.float64]") -> "NDArray[np.fl
     return predicted * (target.high - target.low) + target.low
 
 
+def told(target: Target, predicted: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Bring a model's outputs into what a person is told, and a label is compared with.
+
+    Args:
+        target: Kind and scale.
+        predicted: Outputs (N,), or (N, classes).
+
+    Returns:
+        Of the same shape: a time or a value in the label's unit, an event's probability, or that of each
+        class.
+    """
+    import numpy as np
+
+    outputs = predicted.astype(np.float64)
+    if target.kind in (TIME, VALUE):
+        found = restored(target, outputs)
+    elif target.kind == EVENT:
+        found = 1.0 / (1.0 + np.exp(-np.clip(outputs, -700.0, 700.0)))
+    else:
+        sizes = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        found = sizes / sizes.sum(axis=1, keepdims=True)
+    return found.astype(np.float32)
+
+
 def unit(target: Target) -> str:
     """Say in what a model's outputs are, for a card or an error."""
     return {

@@ -193,6 +193,20 @@ def limits(settings: Floats, contract: Contract) -> tuple[Floats, Floats]:
     return chosen[..., 0], chosen[..., 1]
 
 
+def outside(values: Floats, contract: Contract) -> NDArray[np.bool_]:
+    """Return which readings of the inputs are finite and far outside their declared ranges (N, inputs).
+
+    Args:
+        values: Readings (N, inputs) in the order of `columns`.
+        contract: Declared ranges; a reading may pass an end by `TOLERANCE` widths.
+    """
+    low, high = limits(values[:, : len(contract.settings)], contract)
+    allowed = TOLERANCE * (high - low)
+    # Written as "not inside" would count NaN again; it is already a violation of `finite`.
+    found: NDArray[np.bool_] = ((values < low - allowed) | (values > high + allowed)) & np.isfinite(values)
+    return found
+
+
 def _needed(contract: Contract) -> list[str]:
     """Columns that every table has: machine, time, cycle where there is one, and the inputs."""
     cycle = [contract.cycle] if contract.cycle else []
@@ -238,13 +252,7 @@ def _out_of_range(frame: "pd.DataFrame", contract: Contract) -> Iterator[Violati
 
 
 def _outside(frame: "pd.DataFrame", contract: Contract) -> NDArray[np.bool_]:
-    """Which values of the inputs are finite and far outside their declared ranges (N, inputs)."""
-    values = frame[columns(contract)].to_numpy(dtype=np.float64)
-    low, high = limits(values[:, : len(contract.settings)], contract)
-    allowed = TOLERANCE * (high - low)
-    # Written as "not inside" would count NaN again; it is already a violation of `finite`.
-    found: NDArray[np.bool_] = ((values < low - allowed) | (values > high + allowed)) & np.isfinite(values)
-    return found
+    return outside(frame[columns(contract)].to_numpy(dtype=np.float64), contract)
 
 
 def _duplicates(frame: "pd.DataFrame", contract: Contract) -> Iterator[Violation]:

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from interplant.client import verdicts
 from interplant.client.directory import PlantDirectory
-from interplant.core import config, signing
+from interplant.core import config, keyring
 from interplant.core.errors import UsageError
 from interplant.core.files import disk_errors, only_one, write_atomic
 from interplant.core.release import ReleaseRefused, read_release
@@ -257,7 +257,7 @@ def _release(release: str, plants: Sequence[PlantDirectory]) -> dict[str, Any]:
 
 def _verified(plant: PlantDirectory, release: str) -> str:
     try:
-        key = signing.read_public(plant.release_public_key)
+        key = keyring.read(plant.release_public_key)
         return read_release(plant.releases / release, key).sha256
     except ReleaseRefused:
         return ""

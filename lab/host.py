@@ -1,6 +1,7 @@
 """A process that hosts virtual plants: what comes and goes are the messages of the wire."""
 
 import contextlib
+import gc
 import multiprocessing
 import signal
 from dataclasses import dataclass, replace
@@ -120,6 +121,7 @@ def serve(pipes: list[Connection], ends: list[Connection], recipe: Recipe, share
     for end in ends:
         end.close()
     recipe.trainer.load(recipe.threads)
+    gc.freeze()  # what is loaded stays: Python's collector need not go through it again and again
     copies = multiprocessing.get_context("fork")  # there are no threads yet
     for one in range(1, len(pipes)):
         copies.Process(target=_serve, args=(one, pipes, recipe, shares)).start()

@@ -40,14 +40,14 @@ class _Worker:
 
     Args:
         pipe: Requests to it, replies from it, in the order of the requests.
-        queue: Messages that wait.
+        queue: Messages that wait, and where their tensors are.
         sent: Ids of those that it has, and their bytes.
         held: Replies of its that were not read.
         bodies: Digests of the tensors that it has, the oldest first.
     """
 
     pipe: "Connection[object, Reply | Exception]"
-    queue: deque[pb.Parcel] = field(default_factory=deque)
+    queue: deque[tuple[Message, pb.Blob]] = field(default_factory=deque)
     sent: deque[tuple[str, int]] = field(default_factory=deque)
     held: set[str] = field(default_factory=set)
     bodies: deque[str] = field(default_factory=lambda: deque(maxlen=host.BODIES))
@@ -55,14 +55,15 @@ class _Worker:
     def feed(self, bodies: Mapping[str, bytes]) -> None:
         """Send what waits, as far as there is room; tensors, by digest, once for all that have them."""
         while self.queue and len(self.sent) + len(self.held) <= AHEAD:
-            request, digest = self.queue[0].SerializeToString(), self.queue[0].body.sha256
-            news = digest not in self.bodies
+            message, body = self.queue[0]
+            request, news = to_parcel(message, body).SerializeToString(), body.sha256 not in self.bodies
             if self.sent and (news or sum(size for _, size in self.sent) + len(request) > AHEAD_BYTES):
                 return  # it may be writing: two that write wait for each other for ever
-            self.pipe.send((request, bodies[digest] if news else None))
-            self.sent.append((self.queue.popleft().message_id, len(request)))
+            self.pipe.send((request, bodies[body.sha256] if news else None))
+            self.queue.popleft()
+            self.sent.append((message.metadata.message_id, len(request)))
             if news:
-                self.bodies.append(digest)
+                self.bodies.append(body.sha256)
 
     def receive(self) -> Reply | None:
         """Return what it has to say: a reply, or that it is ready.
@@ -156,11 +157,11 @@ class PooledGrid(OneRunGrid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Hold instructions, in the order of the plants' names; tensors that are shared are written once."""
         held, written = list(messages), dict[tuple[int, ...], pb.Blob]()
-        waiting = {parcel.body.sha256 for worker in self._workers for parcel in worker.queue}
+        waiting = {body.sha256 for worker in self._workers for _, body in worker.queue}
         self._bodies = {digest: body for digest, body in self._bodies.items() if digest in waiting}
         for each in sorted(held, key=lambda each: self._names[each.metadata.dst_node_id]):
-            parcel = to_parcel(each, self._body(each.content, written))
-            self._workers[self._of[parcel.destination]].queue.append(parcel)
+            worker = self._workers[self._of[each.metadata.dst_node_id]]
+            worker.queue.append((each, self._body(each.content, written)))
         return [each.metadata.message_id for each in held]
 
     def _body(self, content: RecordDict, written: dict[tuple[int, ...], pb.Blob]) -> pb.Blob:
@@ -203,7 +204,7 @@ class PooledGrid(OneRunGrid):
         """Forget messages: what was not sent is not, and a reply that comes yet is not read."""
         done = set(message_ids)
         for worker in self._workers:
-            worker.queue = deque(each for each in worker.queue if each.message_id not in done)
+            worker.queue = deque(each for each in worker.queue if each[0].metadata.message_id not in done)
             worker.held -= done
         for one in done:
             self._ready.pop(one, None)

@@ -180,7 +180,7 @@ def simulate_fleet(
             rules or Rounds(order="plants", retries=0, deadline_seconds=DEADLINE),
             engine="simulate",
             release=False,
-            start_from=str(start_from or ""),
+            start_from=str(start_from.absolute()) if start_from else "",
         )
         run.create(order)
         run.task()  # read once here, and not again in each copy of this process

@@ -7,10 +7,12 @@ folder on a file system in memory (`scratch`): what a plant waits for there cost
 import hashlib
 import importlib
 import os
+import resource
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
 
 from interplant.client.directory import PlantDirectory
@@ -21,9 +23,13 @@ from interplant.core.schema import Plant, Split, Task
 from interplant.core.tensors import Tensors
 from interplant.data.frames import Dataset
 from interplant.data.snapshots import Snapshot
+from interplant.privacy.ledger import Ledger
 
 MEMORY = 1 << 30
 """Bytes of windows that a process keeps between rounds; the others are cut anew."""
+
+OPEN = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+"""Ledgers that a process keeps open between rounds: each takes 0.1 MB and one of its open files."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,10 @@ class VirtualRepository:
 
     def open(self) -> Snapshot:
         """Return the one snapshot; its digest is of the name, for the readings follow from it."""
+        return self._snapshot
+
+    @cached_property
+    def _snapshot(self) -> Snapshot:
         digest = hashlib.sha256(self.name.encode()).hexdigest()
         return Snapshot(digest, "", "", 0, 0, simulated=True, files={})
 
@@ -78,10 +88,21 @@ class VirtualDirectory(PlantDirectory):
         return self.virtual
 
     def create(self) -> None:
-        """Make the folder and the plant's keys."""
+        """Make the folder, the plant's keys and its ledger."""
         self.keys.mkdir(parents=True)
+        self.ledger.touch(0o600)
+        self.ledger.write_bytes(_empty_ledger())
         self.snapshot_key.write_bytes(os.urandom(32))
         certificates.write_key(self.plant_key, certificates.key_pem(certificates.make_key()))
+
+
+@cache
+def _empty_ledger() -> bytes:
+    """A ledger without an entry: the same for all plants, and made once."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "ledger.db"
+        Ledger(made).close()
+        return made.read_bytes()
 
 
 def virtual_plant(folder: Path, name: str, settings: Plant, make: Callable[[], Dataset]) -> VirtualDirectory:
@@ -133,29 +154,35 @@ class VirtualTrainer:
 
 @dataclass
 class Kept:
-    """What a process keeps of its plants between rounds: all ledgers, and windows as far as memory goes."""
+    """What a process keeps of its plants between rounds: windows as far as memory goes, and open ledgers."""
 
     limit: int = MEMORY
+    open: int = OPEN
     benches: dict[Path, Bench] = field(default_factory=dict)
     sizes: dict[Path, int] = field(default_factory=dict)
+    ledgers: set[Path] = field(default_factory=set)
 
     def bench(self, plant: Path) -> Bench:
         """Return a plant's."""
         return self.benches.setdefault(plant, Bench())
 
     def settle(self, plant: Path) -> None:
-        """Keep a plant's windows, or drop them if there is no room.
+        """Keep a plant's windows, and its ledger open, or let them go if there is no room.
 
         Who came first stays: all plants come again, in the same order.
         """
         bench = self.benches[plant]
-        if bench.windows is None or plant in self.sizes:
-            return
-        size = bench.windows.x.nbytes
-        if sum(self.sizes.values()) + size > self.limit:
-            bench.windows = None
-        else:
-            self.sizes[plant] = size
+        if bench.ledger is not None and plant not in self.ledgers:
+            if len(self.ledgers) < self.open:
+                self.ledgers.add(plant)
+            else:
+                bench.ledger.close()
+        if bench.windows is not None and plant not in self.sizes:
+            size = bench.windows.x.nbytes
+            if sum(self.sizes.values()) + size > self.limit:
+                bench.windows = None
+            else:
+                self.sizes[plant] = size
 
 
 @contextmanager

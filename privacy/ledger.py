@@ -11,7 +11,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,6 +103,8 @@ class Ledger:
         self._lock = threading.RLock()
         self._looked = False
         self._history = History()
+        self._connection: sqlite3.Connection | None = None
+        self._left: tuple[int, ...] = ()
         new = not self.path.exists()
         with self._errors(), disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,9 +112,17 @@ class Ledger:
             with self._connected() as connection:
                 if not connection.execute("PRAGMA table_list(entries)").fetchall():
                     connection.executescript(f"BEGIN IMMEDIATE; {_TABLE} COMMIT;")
+                self._wrote()
                 self._catch_up(connection)
             if new:
                 sync_folder(self.path.parent)
+
+    def close(self) -> None:
+        """Close the file; whatever is asked next opens it again, and what was read is still known."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
 
     def reserve(
         self,
@@ -272,6 +282,7 @@ class Ledger:
             Refusal: ``ledger``, naming the first broken entry.
         """
         with self._lock:
+            self.close()  # what is checked comes from the disk
             remembered, self._history = self._history, History()
         with self._reading():
             known = remembered.entries
@@ -348,20 +359,48 @@ class Ledger:
         )
 
     @contextmanager
-    def _connected(self, writes: bool = True) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level=None)) as connection:
-            if writes:
-                # A rollback journal leaves one file to back up. EXTRA is FULL and syncs the folder too,
-                # without which a power cut could bring the journal back and undo a finished charge.
-                connection.execute("PRAGMA journal_mode = DELETE")
-                connection.execute("PRAGMA synchronous = EXTRA")
-            yield connection
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """Open the file, or go on where it still is as this object has left it.
+
+        One that was put in its place, or written over, is opened anew: nothing of it is taken from memory.
+        """
+        found = self._stamp()
+        if found != self._left:
+            self.close()
+        try:
+            self._connection, self._left = self._connection or self._opened(), found
+            yield self._connection
+        except BaseException:
+            self.close()
+            raise
+
+    def _opened(self) -> sqlite3.Connection:
+        # Any thread may use it: whoever does holds the lock.
+        connection = sqlite3.connect(
+            self.path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        # A rollback journal leaves one file to back up. EXTRA is FULL and syncs the folder too,
+        # without which a power cut could bring the journal back and undo a finished charge.
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA synchronous = EXTRA")
+        return connection
+
+    def _wrote(self) -> None:
+        """What this object has written itself is no reason to open the file anew; another file is."""
+        found = self._stamp()
+        if found[:2] == self._left[:2]:
+            self._left = found
+
+    def _stamp(self) -> tuple[int, ...]:
+        """What tells the file from another (the first two), and from itself after a change."""
+        found = os.stat(self.path)
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         with self._lock:
             if not self._looked:
-                with self._errors(), self._connected(writes=False) as connection:
+                with self._errors(), self._connected() as connection:
                     self._catch_up(connection)
             yield
 
@@ -381,6 +420,7 @@ class Ledger:
                 self._history = self._history.first(known)
                 connection.rollback()
                 raise
+            self._wrote()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

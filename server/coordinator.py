@@ -1,4 +1,4 @@
-"""``interplant coordinator serve``: two children, restarted when they die."""
+"""``interplant coordinator serve``: its children, restarted when they die."""
 
 import logging
 import threading
@@ -11,6 +11,7 @@ from interplant.core.files import only_one
 from interplant.core.processes import Service, python_module, supervise
 from interplant.server.authority import Authority
 from interplant.server.directory import CoordinatorDirectory
+from interplant.server.followed import followed
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ _RENEW_EVERY = 20.0
 
 
 def serve(directory: CoordinatorDirectory, stopping: threading.Event | None = None) -> int:
-    """Run the gRPC process and the round process until Ctrl-C or a polite end.
+    """Run the gRPC process, the round process and the automation, if there is one, until a polite end.
 
     Args:
         directory: The coordinator's directory.
@@ -32,9 +33,10 @@ def serve(directory: CoordinatorDirectory, stopping: threading.Event | None = No
         The exit code.
 
     Raises:
+        UsageError: ``federation.yaml`` or a task that it follows is wrong.
         InterplantError: Another coordinator runs from this directory; the port is in use.
     """
-    directory.load()
+    follows = followed(directory)
     check_keys(directory)
     if stopping is None:
         stopping = threading.Event()
@@ -45,6 +47,8 @@ def serve(directory: CoordinatorDirectory, stopping: threading.Event | None = No
             Service("gRPC server", python_module("interplant.server.service", path), environment=_FRUGAL),
             Service("round loop", python_module("interplant.server.runner", path)),
         ]
+        if follows:
+            services.append(Service("automation", python_module("interplant.server.automation", path)))
         if supervise(services, stopping, _chores(directory)):
             raise InterplantError(next(filter(None, (one.reason for one in services)), "a process ended"))
     return 0

@@ -55,6 +55,11 @@ class CoordinatorDirectory:
         return self.keys / "release.pub"
 
     @property
+    def release_keys(self) -> Path:
+        """Statements by which each signing key has handed over to the next; see `interplant.core.keyring`."""
+        return self.keys / "release-keys.json"
+
+    @property
     def runs(self) -> Path:
         """One folder a run: checkpoints and summary."""
         return self.path / "runs"

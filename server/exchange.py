@@ -37,6 +37,8 @@ class Exchange:
         """The release of each task that plants are told of."""
         self.rollbacks: dict[str, str] = {}
         """Each release that was rolled back, and the one to go back to or nothing."""
+        self.keys = b""
+        """What plants are told of the federation's signing keys."""
         self._watchers: dict[str, Watcher] = {}
         self._open: dict[str, pb.Parcel] = {}
         self._bodies: dict[str, bytes] = {}
@@ -54,6 +56,8 @@ class Exchange:
         for message_id, parcel in self._open.items():
             if self.nodes.get(parcel.destination) == plant and message_id not in self._ready:
                 watcher.notices.put_nowait(self._work(parcel))
+        if self.keys:
+            watcher.notices.put_nowait(pb.Notice(keys=pb.Keys(statements=self.keys)))
         for release, to in self.rollbacks.items():
             watcher.notices.put_nowait(pb.Notice(rollback=pb.Rollback(release=release, to=to)))
         for offer in self.releases.values():
@@ -170,6 +174,12 @@ class Exchange:
         self._bodies = {digest: body for digest, body in self._bodies.items() if digest in named}
         if settled is not None:
             self._tell_all(pb.Notice(settled=settled))
+
+    def tell_keys(self, statements: bytes) -> None:
+        """Tell every plant that a signing key has handed over, now or when it returns."""
+        if statements != self.keys:
+            self._tell_all(pb.Notice(keys=pb.Keys(statements=statements)))
+        self.keys = statements
 
     def offer_releases(self, releases: Mapping[str, pb.Release], rollbacks: Mapping[str, str]) -> None:
         """Tell every plant of what has changed, now or when it returns: rollbacks first, then releases.

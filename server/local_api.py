@@ -97,9 +97,13 @@ class LocalApi(LocalServicer):
 
     async def Ring(self, request: pb.Empty, context: Context) -> pb.Empty:  # noqa: N802
         """Something in the registry's runs has changed."""
+        self.ring()
+        return pb.Empty()
+
+    def ring(self) -> None:
+        """Wake who listens at `Bell`."""
         for bell in self._bells:
             bell.set()
-        return pb.Empty()
 
     async def Reload(self, request: pb.Empty, context: Context) -> pb.Empty:  # noqa: N802
         """Read the registry again."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from interplant.core import config, export, models, signing, targets
+from interplant.core import config, export, keyring, models, signing, targets
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import disk_errors, sync_folder, write_atomic
 from interplant.core.processes import python_module
@@ -84,11 +84,14 @@ def package(order: PackageOrder, folder: Path) -> Release:
             exported, the key cannot be read, or the disk is full.
     """
     _check(order, folder)
-    public_key = signing.read_private(order.key).public_key()
+    keys = keyring.of(signing.read_private(order.key).public_key())
+    statements = order.key.with_name(keyring.FILE)
+    if statements.exists():
+        keys = keys.extended(keyring.parse(statements.read_bytes(), str(statements)))
     with disk_errors(folder):
         if not folder.exists():
             _build(order, folder)
-    release = read_release(folder, public_key)
+    release = read_release(folder, keys)
     if (release.lineage.run, release.lineage.task_digest) != (order.lineage.run, order.lineage.task_digest):
         raise InterplantError(f"{folder}: expected no release here, found one of run {release.lineage.run!r}")
     return release
@@ -183,6 +186,9 @@ def _fill(order: PackageOrder, folder: Path) -> None:
     write_atomic(folder / TASK, json.dumps(config.dump(order.task), indent=2) + "\n")
     write_atomic(folder / LINEAGE, order.lineage.to_json())
     write_atomic(folder / CARD, card(order))
+    statements = order.key.with_name(keyring.FILE)
+    if statements.exists():
+        shutil.copyfile(statements, folder / keyring.IN_RELEASE)
     key = signing.read_private(order.key)
     signing.sign_folder(folder, manifest_meta(order.lineage), key)
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,6 +15,7 @@ import grpc
 from grpc import aio
 
 from interplant.core import federation_pb2 as pb
+from interplant.core.automation_config import REASONS
 from interplant.core.certificates import Identity, utc_now
 from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.federation_pb2_grpc import CoordinatorServicer
@@ -23,6 +24,7 @@ from interplant.core.release import RELEASE_REFUSALS
 from interplant.core.wire import MAX_RECORDS, PROTOCOL, pieces
 from interplant.server.authority import Authority
 from interplant.server.exchange import Exchange
+from interplant.server.followed import Followed, hear
 from interplant.server.guard import identity_of
 from interplant.server.registry import Registry
 
@@ -48,6 +50,11 @@ _CODES = frozenset({"", *REFUSALS, *RELEASE_REFUSALS})
 _PATIENCE = 60.0
 """Seconds that a plant whose turn it is may take for one piece; a turn is not held for ever."""
 
+_WORD_SECONDS = 0.5
+"""Between two words of one plant that are new: what it may write into the history is bounded."""
+
+_MOST_RUNS = 100_000
+
 _UNDER_WAY = 4 * PIECE
 """Bytes of pieces that are on their way to plants at a time; with many plants each piece is smaller."""
 
@@ -68,6 +75,8 @@ class PlantApi(CoordinatorServicer):
         federation: The federation's name.
         releases: The folder of releases.
         upload_turns: How many plants upload at a time; the others are held by flow control.
+        followed: Tasks whose runs start without a command, by name.
+        ring: Wakes who decides on them.
     """
 
     def __init__(
@@ -78,9 +87,13 @@ class PlantApi(CoordinatorServicer):
         federation: str,
         releases: Path,
         upload_turns: int,
+        followed: Mapping[str, Followed],
+        ring: Callable[[], None],
     ) -> None:
         self._exchange, self._registry, self._authority = exchange, registry, authority
         self._federation, self._releases = federation, releases
+        self._followed, self._ring = followed, ring
+        self._heard: dict[str, float] = {}
         self._turns = asyncio.Semaphore(upload_turns)
         self._fetching = 0
         self._one_each: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -217,6 +230,24 @@ class PlantApi(CoordinatorServicer):
         except InterplantError as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
         return pb.Empty()
+
+    async def Propose(self, request: pb.Proposal, context: Context) -> pb.Heard:  # noqa: N802
+        """Note that a plant proposes a retraining, or what its budget pays; both are its own to tell."""
+        name, now = identity_of(context).name, time.monotonic()
+        runs = request.runs if request.HasField("runs") else None
+        if request.reason not in ("", *REASONS) or (runs is not None and runs > _MOST_RUNS):
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"expected one of {', '.join(REASONS)}, or a number of runs"
+            )
+        if request.task not in self._followed:
+            return pb.Heard(heeded=False)
+        if now < self._heard.get(name, 0.0) + _WORD_SECONDS:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "a word at a time; say it again later")
+        if await asyncio.to_thread(hear, self._registry, name, request.task, request.reason, runs):
+            self._heard[name] = now
+            self._ring()
+        heeded = request.reason in self._followed[request.task].policy.on
+        return pb.Heard(heeded=heeded)
 
     async def _check_addressee(self, question: pb.Parcel, context: Context) -> None:
         if self._exchange.nodes.get(question.destination) != identity_of(context).name:

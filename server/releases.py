@@ -93,7 +93,7 @@ def lineage_of(release: str, run: RunFolder, state: Checkpoint) -> Lineage:
         task_digest=task_digest(task),
         version=version("interplant"),
         protocol=PROTOCOL,
-        parent=None,
+        parent=order.parent or None,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         rounds=state.round,
         engine=order.engine,

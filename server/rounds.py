@@ -329,7 +329,7 @@ def first_weights(run: RunFolder, task: Task) -> Tensors:
     """Return what a run starts from: what its order names, or fresh weights from the task's seed."""
     start_from = run.order().start_from
     if start_from:
-        return from_bytes(Path(start_from).read_bytes())
+        return from_bytes((run.path / start_from).read_bytes())
     return models.parameters(models.build(task))
 
 

@@ -42,7 +42,8 @@ class Order:
         rounds: `interplant.core.schema.Rounds`, as plain JSON.
         engine: ``grpc``, ``simulate`` or ``flower``.
         release: Whether the run ends with a release.
-        start_from: Path of safetensors weights to start from; fresh ones if empty.
+        start_from: Safetensors weights to start from, a path from the folder; fresh ones if empty.
+        parent: Id of the release that they come from; empty if from none.
     """
 
     run: str
@@ -52,6 +53,7 @@ class Order:
     engine: str = "grpc"
     release: bool = True
     start_from: str = ""
+    parent: str = ""
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,13 @@ class RunFolder:
 
 
 def make_order(
-    run: str, task: Task, rules: Rounds, engine: str, release: bool, start_from: str = ""
+    run: str,
+    task: Task,
+    rules: Rounds,
+    engine: str,
+    release: bool,
+    start_from: str = "",
+    parent: str = "",
 ) -> Order:
     """Write down what a run shall do; see `Order`."""
     return Order(
@@ -202,6 +210,7 @@ def make_order(
         engine=engine,
         release=release,
         start_from=start_from,
+        parent=parent,
     )
 
 

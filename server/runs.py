@@ -32,6 +32,7 @@ def start_run(
     release: bool = True,
     start_from: str = "",
     rounds: Rounds | None = None,
+    because: str = "",
 ) -> Run:
     """Queue a run and ring for the round process.
 
@@ -44,6 +45,7 @@ def start_run(
         release: Whether the run ends with a signed release.
         start_from: Id of a release to start from; fresh weights if empty.
         rounds: Rules for rounds, by default those of ``federation.yaml``.
+        because: Why it is started, where no person has typed the command.
     """
     strategies.build(task.strategy)
     weights = directory.releases / start_from / "weights.safetensors" if start_from else None
@@ -54,9 +56,10 @@ def start_run(
     first = first_weights(task, weights)
     rules = rounds or directory.load().rounds
     settings = {"release": release, "start_from": start_from}
+    settings |= {"because": because} if because else {}
     run_id = new_run_id()
     folder = directory.runs / run_id
-    order = make_order(run_id, task, rules, "grpc", release, str(folder / _FIRST))
+    order = make_order(run_id, task, rules, "grpc", release, _FIRST, start_from)
     try:
         RunFolder(folder).create(order)
         blobs.replace(folder / _FIRST, first, {})

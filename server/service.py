@@ -16,9 +16,11 @@ from interplant.core import federation_pb2_grpc as rpc
 from interplant.core import logs, processes
 from interplant.core.certificates import Identity, utc_now
 from interplant.core.errors import InterplantError
+from interplant.server import release_keys
 from interplant.server.authority import Authority
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.exchange import Exchange
+from interplant.server.followed import followed
 from interplant.server.guard import Guard
 from interplant.server.local_api import LocalApi, socket_path
 from interplant.server.plant_api import PlantApi
@@ -57,6 +59,8 @@ class Service:
         self.registry = Registry.open(directory.path)
         self.authority = Authority.open(directory.path)
         self.exchange = Exchange(Spool(directory.spool), {})
+        release_keys.settle(directory)
+        self.local = LocalApi(self.exchange, self.reload)
         self._allowed: dict[tuple[str, str], bool] = {}
         self.reload()
 
@@ -67,6 +71,7 @@ class Service:
         self.exchange.nodes = {plant.node_id: plant.name for plant in plants if plant.is_enrolled}
         for name in self.exchange.online() - set(self.exchange.nodes.values()):
             self.exchange.hang_up(name)
+        self.exchange.tell_keys(release_keys.statements(self.directory))  # before what they sign
         self.exchange.offer_releases(self._offers(), dict(self.registry.rollbacks()))
 
     def _offers(self) -> dict[str, pb.Release]:
@@ -117,6 +122,8 @@ class Service:
             self.federation.name,
             self.directory.releases,
             self.federation.upload_turns,
+            followed(self.directory),
+            self.local.ring,
         )
         rpc.add_CoordinatorServicer_to_server(api, server)
         name = pb.DESCRIPTOR.services_by_name["Coordinator"].full_name
@@ -138,7 +145,7 @@ class Service:
 
     def _local(self) -> aio.Server:
         server = aio.server(options=[("grpc.max_receive_message_length", -1)])
-        rpc.add_LocalServicer_to_server(LocalApi(self.exchange, self.reload), server)
+        rpc.add_LocalServicer_to_server(self.local, server)
         path = socket_path(self.directory.path)
         path.unlink(missing_ok=True)
         server.add_insecure_port(f"unix:{path}")

@@ -25,6 +25,8 @@ COMMENTS: Final = {
     "upload_turns": "How many plants send their updates at the same time.",
     "approval": """auto: plants are told of every release. person: only after `interplant release approve`
         here; each plant's own approval is a matter of its policy.""",
+    "automation": """Tasks whose runs start without a command: when, and whether a person approves each;
+        see docs/automation.md.""",
     "certificates": """How long certificates are valid. They renew themselves when a third of the time
         is left.""",
     "certificates.join_hours": "A join file that is not used within this time is worth nothing.",

@@ -46,6 +46,11 @@ class Store:
         """Make an empty registry; a relative SQLite path counts from ``directory``."""
         return cls(connect(resolve(url, directory), create=True))
 
+    @property
+    def engine(self) -> Engine:
+        """The open database."""
+        return self._engine
+
     def close(self) -> None:
         """Let go of the database's connections and files."""
         self._engine.dispose()

@@ -14,6 +14,7 @@ from interplant.core.errors import REFUSALS, InterplantError
 from interplant.core.flower import HeldArray, records_of, refusal
 from interplant.core.schema import Compression
 from interplant.core.tensors import Tensors
+from interplant.strategies.arrays import PIECE
 
 UPDATE, RECEIPT, METRICS, WEIGHTS, TASK = tensors.UPDATE, "receipt", "metrics", tensors.WEIGHTS, "task"
 """Names of the records that a round sends and receives."""
@@ -148,11 +149,13 @@ def _bounded(arrays: Tensors, max_norm: float) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         for name, array in arrays.items():
             flat = array.reshape(-1)
-            # One pass without a copy in float64; a product of BLAS would take every core for it.
-            part = float(np.einsum("i,i->", flat, flat, dtype=np.float64))
-            if not math.isfinite(part):
-                raise BadUpdateError("not_finite", f"{name}: found values that are not finite")
-            square += part
+            for start in range(0, flat.size, PIECE):
+                # A piece's squares stay in a cache; a product of BLAS would take every core for them.
+                squares = np.square(flat[start : start + PIECE], dtype=np.float64)
+                part = float(np.add.reduce(squares))
+                if not math.isfinite(part):
+                    raise BadUpdateError("not_finite", f"{name}: found values that are not finite")
+                square += part
     if math.sqrt(square) > max_norm:
         raise BadUpdateError(
             "norm", f"expected a norm of at most {max_norm:g}, found {math.sqrt(square):.3g}"

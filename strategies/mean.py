@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from interplant.strategies.arrays import PIECE, Arrays, Piece, ordered, over, pieces, zeros
+from interplant.strategies.arrays import Arrays, Piece, ordered, over, pieces, zeros
 
 _LONG = 1 << 20
 """Elements of a piece that is only added: nothing of it needs to stay in a cache."""
@@ -29,6 +29,9 @@ class Mean:
     totals: Arrays
     weight: float = field(default=0.0)
 
+    def __post_init__(self) -> None:
+        self._long, self._short = list(pieces(self.totals, _LONG)), list(pieces(self.totals))
+
     def add(self, update: Arrays, weight: float) -> None:
         """Add an update in place."""
         given = ordered(update)
@@ -38,14 +41,14 @@ class Mean:
             # An equal weight, the rule, costs no multiplication.
             np.add(total, new if weight == 1.0 else np.multiply(new, weight, dtype=total.dtype), out=total)
 
-        over(pieces(self.totals, _LONG if weight == 1.0 else PIECE), fold)
+        over(self._long if weight == 1.0 else self._short, fold)
         self.weight += weight
 
     def value(self, factor: float = 1.0) -> Arrays:
         """Turn the sum into ``factor`` times the mean, in place, and return it."""
         scale = factor / self.weight
         over(
-            pieces(self.totals),
+            self._short,
             lambda part: np.multiply(part.of(self.totals), scale, out=part.of(self.totals)),
         )
         return self.totals

@@ -17,8 +17,12 @@ from interplant.strategies.spill import Spill, Spilling
 
 log = logging.getLogger(__name__)
 
-_DEPTH = 1 << 11
-"""Elements whose products are summed in single precision, and whose rows BLAS takes at a time."""
+_DEPTH = 1 << 12
+"""Elements whose products are summed in single precision, and whose rows BLAS takes at a time, at most."""
+
+_SHORT, _FEWEST = 10**6, 1 << 9
+"""Multiplications up to which BLAS does not copy what it is given first, which takes as long as they do; and
+elements below which calls take longer than that."""
 
 _ALIKE = 1e-2
 """Part of |a|² + |b|² below which a distance from products has lost too many digits."""
@@ -91,8 +95,10 @@ def nearest(squares: Array, faulty: int, keep: int) -> list[int]:
 def _products(rows: Array) -> Array:
     """Products of every two updates over one piece, on and above the diagonal."""
     found, squares = np.zeros((len(rows), len(rows))), np.zeros(len(rows))
-    for start in range(0, rows.shape[1], _DEPTH):
-        part = rows[:, start : start + _DEPTH]
+    short = _SHORT // max(1, len(rows) - 1) ** 2
+    depth = min(_DEPTH, short) if short >= _FEWEST else _DEPTH
+    for start in range(0, rows.shape[1], depth):
+        part = rows[:, start : start + depth]
         # Not all times all: for that BLAS has a routine of its own, which is slower on so few rows.
         found[:-1, 1:] += part[:-1] @ part[1:].T
         squares += np.vecdot(part, part)

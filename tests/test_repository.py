@@ -31,6 +31,7 @@ PROVIDERS = packages_distributions()
 UNITS = sorted(ROOT.glob("deploy/*.service"))
 
 NOT_IMPORTED = {
+    "httptools": "uvicorn parses with it",
     "onnx": "torch.onnx writes with it",
     "onnxscript": "torch.onnx translates with it",
     "tzdata": "zoneinfo reads it where the system has no zones",

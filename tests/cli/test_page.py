@@ -25,7 +25,9 @@ from interplant.data.store import Store
 from interplant.data.tasks import builtin
 from interplant.server import runs
 from interplant.server.authority import Authority
+from interplant.server.backup import back_up
 from interplant.server.directory import CoordinatorDirectory
+from interplant.server.followed import PROPOSED
 from interplant.server.registry import Registry
 
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
@@ -143,6 +145,11 @@ def prepare(name: str, place: Path, patch: pytest.MonkeyPatch) -> None:
         with closing(Registry.open(coordinator)) as registry:
             registry.approve_release(f"turbofan-{RUN}", "by a person")
             registry.roll_out_release(f"turbofan-{RUN}")
+    if name == "interplant coordinator restore":
+        back_up(coordinator, place / "sunday.tar")
+    if name in ("interplant run approve", "interplant run decline"):
+        with closing(Registry.open(coordinator)) as registry:
+            registry.add_event(PROPOSED, "turbofan", "proposed by north (drift)")
     if name == "interplant run resume":
         runs.stop_run(coordinator, RUN)
     if name == "interplant data fetch":

@@ -46,6 +46,8 @@ class Scripted(rpc.CoordinatorServicer):
         self.fetches: list[tuple[str, int]] = []
         self.sends: Callable[[bytes], Iterator[bytes]] = lambda data: iter([data])
         self.deployed: list[tuple[str, str, str]] = []
+        self.proposed: list[tuple[str, str, int | None]] = []
+        self.heeds = True
         self.renewals = 0
         self.serials: list[int] = []
         self.start()
@@ -143,6 +145,11 @@ class Scripted(rpc.CoordinatorServicer):
     def Deployed(self, request: pb.Deployment, context: Any) -> pb.Empty:
         self.deployed.append((request.release, request.state, request.code))
         return pb.Empty()
+
+    def Propose(self, request: pb.Proposal, context: Any) -> pb.Heard:
+        runs = request.runs if request.HasField("runs") else None
+        self.proposed.append((request.task, request.reason, runs))
+        return pb.Heard(heeded=self.heeds)
 
     def Renew(self, request: pb.CertificateRequest, context: Any) -> pb.CertificateReply:
         self.renewals += 1

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from flwr.app import ConfigRecord
 
 from interplant.client import agent as module
 from interplant.client import champion as pointers
-from interplant.client import connection, policy, receiving, verdicts
+from interplant.client import connection, policy, proposals, receiving, verdicts
 from interplant.client.agent import Agent
 from interplant.client.directory import PlantDirectory
 from interplant.client.outbox import Outbox
@@ -702,3 +702,31 @@ def test_a_stop_does_not_wait_for_the_work(
     running.stop()
     assert time.monotonic() - begun < 5
     go_on.set()
+
+
+# --- proposals ---------------------------------------------------------------------------------------
+
+
+def test_what_the_monitor_proposes_is_told_once_connected_and_logged(
+    joined: PlantDirectory, start: Callable[[], Running], coordinator: Scripted
+) -> None:
+    proposals.propose(joined, "wear", "person", None, datetime.now(UTC))
+    start()
+    until(lambda: coordinator.proposed)
+    until(lambda: not proposals.waiting(joined))
+    assert coordinator.proposed == [("wear", "person", None)]
+    assert [one["reason"] for one in audited(joined) if one["what"] == "proposal"] == ["person"]
+    assert proposals.noted(joined)[-1]["done"]
+
+
+def test_a_proposal_waits_for_a_coordinator_that_is_away(
+    joined: PlantDirectory, start: Callable[[], Running], coordinator: Scripted
+) -> None:
+    coordinator.stop()
+    proposals.propose(joined, "wear", "person", None, datetime.now(UTC))
+    start()
+    until(lambda: connection.current(joined).reason or joined.connection.exists())
+    assert proposals.waiting(joined)
+    coordinator.start(coordinator.port)
+    until(lambda: coordinator.proposed)
+    until(lambda: not proposals.waiting(joined))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interplant.client import drift
+from interplant.client import drift, standing
 from interplant.client.directory import PlantDirectory
 from interplant.core import config, signing
 from interplant.core.contract import Column, Contract
@@ -195,3 +195,12 @@ def test_another_window_is_another_comparison(plant: PlantDirectory) -> None:
     assert drift.watch(plant, held, [live()]).windows == 20
     edit(plant, lambda settings: setattr(settings.data.drift, "window", 100))
     assert drift.watch(plant, held, [live()]).windows == 10
+
+
+def test_what_drifts_now_is_said_of_the_champion(plant: PlantDirectory) -> None:
+    name = serve(plant, newest(plant))
+    held = drift.against(plant, WEAR)
+    drift.watch(plant, held, [live()])
+    assert not standing.is_drifting(plant, name)
+    drift.watch(plant, held, [of_frame(readings(range(200, 210), 8, 10.0), WEAR.contract)])
+    assert standing.is_drifting(plant, name)

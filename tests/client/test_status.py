@@ -9,6 +9,7 @@ import pytest
 from interplant.client import connection, policy, verdicts
 from interplant.client.directory import PlantDirectory
 from interplant.client.outbox import Outbox
+from interplant.client.serving_status import ServingStatus
 from interplant.client.spending import spending
 from interplant.client.status import status
 from interplant.client.verdicts import Verdict
@@ -25,6 +26,7 @@ def test_a_new_plant(bare: PlantDirectory) -> None:
     assert not found.paused
     assert found.budgets == spending(bare)
     assert (found.champion, found.waiting, found.kept_replies) == (None, [], 0)
+    assert found.serving == ServingStatus("off")
 
 
 def test_everything_that_a_person_has_to_know(bare: PlantDirectory) -> None:

@@ -3,12 +3,15 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from interplant.core import config, release, signing
+from interplant.core import config, keyring, release, signing
 from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError, UsageError
+from interplant.core.keyring import Statement
 from interplant.core.release import Lineage, Participant, ReleaseRefused
 from interplant.core.schema import Task
 
@@ -192,3 +195,75 @@ def test_codes_have_our_own_words() -> None:
     assert "signed" in release.sentence("signature")
     assert "policy" in release.sentence("policy_task")
     assert release.sentence("rmse=3.4") == "the plant gave a reason that this version does not know"
+
+
+# --- keys that hand over -------------------------------------------------------------------------------
+
+
+def refused(folder: Path, code: str) -> None:
+    with pytest.raises(ReleaseRefused) as caught:
+        release.read_release(folder, KEY.public_key())
+    assert caught.value.code == code
+
+
+def handed_over(
+    until: str = "2026-01-01T00:00:00+00:00", revoked: bool = False
+) -> tuple[tuple[Statement, ...], Ed25519PrivateKey]:
+    """Statements by which `KEY` hands over to another key, and that key."""
+    new = signing.make_key()
+    old, name = (key.public_key().public_bytes_raw().hex() for key in (KEY, new))
+    words = Statement("demo", old, name, "2026-01-01T00:00:00+00:00", until, revoked)
+    return (words.signed(KEY, new),), new
+
+
+def signed_by(folder: Path, key: Ed25519PrivateKey, statements: tuple[Statement, ...]) -> Path:
+    """Sign a release with another key, as packaging does after a rotation."""
+    write(folder)
+    for name in (signing.MANIFEST, signing.SIGNATURE):
+        (folder / name).unlink()
+    (folder / "keys.json").write_text(keyring.to_json(statements))
+    lineage = release.parse_lineage((folder / release.LINEAGE).read_bytes())
+    signing.sign_folder(folder, release.manifest_meta(lineage), key)
+    return folder
+
+
+def test_the_first_key_leads_to_a_release_of_the_second(tmp_path: Path) -> None:
+    statements, new = handed_over()
+    folder = signed_by(tmp_path / "r-1", new, statements)
+    assert release.read_release(folder, KEY.public_key()).id == "r-1"
+    assert release.read_release(folder, new.public_key()).id == "r-1"
+
+
+def test_the_statements_in_a_release_are_signed_with_it(tmp_path: Path) -> None:
+    statements, new = handed_over()
+    folder = signed_by(tmp_path / "r-1", new, statements)
+    (folder / "keys.json").write_text(keyring.to_json(statements).replace("\n", "\n "))
+    refused(folder, "tampered")
+
+
+def test_a_stranger_does_not_come_in_by_statements_of_their_own(tmp_path: Path) -> None:
+    thief, friend = signing.make_key(), signing.make_key()
+    old, new = (key.public_key().public_bytes_raw().hex() for key in (thief, friend))
+    words = Statement("demo", old, new, "2026-01-01T00:00:00+00:00", "2026-01-01T00:00:00+00:00", False)
+    refused(signed_by(tmp_path / "r-1", friend, (words.signed(thief, friend),)), "signature")
+    ours = KEY.public_key().public_bytes_raw().hex()
+    forged = Statement("demo", ours, new, words.created, words.until, False)
+    refused(signed_by(tmp_path / "r-2", friend, (forged.signed(thief, friend),)), "signature")
+
+
+def test_an_old_release_counts_after_its_key_has_handed_over(tmp_path: Path) -> None:
+    folder = write(tmp_path / "r-1")
+    made = release.parse_lineage((folder / release.LINEAGE).read_bytes()).created
+    statements, _ = handed_over(until=made)
+    ring = keyring.of(KEY.public_key()).extended(statements)
+    assert release.read_release(folder, ring).id == "r-1"
+
+
+@pytest.mark.parametrize("words", [{"until": "2000-01-01T00:00:00+00:00"}, {"revoked": True}])
+def test_a_signature_by_a_revoked_key_is_refused(tmp_path: Path, words: dict[str, Any]) -> None:
+    folder = write(tmp_path / "r-1")
+    ring = keyring.of(KEY.public_key()).extended(handed_over(**words)[0])
+    with pytest.raises(release.ReleaseRefused) as caught:
+        release.read_release(folder, ring)
+    assert caught.value.code == "revoked_key"
+    assert release.read_release(folder, ring, kept=True).id == "r-1"  # what serves, serves on

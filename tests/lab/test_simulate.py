@@ -199,6 +199,17 @@ def test_windows_are_kept_as_far_as_memory_goes(tmp_path: Path) -> None:
     assert left == {"a": True, "b": False, "c": True}
 
 
+def test_ledgers_stay_open_as_far_as_there_is_room(tmp_path: Path) -> None:
+    kept = Kept(open=2)
+    for name in ("a", "b", "c", "a"):
+        bench = kept.bench(tmp_path / name)
+        bench.ledger = bench.ledger or Ledger(tmp_path / name)
+        kept.settle(tmp_path / name)
+    held = {Path(one.path).name for one in psutil.Process().open_files()}
+    assert held & {"a", "b", "c"} == {"a", "b"}
+    assert kept.bench(tmp_path / "c").ledger.lineages() == []
+
+
 def virtual_windows(size: int) -> Any:
     class Windows:
         x = np.zeros(size, np.uint8)
@@ -210,6 +221,9 @@ def test_a_virtual_plants_ledger_is_a_real_one(tmp_path: Path) -> None:
     fleet = Fleet(1, machines=2, epsilon=50.0)
     task = turbofan(*PRIVATE)
     plant = virtual.virtual_plant(tmp_path, "plant-1", fleet_settings(fleet, task), data)
+    Ledger(tmp_path / "plain.db").close()
+    assert plant.ledger.read_bytes() == (tmp_path / "plain.db").read_bytes()
+    assert plant.ledger.stat().st_mode & 0o777 == 0o600
     trainer: Trainer = VirtualTrainer(plant, Kept())
     start = models.parameters(models.build(task))
     first, second = (trainer.train("run-1", number, task, start) for number in (1, 2))

@@ -2,12 +2,13 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -187,18 +188,77 @@ def test_a_removed_entry_is_named(path: Path) -> None:
         Ledger(path)
 
 
-def test_an_older_copy_put_back_is_noticed_while_the_plant_runs(path: Path) -> None:
+def write_over(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def put_in_its_place(path: Path, content: bytes) -> None:
+    """Replace a file by one of the same size and times."""
+    other = path.with_name("other")
+    other.write_bytes(content)
+    shutil.copystat(path, other)
+    other.replace(path)
+
+
+@pytest.mark.parametrize("put", [write_over, put_in_its_place])
+def test_an_older_copy_put_back_is_noticed_while_the_plant_runs(
+    path: Path, put: Callable[[Path, bytes], None]
+) -> None:
     ledger = Ledger(path)
     charge(ledger)
     backup = path.read_bytes()
     charge(ledger, 2)
-    path.write_bytes(backup)
+    put(path, backup)
     with pytest.raises(Refusal, match="entry 2 is not what it was"):
         charge(ledger, 3)
     with pytest.raises(Refusal, match="no longer holds the 2 entries"):
         ledger.verify()
     with pytest.raises(Refusal, match="entry 2 is not what it was"):
         charge(ledger, 3)
+
+
+def test_what_is_charged_after_the_file_was_replaced_is_in_the_new_file(path: Path) -> None:
+    ledger = Ledger(path)
+    charge(ledger)
+    put_in_its_place(path, path.read_bytes())
+    charge(ledger, 2)
+    assert [entry.round for entry in Ledger(path).entries()] == [1, 2]
+
+
+def test_a_file_that_is_replaced_during_a_look_is_opened_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(path)
+    charge(ledger)
+    look = ledger._catch_up
+
+    def replaced(connection: sqlite3.Connection) -> None:
+        look(connection)
+        put_in_its_place(path, path.read_bytes())
+
+    monkeypatch.setattr(ledger, "_catch_up", replaced)
+    ledger.lineages()
+    monkeypatch.undo()
+    charge(ledger, 2)
+    assert [entry.round for entry in Ledger(path).entries()] == [1, 2]
+
+
+def test_a_file_that_is_gone_refuses_and_is_not_begun_anew(path: Path) -> None:
+    ledger = Ledger(path)
+    charge(ledger)
+    path.unlink()
+    with pytest.raises(Refusal, match="No such file"):
+        charge(ledger, 2)
+    assert not path.exists()
+
+
+def test_a_closed_ledger_goes_on(path: Path) -> None:
+    ledger = Ledger(path)
+    charge(ledger)
+    ledger.close()
+    charge(Ledger(path), 2)
+    charge(ledger, 3)
+    assert [entry.round for entry in ledger.entries()] == [1, 2, 3]
 
 
 def test_the_file_refuses_updates_and_deletes(path: Path) -> None:
@@ -248,10 +308,9 @@ class OnAFullDisk(Ledger):
     full = True
 
     @contextmanager
-    def _connected(self, writes: bool = True) -> Iterator[sqlite3.Connection]:
-        with super()._connected(writes) as connection:
-            if self.full:
-                connection.execute("PRAGMA max_page_count = 1")
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        with super()._connected() as connection:
+            connection.execute(f"PRAGMA max_page_count = {1 if self.full else 1000}")
             yield connection
 
 

@@ -8,10 +8,11 @@ import grpc
 import numpy as np
 import pytest
 
-from interplant.core import certificates, wire
+from interplant.core import certificates, config, wire
 from interplant.core import federation_pb2 as pb
+from interplant.core.automation_config import Automation
 from interplant.core.files import PIECE
-from interplant.server import plant_api
+from interplant.server import followed, plant_api
 from interplant.server.records import node_id
 from interplant.server.releases import offer_of
 
@@ -520,3 +521,53 @@ def test_an_open_stream_ends_with_the_certificate_it_was_opened_under(serving, n
     with north.watch() as stream:
         assert "certificate's end" in fails_with(grpc.StatusCode.ABORTED, next, stream)
     serving.until(lambda: not serving.service.exchange.online())
+
+
+# --- Propose -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def follows(serving, monkeypatch):
+    """The service follows one task."""
+    monkeypatch.setattr(plant_api, "_WORD_SECONDS", 0.0)
+    settings = serving.directory.load()
+    settings.automation = [Automation(task="turbofan", on=["drift"])]
+    serving.directory.config.write_text(config.to_yaml(settings))
+    serving.restart()
+
+
+def test_a_proposal_is_in_the_history_and_rings_the_bell(serving, follows):
+    north = serving.plant("north")
+    bell = serving.local.Bell(pb.Empty(), timeout=10)
+    next(bell)
+    proposal = pb.Proposal(task="turbofan", reason="drift", runs=3)
+    assert north.stub.Propose(proposal, timeout=10).heeded
+    next(bell)
+    bell.cancel()
+    assert north.stub.Propose(proposal, timeout=10).heeded, "said again it does no harm"
+    said = followed.said(serving.service.registry, "turbofan")
+    assert (said.proposals, said.runs) == ({"north": ["drift"]}, {"north": 3})
+    assert len(serving.service.registry.events("turbofan")) == 2
+
+
+def test_what_nobody_follows_is_not_heeded_and_leaves_no_trace(serving, follows):
+    north = serving.plant("north")
+    assert not north.stub.Propose(pb.Proposal(task="wear", reason="drift"), timeout=10).heeded
+    assert not north.stub.Propose(pb.Proposal(task="turbofan", reason="error"), timeout=10).heeded
+    assert serving.service.registry.events("wear") == []
+
+
+def test_a_word_that_is_none_is_refused(serving, follows):
+    north = serving.plant("north")
+    invalid = grpc.StatusCode.INVALID_ARGUMENT
+    fails_with(invalid, north.stub.Propose, pb.Proposal(task="turbofan", reason="rmse 17.3"), timeout=10)
+    fails_with(invalid, north.stub.Propose, pb.Proposal(task="turbofan", runs=2**31), timeout=10)
+
+
+def test_a_plant_cannot_fill_the_history(serving, follows, monkeypatch):
+    north = serving.plant("north")
+    monkeypatch.setattr(plant_api, "_WORD_SECONDS", 60.0)
+    north.stub.Propose(pb.Proposal(task="turbofan", reason="drift", runs=1), timeout=10)
+    again = pb.Proposal(task="turbofan", runs=2)
+    fails_with(grpc.StatusCode.RESOURCE_EXHAUSTED, north.stub.Propose, again, timeout=10)
+    assert serving.plant("south").stub.Propose(again, timeout=10) == pb.Heard(heeded=False)

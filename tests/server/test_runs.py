@@ -50,7 +50,7 @@ def test_the_rules_for_rounds_can_be_given(coordinator, task):
 
 def test_a_run_starts_from_fresh_weights_of_the_tasks_seed(coordinator, task):
     run = runs.start_run(coordinator, task)
-    first = load_file(RunFolder(coordinator.runs / run.id).order().start_from)
+    first = load_file(coordinator.runs / run.id / RunFolder(coordinator.runs / run.id).order().start_from)
     expected = models.parameters(models.build(task))
     assert first.keys() == expected.keys()
     for name, array in expected.items():
@@ -64,11 +64,12 @@ def test_a_run_starts_from_a_release(coordinator, task):
     save_file(released, folder / "weights.safetensors")
     run = runs.start_run(coordinator, task, start_from="r-1")
     (folder / "weights.safetensors").unlink()  # the run has its own copy
-    first = load_file(RunFolder(coordinator.runs / run.id).order().start_from)
+    first = load_file(coordinator.runs / run.id / RunFolder(coordinator.runs / run.id).order().start_from)
     assert first.keys() == released.keys()
     for name, array in released.items():
         np.testing.assert_array_equal(first[name], array)
     assert run.config == {"release": True, "start_from": "r-1"}
+    assert RunFolder(coordinator.runs / run.id).order().parent == "r-1"
 
 
 def test_a_release_of_another_model_is_refused_before_anything_is_written(coordinator, registry, task):

@@ -1,0 +1,133 @@
+"""Dynamic batching: windows of several requests go through a model in one run.
+
+A run takes what waits when the one before is over, so that a single caller never waits and many callers share
+runs. What may wait is bounded; more is refused, and the caller sends it again.
+"""
+
+import asyncio
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interplant.client.protocol import ProtocolError
+from interplant.core.errors import InterplantError
+
+Floats = NDArray[np.float32]
+
+
+class Runs(Protocol):
+    """Whatever predicts."""
+
+    @property
+    def quick(self) -> bool:
+        """Whether a run is over sooner than a thread could be asked for it."""
+
+    def run(self, x: Floats, /) -> Floats:
+        """Predict windows (N, channels, length)."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    model: Runs
+    x: Floats
+    answer: "asyncio.Future[Floats]"
+
+
+class Batcher:
+    """Runs models for the requests of one event loop, a quick one in the loop, others in a thread.
+
+    Args:
+        most: Windows in one run; a request with more has runs of its own.
+        wait: Seconds that a run waits for more windows, at most.
+        queue: Windows that may wait.
+    """
+
+    def __init__(self, most: int, wait: float, queue: int) -> None:
+        self._most, self._wait, self._queue = most, wait, queue
+        self._jobs: deque[_Job] = deque()
+        self._waiting = 0
+        self._next: asyncio.Handle | None = None
+        self._running: asyncio.Future[Floats | InterplantError] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, "batches")
+
+    def predict(self, model: Runs, x: Floats) -> "asyncio.Future[Floats]":
+        """Return what a model will predict of windows (N, channels, length).
+
+        Raises:
+            ProtocolError: 413: there are more windows than may ever wait; 503: too many wait now.
+        """
+        if len(x) > self._queue:
+            raise ProtocolError(413, f"expected at most {self._queue} windows in a request, found {len(x)}")
+        if self._waiting + len(x) > self._queue:
+            raise ProtocolError(
+                503, f"{self._waiting} windows wait already; send the request again", retry_after=1
+            )
+        job = _Job(model, x, self._loop.create_future())
+        self._jobs.append(job)
+        self._waiting += len(x)
+        self._plan()
+        return job.answer
+
+    def close(self) -> None:
+        """End the thread when its run is over."""
+        self._thread.shutdown()
+
+    def _plan(self) -> None:
+        """Have the next run begin, unless one is under way: its end does."""
+        if self._running or not self._jobs:
+            return
+        if self._wait and self._waiting < self._most:
+            self._next = self._next or self._loop.call_later(self._wait, self._run)
+        elif self._next is None or self._wait:
+            if self._next:
+                self._next.cancel()
+            # What else has come in this turn of the loop shares the run.
+            self._next = self._loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        self._next = None
+        jobs = self._taken()
+        if jobs[0].model.quick:
+            self._deliver(jobs, _predicted(jobs, self._most))
+            return
+        self._running = self._loop.run_in_executor(self._thread, _predicted, jobs, self._most)
+        self._running.add_done_callback(lambda done: self._deliver(jobs, done.result()))
+
+    def _taken(self) -> list[_Job]:
+        """The next run's jobs, all for one model."""
+        jobs = [self._jobs.popleft()]
+        size = len(jobs[0].x)
+        while self._jobs and self._jobs[0].model is jobs[0].model:
+            size += len(self._jobs[0].x)
+            if size > self._most:
+                break
+            jobs.append(self._jobs.popleft())
+        self._waiting -= sum(len(job.x) for job in jobs)
+        return jobs
+
+    def _deliver(self, jobs: list[_Job], found: Floats | InterplantError) -> None:
+        self._running = None
+        start = 0
+        for job in jobs:
+            end = start + len(job.x)
+            if not job.answer.done():  # the caller may have gone
+                if isinstance(found, InterplantError):
+                    job.answer.set_exception(found)
+                else:
+                    job.answer.set_result(found[start:end])
+            start = end
+        self._plan()
+
+
+def _predicted(jobs: list[_Job], most: int) -> Floats | InterplantError:
+    x = jobs[0].x if len(jobs) == 1 else np.concatenate([job.x for job in jobs])
+    try:
+        parts = [jobs[0].model.run(x[start : start + most]) for start in range(0, len(x), most)]
+    except InterplantError as error:
+        return error
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,0 +1,186 @@
+"""Predictions go to the plant's log from a thread of their own: no answer waits for the disk.
+
+They are gathered for up to `PAUSE` seconds and written together. A killed process loses those that were not
+written yet, and no others.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interplant.client.predictions import Label, Prediction, Predictions
+from interplant.core.errors import InterplantError
+
+log = logging.getLogger(__name__)
+
+PAUSE: Final = 0.2
+"""Seconds for which predictions are gathered."""
+
+MOST: Final = 100_000
+"""Predictions that may wait to be written; a disk that is slower for longer loses some, and it is noted."""
+
+_PART: Final = 100
+"""Predictions written in one transaction, so that the thread never holds the interpreter for long."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Predictions of one request, as they were answered.
+
+    Args:
+        ids: Of each (N,).
+        time: In seconds since 1970.
+        release: Which answered.
+        predictions: In the label's units (N,) or (N, classes).
+        machines: Of each, or None.
+        times: Of each window's last reading, or None.
+        drifting: Whether inputs were drifting.
+        challenger: Release that answered beside it, or None.
+        challenger_predictions: What that said, as ``predictions``.
+    """
+
+    ids: Sequence[str]
+    time: float
+    release: str
+    predictions: NDArray[np.float32]
+    machines: Sequence[str] | None = None
+    times: Sequence[float] | None = None
+    drifting: bool = False
+    challenger: str | None = None
+    challenger_predictions: NDArray[np.float32] | None = None
+
+    def rows(self) -> list[Prediction]:
+        """Return them one by one."""
+        own = _listed(self.predictions)
+        others = None if self.challenger_predictions is None else _listed(self.challenger_predictions)
+        return [
+            Prediction(
+                id,
+                self.time,
+                self.release,
+                own[place],
+                self.machines[place] if self.machines else None,
+                self.times[place] if self.times else None,
+                self.challenger,
+                others[place] if others else None,
+                self.drifting,
+            )
+            for place, id in enumerate(self.ids)
+        ]
+
+
+class Recorder:
+    """Writes to a log behind the answers' back.
+
+    Args:
+        open_log: Opens the log; called in the thread that writes, again after a failure.
+    """
+
+    def __init__(self, open_log: Callable[[], Predictions]) -> None:
+        self._open = open_log
+        self._log: Predictions | None = None
+        self._answered: deque[Answered] = deque()
+        self._labels: deque[tuple[str, Label, Future[bool]]] = deque()
+        self._rows = 0
+        self._woken = False
+        self._changed = threading.Condition()
+        self._closed = False
+        self.lost = 0
+        """Predictions that could not be written."""
+        self._thread = threading.Thread(target=self._work, name="recording", daemon=True)
+        self._thread.start()
+
+    def put(self, answered: Answered) -> None:
+        """Have predictions written soon; never waits."""
+        if self._rows + len(answered.ids) > MOST:
+            self._lose(len(answered.ids), "the disk is too slow")
+            return
+        self._rows += len(answered.ids)
+        self._answered.append(answered)
+        if not self._woken:
+            with self._changed:
+                self._woken = True
+                self._changed.notify()
+
+    def label(self, prediction: str, value: Label) -> "Future[bool]":
+        """Have a label noted, behind all predictions that were put before; see `Predictions.label`."""
+        noted: Future[bool] = Future()
+        with self._changed:
+            self._labels.append((prediction, value, noted))
+            self._changed.notify()
+        return noted
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._woken or self._closed or self._labels)
+                self._changed.wait_for(lambda: self._closed or self._labels, PAUSE)
+                self._woken, closed, labels = False, self._closed, list(self._labels)
+                self._labels.clear()
+            self._write()
+            for prediction, value, noted in labels:
+                self._note(prediction, value, noted)
+            if closed:
+                if self._log:
+                    self._log.close()
+                return
+
+    def _write(self) -> None:
+        part: list[Prediction] = []
+        for _ in range(len(self._answered)):
+            part += self._answered.popleft().rows()
+            if len(part) >= _PART:
+                self._add(part)
+                part = []
+        self._add(part)
+
+    def _add(self, rows: list[Prediction]) -> None:
+        if not rows:
+            return
+        self._rows -= len(rows)
+        try:
+            self._opened().add(rows)
+        except InterplantError as error:
+            self._forget()
+            self._lose(len(rows), str(error))
+
+    def _note(self, prediction: str, value: Label, noted: "Future[bool]") -> None:
+        try:
+            noted.set_result(self._opened().label(prediction, value))
+        except InterplantError as error:
+            self._forget()
+            noted.set_exception(error)
+
+    def _opened(self) -> Predictions:
+        if self._log is None:
+            self._log = self._open()
+        return self._log
+
+    def _forget(self) -> None:
+        if self._log:
+            self._log.close()
+            self._log = None
+
+    def _lose(self, count: int, why: str) -> None:
+        if not self.lost:
+            log.error("predictions are not logged: %s", why)
+        self.lost += count
+
+
+def _listed(predictions: NDArray[np.float32]) -> list[tuple[float, ...]]:
+    table: list[list[Any]] = predictions.reshape(len(predictions), -1).tolist()
+    return [tuple(row) for row in table]

@@ -1,0 +1,247 @@
+"""What is answered over HTTP: the Open Inference Protocol and ``POST /feedback``; an ASGI application.
+
+Whatever is wrong is said in the protocol's own form, ``{"error": "..."}``.
+"""
+
+import asyncio
+import importlib.metadata
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Final
+
+from interplant.client import protocol, requests
+from interplant.client.batching import Batcher
+from interplant.client.predictions import new_id
+from interplant.client.protocol import HEADER_LENGTH, ProtocolError, json_bytes, json_object
+from interplant.client.recording import Answered, Recorder
+from interplant.client.serving_models import Followed, Model
+from interplant.core.errors import InterplantError
+from interplant.core.schema import Serving
+
+log = logging.getLogger(__name__)
+
+BODY_SECONDS: Final = 30.0
+"""How long a request's body may take to come."""
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+Headers = list[tuple[bytes, bytes]]
+Reply = tuple[int, bytes, Headers]
+
+_JSON: Final[Headers] = [(b"content-type", b"application/json")]
+
+
+class App:
+    """One plant's predictions.
+
+    Args:
+        models: What answers.
+        batcher: Runs it.
+        recorder: Takes what was answered.
+        settings: Limits.
+    """
+
+    def __init__(self, models: Followed, batcher: Batcher, recorder: Recorder, settings: Serving) -> None:
+        self._models, self._batcher, self._recorder = models, batcher, recorder
+        self._most = settings.body_megabytes * 1_000_000
+        self._rate = Rate(settings.rate) if settings.rate else None
+        self._version = importlib.metadata.version("interplant")
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            status, body, headers = await self._reply(scope, receive)
+        except ProtocolError as error:
+            status, body, headers = _refusal(error)
+        except Exception:  # a fault of ours must not end the connection without a word
+            log.exception("a request failed")
+            status, body, headers = _refusal(ProtocolError(500, "an unexpected fault; see the plant's log"))
+        headers = [*headers, (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _reply(self, scope: Message, receive: Receive) -> Reply:
+        match scope["method"], tuple(part for part in scope["path"].split("/") if part):
+            case "POST", ("v2", "models", name, "infer"):
+                return await self._infer(scope, receive, self._model(name))
+            case "POST", ("v2", "models", name, "versions", version, "infer"):
+                return await self._infer(scope, receive, self._model(name, version))
+            case "POST", ("feedback",):
+                return await self._feedback(scope, receive)
+            case method, path:
+                await _body(scope, receive, self._most)
+                return self._looked_up(method, path)
+        raise AssertionError
+
+    def _looked_up(self, method: str, path: tuple[str, ...]) -> Reply:
+        """What is told without running a model."""
+        version = path[4] if path[:2] == ("v2", "models") and path[3:4] == ("versions",) else None
+        plain = path[:3] + path[5:] if version else path
+        match plain:
+            case ("v2",):
+                found: dict[str, Any] = {"name": "interplant", "version": self._version}
+                found["extensions"] = list(protocol.EXTENSIONS)
+            case ("v2", "health", "live"):
+                found = {"live": True}
+            case ("v2", "health", "ready"):
+                self._ready()
+                found = {"ready": True}
+            case ("v2", "models", name):
+                found = _metadata(self._model(name, version))
+            case ("v2", "models", name, "ready"):
+                found = {"name": self._model(name, version).task.name, "ready": True}
+            case ("v2", "models", _, "infer") | ("feedback",):
+                raise ProtocolError(405, f"{method} /{'/'.join(path)}: expected POST")
+            case _:
+                raise ProtocolError(404, f"{method} /{'/'.join(path)[:200]}: nothing is there")
+        if method != "GET":
+            raise ProtocolError(405, f"{method} /{'/'.join(path)}: expected GET")
+        return 200, json_bytes(found), _JSON
+
+    async def _infer(self, scope: Message, receive: Receive, model: Model) -> Reply:
+        body = await _body(scope, receive, self._most)
+        if self._rate:
+            self._rate.take()
+        request = protocol.parse(body, _header(scope, HEADER_LENGTH))
+        asked = requests.asked(request, model.task)
+        try:
+            predicted = await self._batcher.predict(model, asked.x)
+        except InterplantError as error:
+            log.error("%s", error)
+            raise ProtocolError(500, str(error)) from None
+        ids, drifting = [new_id() for _ in range(len(asked))], self._models.drifting
+        outputs = requests.outputs(model.task.target, predicted, ids)
+        head = {
+            "model_name": model.task.name,
+            "model_version": model.release,
+            "parameters": {"release": model.release, "drifting": drifting},
+        }
+        body, headers = protocol.answer(request, head, outputs)
+        numbers = outputs["prediction"]
+        assert not isinstance(numbers, list)
+        self._recorder.put(
+            Answered(ids, time.time(), model.release, numbers, asked.machines, asked.times, drifting)
+        )
+        return 200, body, headers
+
+    async def _feedback(self, scope: Message, receive: Receive) -> Reply:
+        content = json_object(await _body(scope, receive, self._most))
+        prediction = content.get("prediction_id")
+        if set(content) != {"prediction_id", "label"} or not isinstance(prediction, str):
+            raise ProtocolError(400, "expected prediction_id, the text that came with it, and label")
+        value = requests.label_of(content["label"], self._ready().task.target)
+        try:
+            known = await asyncio.wrap_future(self._recorder.label(prediction, value))
+        except InterplantError as error:
+            raise ProtocolError(503, str(error), retry_after=5) from None
+        if not known:
+            raise ProtocolError(
+                404,
+                f"prediction {prediction[:64]!r}: not in this plant's log, or no longer; nothing was noted",
+            )
+        return 200, json_bytes({"prediction_id": prediction, "label": value}), _JSON
+
+    def _ready(self) -> Model:
+        model = self._models.model
+        if model is None:
+            raise ProtocolError(503, f"nothing serves: {self._models.trouble}", retry_after=5)
+        return model
+
+    def _model(self, name: str, version: str | None = None) -> Model:
+        model = self._models.model
+        if model is None or name != model.task.name:
+            here = repr(model.task.name) if model else "none"
+            status = 404 if model else 503
+            raise ProtocolError(status, f"model {name[:64]!r}: not served here; what serves: {here}")
+        if version is not None and version != model.release:
+            raise ProtocolError(404, f"version {version[:64]!r}: not served here; it is {model.release!r}")
+        return model
+
+
+class Rate:
+    """Lets so many requests a second pass, and a second's worth at once.
+
+    Args:
+        rate: Requests a second.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate, self._left, self._last = rate, max(1.0, rate), time.monotonic()
+
+    def take(self) -> None:
+        """Count a request.
+
+        Raises:
+            ProtocolError: 429: there are too many.
+        """
+        now = time.monotonic()
+        self._left = min(max(1.0, self._rate), self._left + (now - self._last) * self._rate)
+        self._last = now
+        if self._left < 1.0:
+            raise ProtocolError(
+                429, f"more than {self._rate:g} requests a second; send it again", retry_after=1
+            )
+        self._left -= 1.0
+
+
+def _metadata(model: Model) -> dict[str, Any]:
+    inputs, outputs = requests.described(model.task)
+    return {
+        "name": model.task.name,
+        "versions": [model.release],
+        "platform": "onnxruntime_onnx",
+        "inputs": inputs,
+        "outputs": outputs,
+        "parameters": {"release": model.release, "contract_version": model.task.contract.version},
+    }
+
+
+async def _body(scope: Message, receive: Receive, most: int) -> bytes:
+    """The request's body, refused once it is too long; what comes of it then is not kept."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            message = await receive()
+            if not message.get("more_body"):
+                parts = [message.get("body", b"")]
+                size = len(parts[0])
+            else:
+                parts, size = await _parts(message, receive, most)
+    except TimeoutError:
+        raise ProtocolError(408, f"the body did not come within {BODY_SECONDS:g} seconds") from None
+    if size > most:
+        raise ProtocolError(
+            413, f"expected a body of at most {most // 1_000_000} MB, found {size} bytes or more"
+        )
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _parts(message: Message, receive: Receive, most: int) -> tuple[list[bytes], int]:
+    """A body in parts, and its size. One that is too long is read on, as its sender hears nothing before."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ProtocolError(400, "the body ended early")
+        size += len(message["body"])
+        parts = [*parts, message["body"]] if size <= most else []
+        if not message.get("more_body"):
+            return parts, size
+        message = await receive()
+
+
+def _header(scope: Message, name: str) -> str | None:
+    wanted = name.encode()
+    headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+    for key, value in headers:
+        if key == wanted:
+            return value.decode("latin-1")
+    return None
+
+
+def _refusal(error: ProtocolError) -> Reply:
+    headers = list(_JSON)
+    if error.retry_after is not None:
+        headers.append((b"retry-after", str(error.retry_after).encode()))
+    return error.status, json_bytes({"error": str(error)}), headers

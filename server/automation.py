@@ -1,0 +1,243 @@
+"""The process that starts runs without a command: read `Automation.step`.
+
+Each decision is a line in the registry's history, with its reasons, under the task's name.
+"""
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import grpc
+
+from interplant.core import federation_pb2 as pb
+from interplant.core import federation_pb2_grpc as rpc
+from interplant.core import logs, processes
+from interplant.core.errors import InterplantError, UsageError
+from interplant.server.control import connect, ring
+from interplant.server.deciding import NOTHING, PROPOSE, START, WAIT, Facts, decide
+from interplant.server.directory import CoordinatorDirectory
+from interplant.server.followed import (
+    APPROVED,
+    BEGINS,
+    DECLINED,
+    FAILED,
+    PROPOSED,
+    STARTED,
+    WAITS,
+    Followed,
+    followed,
+    last_queued,
+    said,
+)
+from interplant.server.records import RUN_ENDS, Event
+from interplant.server.registry import Registry
+from interplant.server.starting import start_in_child
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 5.0
+"""How often the time of the week is looked at; a plant's word is heard at once."""
+
+Starter: TypeAlias = Callable[[CoordinatorDirectory, str, str, str], str]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a followed task stands, for people.
+
+    Args:
+        task: Its name.
+        action: ``start`` or ``propose``.
+        state: The last decision: ``waits``, ``proposed`` (to a person), ``approved``, ``declined``,
+            ``started``, ``failed``, ``begins``; empty before the first.
+        why: Its reasons.
+        since: When.
+        proposals: By plant the reasons for which it proposes a run.
+        runs: By plant how many more runs its budget pays, of those that tell.
+    """
+
+    task: str
+    action: str
+    state: str
+    why: str
+    since: datetime | None
+    proposals: dict[str, list[str]]
+    runs: dict[str, int]
+
+
+class Automation:
+    """Decide on every followed task, again and again.
+
+    Args:
+        directory: The coordinator's.
+        registry: Its registry.
+        start: Queues a run: directory, task's name, release to start from, reasons; returns the run's id.
+    """
+
+    def __init__(
+        self, directory: CoordinatorDirectory, registry: Registry, start: Starter = start_in_child
+    ) -> None:
+        self._directory, self._registry, self._start = directory, registry, start
+        self._followed = followed(directory)
+        self._quorum = directory.load().rounds.quorum
+
+    def step(self, now: datetime) -> None:
+        """Look at every followed task once, and do what is due."""
+        for name, one in self._followed.items():
+            self._look(name, one, now)
+
+    def _look(self, name: str, one: Followed, now: datetime) -> None:
+        facts = self._facts(name, now)
+        decision = decide(one.policy, facts)
+        if decision.kind == START:
+            self._begin(name, decision.why)
+        elif decision.kind == PROPOSE and not facts.proposed:
+            self._note(PROPOSED, name, f"{decision.why}; `interplant run approve {name}` starts it")
+        elif decision.kind == WAIT or (decision.kind == NOTHING and decision.why):
+            self._note_once(name, decision.why)
+
+    def _facts(self, name: str, now: datetime) -> Facts:
+        last = last_queued(self._registry, name)
+        known = said(self._registry, name, last)
+        if known.begins is None:
+            self._note(BEGINS, name, "runs of this task may start without a command from now on")
+        plants = [one.name for one in self._registry.plants() if one.is_enrolled]
+        return Facts(
+            now=now,
+            begins=known.begins or now,
+            proposals=known.proposals,
+            runs={plant: runs for plant, runs in known.runs.items() if plant in plants},
+            last=last,
+            busy=self._busy(),
+            plants=len(plants),
+            quorum=self._quorum,
+            proposed=known.word == PROPOSED,
+            approved=known.word == APPROVED,
+        )
+
+    def _busy(self) -> str:
+        for run in self._registry.runs():
+            if run.state not in RUN_ENDS:
+                return f"run {run.id} is {run.state}"
+        return ""
+
+    def _begin(self, name: str, why: str) -> None:
+        parent = release_to_start_from(self._registry, name)
+        try:
+            run = self._start(self._directory, name, parent, why)
+        except InterplantError as error:
+            log.error("task %s: no run was started: %s", name, error)
+            self._note(FAILED, name, f"{why}; no run was started: {error}")
+            return
+        log.info("task %s: run %s is queued: %s", name, run, why)
+        self._note(STARTED, name, f"run {run} from {parent or 'fresh weights'}: {why}")
+
+    def _note(self, kind: str, name: str, text: str) -> None:
+        self._registry.add_event(kind, name, text)
+
+    def _note_once(self, name: str, why: str) -> None:
+        last = said(self._registry, name).last
+        if last is None or (last.kind, last.text) != (WAITS, why):
+            log.info("task %s waits: %s", name, why)
+            self._note(WAITS, name, why)
+
+
+def release_to_start_from(registry: Registry, task: str) -> str:
+    """Return the id of the release of a task that plants are told of; empty if there is none."""
+    return next((one.id for one in registry.offered_releases() if one.task == task), "")
+
+
+def approve(directory: CoordinatorDirectory, task: str) -> Event:
+    """Let a run start that was put before a person.
+
+    Raises:
+        UsageError: None was.
+    """
+    return _say(directory, task, APPROVED, "a person has approved it")
+
+
+def decline(directory: CoordinatorDirectory, task: str, why: str = "") -> Event:
+    """Drop a run that was put before a person; what was proposed before counts no more.
+
+    Raises:
+        UsageError: None was.
+    """
+    return _say(
+        directory, task, DECLINED, f"a person has declined it: {why}" if why else "a person has declined it"
+    )
+
+
+def _say(directory: CoordinatorDirectory, task: str, kind: str, text: str) -> Event:
+    registry = Registry.open(directory)
+    try:
+        known = said(registry, task, last_queued(registry, task))
+        if known.word != PROPOSED:
+            raise UsageError(
+                f"task {task!r}: expected a proposed run, found none; `interplant run proposals` lists them"
+            )
+        event = registry.add_event(kind, task, text)
+    finally:
+        registry.close()
+    ring(directory)
+    return event
+
+
+def standings(directory: CoordinatorDirectory, registry: Registry) -> list[Standing]:
+    """Return how each followed task stands."""
+    found = []
+    for name, one in followed(directory).items():
+        known = said(registry, name, last_queued(registry, name))
+        last = known.last
+        found.append(
+            Standing(
+                name,
+                one.policy.action,
+                last.kind.partition(".")[2] if last else "",
+                last.text if last else "",
+                last.time if last else None,
+                {plant: list(reasons) for plant, reasons in known.proposals.items()},
+                dict(known.runs),
+            )
+        )
+    return found
+
+
+def work(directory: CoordinatorDirectory, stopping: threading.Event) -> int:
+    """Step at each bell and every `LOOK_SECONDS`, until ``stopping``."""
+    registry = Registry.open(directory)
+    automation, bell = Automation(directory, registry), threading.Event()
+    threading.Thread(target=_listen, args=(directory, bell, stopping), daemon=True).start()
+    while not stopping.is_set():
+        automation.step(datetime.now(UTC))
+        bell.wait(LOOK_SECONDS)
+        bell.clear()
+    return 0
+
+
+def _listen(directory: CoordinatorDirectory, bell: threading.Event, stopping: threading.Event) -> None:
+    """Hear the bell, also after the gRPC process was restarted."""
+    local = rpc.LocalStub(connect(directory))
+    while not stopping.is_set():
+        try:
+            for _ in local.Bell(pb.Empty(), wait_for_ready=True):
+                bell.set()
+        except grpc.RpcError:
+            stopping.wait(0.2)
+
+
+def main(words: list[str]) -> int:
+    """Run the automation of the coordinator in the directory ``words[0]``."""
+    processes.follow_parent()
+    logs.setup()
+    stopping = threading.Event()
+    processes.on_stop_signals(stopping)
+    return processes.ended(lambda: work(CoordinatorDirectory(Path(words[0])), stopping), log)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

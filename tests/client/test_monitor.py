@@ -1,0 +1,95 @@
+"""When the monitor looks: a clock and a count that the test sets, no process."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from interplant.client import monitor, proposals
+from interplant.client.directory import PlantDirectory
+from interplant.client.monitor import Monitor, Rest
+from interplant.core.automation_config import PlantAutomation
+from interplant.data.index import Index
+
+from .conftest import edit
+
+RULES = PlantAutomation(readings=10, rest_seconds=5.0, longest_seconds=60.0)
+
+
+def test_readings_that_rest_are_looked_at_once() -> None:
+    rest = Rest()
+    assert not rest.due(RULES, 0, 0.0)
+    assert not rest.due(RULES, 9, 10.0), "too few"
+    assert not rest.due(RULES, 20, 11.0)
+    assert not rest.due(RULES, 25, 15.0)
+    assert not rest.due(RULES, 25, 19.9)
+    assert rest.due(RULES, 25, 20.0)
+    rest.looked(25)
+    assert not rest.due(RULES, 25, 99.0)
+
+
+def test_readings_that_never_rest_are_looked_at_in_the_end() -> None:
+    rest = Rest()
+    looks = [second for second in range(200) if rest.due(RULES, 10 + second, float(second))]
+    assert looks[0] == 60
+
+
+def test_after_a_snapshot_the_count_begins_anew() -> None:
+    rest = Rest()
+    rest.due(RULES, 30, 0.0)
+    rest.looked(30)
+    assert not rest.due(RULES, 0, 1.0), "the snapshot has taken them"
+    assert not rest.due(RULES, 10, 2.0)
+    assert rest.due(RULES, 10, 7.0)
+
+
+class Clock:
+    now = 0.0
+    today = datetime(2026, 11, 26, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def watched(bare: PlantDirectory) -> PlantDirectory:
+    (bare.path / "store").mkdir()
+    edit(bare, lambda plant: setattr(plant, "automation", PlantAutomation(snapshots=True, rest_seconds=2.0)))
+    return bare
+
+
+def bring(plant: PlantDirectory, rows: int) -> None:
+    Index(Path(plant.path / "store" / "index.db")).note("line", rows, 0)
+
+
+def test_the_monitor_counts_what_sources_bring_and_tries_again_after_a_failure(
+    watched: PlantDirectory,
+) -> None:
+    looks: list[float] = []
+    good = [False, True]
+    own = Monitor(
+        watched, lambda scheduled: looks.append(Clock.now) or good[len(looks) - 1], lambda: Clock.now
+    )
+    assert monitor.readings(watched) == 0
+    bring(watched, 7)
+    for second in range(60):
+        Clock.now = float(second)
+        own.step()
+    assert looks == [2.0, 32.0]
+
+
+def test_a_moment_of_the_schedule_is_due_once_also_after_a_restart(watched: PlantDirectory) -> None:
+    edit(watched, lambda plant: setattr(plant.automation, "schedule", ["Thu 13:00"]))
+    edit(watched, lambda plant: setattr(plant.automation, "propose", ["schedule"]))
+    times = [datetime(2026, 11, 26, 12, tzinfo=UTC)]
+    looks: list[bool] = []
+
+    def made() -> Monitor:
+        return Monitor(
+            watched, lambda scheduled: looks.append(scheduled) or True, lambda: 0.0, lambda: times[-1]
+        )
+
+    own = made()
+    assert not own.step()
+    times.append(datetime(2026, 11, 26, 13, 1, tzinfo=UTC))
+    assert [own.step(), own.step()] == [True, False]
+    assert looks == [True]
+    proposals.note(watched, "proposal", reason="schedule", time=times[-1].isoformat())
+    assert not made().step()

@@ -1,0 +1,110 @@
+"""Predictions reach the log behind the answers' back, in order, and a slow disk is noted, not waited for."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from interplant.client import recording
+from interplant.client.predictions import Predictions, new_id
+from interplant.client.recording import Answered, Recorder
+from interplant.core.errors import InterplantError
+
+from .served import until
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Predictions]:
+    with Predictions(tmp_path / "predictions.db", 10_000) as opened:
+        yield opened
+
+
+def opens(log: Predictions) -> Predictions:
+    return Predictions(log.path, log.keep)
+
+
+def answered(count: int = 1, release: str = "r-1") -> Answered:
+    return Answered([new_id() for _ in range(count)], 1000.0, release, np.arange(count, dtype=np.float32))
+
+
+def test_everything_is_written_at_the_end(log: Predictions) -> None:
+    recorder = Recorder(lambda: opens(log))
+    for number in range(250):
+        recorder.put(answered(3, f"r-{number}"))
+    recorder.close()
+    rows = log.since(0)
+    assert [row.release for row in rows] == [f"r-{number}" for number in range(250) for _ in range(3)]
+    assert recorder.lost == 0
+
+
+def test_it_is_written_soon_without_an_end(log: Predictions) -> None:
+    recorder = Recorder(lambda: opens(log))
+    recorder.put(answered(2))
+    until(lambda: log.count() == 2)
+    recorder.put(answered(1))
+    until(lambda: log.count() == 3)
+    recorder.close()
+
+
+def test_a_row_says_everything(log: Predictions) -> None:
+    recorder = Recorder(lambda: opens(log))
+    x = np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)
+    whole = Answered(["a", "b"], 1000.0, "r-1", x, ["m1", "m2"], [1.0, 2.0], True, "r-2", x[::-1])
+    recorder.put(whole)
+    recorder.close()
+    row = log.since(0)[1]
+    assert (row.id, row.machine, row.at, row.drifting) == ("b", "m2", 2.0, True)
+    assert (row.prediction, row.challenger, row.challenger_prediction) == ((0.5, 0.5), "r-2", (0.25, 0.75))
+
+
+def test_a_label_comes_behind_the_prediction_that_it_is_for(log: Predictions) -> None:
+    recorder = Recorder(lambda: opens(log))
+    for _ in range(20):
+        one = answered()
+        recorder.put(one)
+        assert recorder.label(one.ids[0], 5.0).result(30)
+    assert not recorder.label("unknown", 5.0).result(30)
+    recorder.close()
+    assert len(log.labelled()) == 20
+
+
+def test_a_log_that_cannot_be_written_loses_predictions_not_answers(
+    log: Predictions, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = threading.Event()
+    full.set()
+
+    def opened() -> Predictions:
+        if full.is_set():
+            raise InterplantError("the disk is full")
+        return opens(log)
+
+    recorder = Recorder(opened)
+    recorder.put(answered(3))
+    until(lambda: recorder.lost == 3)
+    with pytest.raises(InterplantError, match="the disk is full"):
+        recorder.label("a", 1.0).result(30)
+    assert caplog.text.count("predictions are not logged: the disk is full") == 1
+    full.clear()
+    recorder.put(answered(2))
+    recorder.close()
+    assert (log.count(), recorder.lost) == (2, 3)
+
+
+def test_what_may_wait_is_bounded(log: Predictions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "MOST", 10)
+    slow = threading.Event()
+
+    def opened() -> Predictions:
+        assert slow.wait(30)
+        return opens(log)
+
+    recorder = Recorder(opened)
+    for _ in range(5):
+        recorder.put(answered(4))
+    assert recorder.lost == 12
+    slow.set()
+    recorder.close()
+    assert log.count() == 8

@@ -1,0 +1,196 @@
+"""Runs that start without a command: over a real registry, with a clock and a starter of the test's."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from interplant.core import config
+from interplant.core.automation_config import Automation as Policy
+from interplant.core.certificates import utc_now
+from interplant.core.errors import InterplantError, UsageError
+from interplant.core.schema import Task
+from interplant.server import automation, followed, setup
+from interplant.server.automation import Automation
+from interplant.server.directory import CoordinatorDirectory
+from interplant.server.registry import Registry
+from interplant.server.run_folder import RunFolder
+from interplant.server.starting import start_in_child
+
+
+@pytest.fixture
+def directory(tmp_path):
+    setup.init(tmp_path / "coordinator", "demo", "127.0.0.1:1", "127.0.0.1:1")
+    return CoordinatorDirectory(tmp_path / "coordinator")
+
+
+@pytest.fixture
+def registry(directory):
+    opened = Registry.open(directory)
+    yield opened
+    opened.close()
+
+
+def follow(directory, **words):
+    settings = directory.load()
+    settings.automation = [Policy(**{"task": "turbofan", "action": "start", "apart_hours": 0.0} | words)]
+    directory.config.write_text(config.to_yaml(settings))
+
+
+class Starter:
+    """Queues runs in the registry alone."""
+
+    def __init__(self, registry):
+        self.registry, self.asked, self.fails = registry, [], ""
+
+    def __call__(self, directory, task, start_from, because):
+        self.asked.append((task, start_from, because))
+        if self.fails:
+            raise InterplantError(self.fails)
+        return self.registry.create_run(task, {}, 3).id
+
+
+@pytest.fixture
+def starter(registry):
+    return Starter(registry)
+
+
+def step(directory, registry, starter):
+    Automation(directory, registry, starter).step(datetime.now(UTC))
+
+
+def kinds(registry):
+    return [one.kind for one in reversed(registry.events("turbofan"))]
+
+
+def end_runs(registry):
+    for run in registry.runs():
+        registry.update_run(run.id, state="finished")
+
+
+def test_a_proposal_starts_one_run_from_the_release_that_is_on_offer(directory, registry, starter):
+    follow(directory)
+    for name, task in (("a-1", "turbofan"), ("a-2", "turbofan"), ("a-3", "turbofan"), ("other", "wear")):
+        registry.create_release(name, None, task, "00")
+        decide = registry.reject_release if name == "a-3" else registry.approve_release
+        decide(name, "")
+    assert followed.hear(registry, "north", "turbofan", "drift", None)
+    step(directory, registry, starter)
+    assert starter.asked == [("turbofan", "a-2", "proposed by north (drift)")]
+    end_runs(registry)
+    step(directory, registry, starter)
+    assert len(starter.asked) == 1, "what was proposed before the run counts no more"
+    assert kinds(registry) == ["proposal.drift", "automation.begins", "automation.started"]
+    assert registry.events("turbofan")[0].text.endswith(" from a-2: proposed by north (drift)")
+
+
+def test_what_is_proposed_while_a_run_goes_on_counts_after_it(directory, registry, starter):
+    follow(directory)
+    followed.hear(registry, "north", "turbofan", "drift", None)
+    step(directory, registry, starter)
+    followed.hear(registry, "south", "turbofan", "new_data", None)
+    step(directory, registry, starter)
+    step(directory, registry, starter)
+    assert len(starter.asked) == 1
+    assert kinds(registry).count("automation.waits") == 1, "a reason to wait is told once"
+    end_runs(registry)
+    step(directory, registry, starter)
+    assert [asked[2] for asked in starter.asked][1:] == ["proposed by south (new_data)"]
+
+
+def test_a_person_approves_or_declines(directory, registry, starter):
+    follow(directory, action="propose")
+    with pytest.raises(UsageError, match="expected a proposed run, found none"):
+        automation.approve(directory, "turbofan")
+    followed.hear(registry, "north", "turbofan", "drift", None)
+    for _ in range(2):
+        step(directory, registry, starter)
+    assert starter.asked == []
+    assert kinds(registry).count("automation.proposed") == 1
+    automation.decline(directory, "turbofan", "the line stands still")
+    step(directory, registry, starter)
+    assert starter.asked == []
+    with pytest.raises(UsageError, match="found none"):
+        automation.approve(directory, "turbofan")
+
+    followed.hear(registry, "north", "turbofan", "drift", None)
+    step(directory, registry, starter)
+    automation.approve(directory, "turbofan")
+    step(directory, registry, starter)
+    (asked,) = starter.asked
+    assert asked[2] == "a person has approved it; proposed by north (drift)"
+    (standing,) = automation.standings(directory, registry)
+    assert (standing.state, standing.proposals) == ("started", {})
+
+
+def test_a_run_that_cannot_start_is_told_and_not_tried_again_and_again(directory, registry, starter):
+    follow(directory)
+    starter.fails = "model.name: 'x' cannot be imported"
+    followed.hear(registry, "north", "turbofan", "drift", None)
+    for _ in range(3):
+        step(directory, registry, starter)
+    assert len(starter.asked) == 1
+    (standing,) = automation.standings(directory, registry)
+    assert standing.state == "failed"
+    assert "cannot be imported" in standing.why
+
+
+def test_a_plants_word_is_noted_once(registry):
+    assert followed.hear(registry, "north", "turbofan", "drift", 3)
+    assert not followed.hear(registry, "north", "turbofan", "drift", 3)
+    assert followed.hear(registry, "north", "turbofan", "", 2)
+    assert followed.hear(registry, "south", "turbofan", "drift", None)
+    said = followed.said(registry, "turbofan")
+    assert said.proposals == {"north": ["drift"], "south": ["drift"]}
+    assert said.runs == {"north": 2}
+
+
+def test_budgets_of_plants_that_are_gone_do_not_count(directory, registry, starter):
+    follow(directory)
+    followed.hear(registry, "ghost", "turbofan", "drift", 0)
+    step(directory, registry, starter)
+    assert len(starter.asked) == 1
+
+
+def test_a_schedule_begins_with_the_automation(directory, registry, starter):
+    now = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    follow(directory, schedule=["Thu 11:00", "Thu 13:00"])
+    own = Automation(directory, registry, starter)
+    own.step(now)
+    assert starter.asked == [], "11:00 was before anybody followed the task"
+    later = utc_now() + timedelta(days=8)
+    own.step(later)
+    assert starter.asked[0][2].startswith("due by the schedule since ")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ({"task": "turbine"}, "task 'turbine': expected one of"),
+        ({"task": "none.yaml"}, "none.yaml: expected a file here, found none"),
+        ({"overrides": ["rounds=0"]}, "rounds: expected 1 or more, found 0"),
+        ({"on": ["whim"]}, r"automation.0.on: expected one of new_data, drift"),
+        ({"action": "run"}, "automation.0.action: expected one of propose, start"),
+        ({"quiet": ["night"]}, "automation.0.quiet: expected such as"),
+        ({"apart_hours": -1.0}, "automation.0.apart_hours: expected 0 to"),
+    ],
+)
+def test_rules_that_cannot_be_are_told(directory, words, sentence):
+    follow(directory, **words)
+    with pytest.raises(UsageError, match=sentence):
+        followed.followed(directory)
+
+
+def test_a_run_is_queued_in_a_process_of_its_own_with_its_reasons(directory, registry):
+    (directory.path / "own.yaml").write_text(config.to_yaml(tiny()))
+    follow(directory, task="own.yaml", overrides=["rounds=2"])
+    run = registry.run(start_in_child(directory, "tiny", "", "because of north"))
+    assert (run.state, run.rounds, run.config["because"]) == ("queued", 2, "because of north")
+    assert RunFolder(directory.runs / run.id).order().parent == ""
+    with pytest.raises(InterplantError, match="release 'r-9' is not in"):
+        start_in_child(directory, "tiny", "r-9", "")
+
+
+def tiny():
+    task = config.load(__import__("pathlib").Path(__file__).parents[2] / "data" / "turbofan.yaml", Task)
+    task.name = "tiny"
+    return task
