@@ -2,24 +2,25 @@
 
     python benchmarks/gate.py --json [--each 500] [--machines 100] [--whole 8] [--jobs 2]
 
-Four plants of the simulator, several times over. At each, a champion is trained on the data of all four, not to
-its end, and challengers are made from it as releases are: by training on, or by spoiling it. What each is worth
-by truth is its error on `TRUTH` machines of the same plant that nothing else has seen, beside the champion's.
-A challenger is harmful if that error is at least 5 % higher, helpful if it is at least 5 % lower; a third of
-either kind lies between 5 and 10 %, a third between 10 and 20 %, a third beyond, as far as they can be had.
+Four plants of the simulator, several times over. At each, a champion is trained on the data of all four,
+not to its end, and challengers are made from it as releases are: by training on, or by spoiling it. What
+each is worth by truth is its error on `TRUTH` machines of the same plant that nothing else has seen, beside
+the champion's. A challenger is harmful if that error is at least 5 % higher, helpful if it is at least 5 %
+lower; a third of either kind lies between 5 and 10 %, a third between 10 and 20 %, a third beyond, as far
+as they can be had.
 
-    harmful: noise on the weights; training on labels that are turned round; a merge of four plants of which
-    one sends the opposite; training on another plant's machines alone.
+    harmful: noise on the weights; training on labels that are turned round; a merge of four plants of
+    which one sends the opposite; training on another plant's machines alone.
     helpful: training on with the machines of all plants; merges of four plants that train on.
 
-Not counted among them: ``helpful, trained anew`` starts from other weights than the champion's, errs elsewhere,
-and is harder to tell from it.
+Not counted among them: ``helpful, trained anew`` starts from other weights than the champion's, errs
+elsewhere, and is harder to tell from it.
 
-Each is held against the champion on a hold-out of its own, ``--machines`` drawn from `POOL`, by the gate's own
-code and defaults, in a plant that has not tried anything before (the first try). ``--whole`` of them go through
-the whole gate besides: signed releases, a plant's directory with Git and DVC, the child that runs the ONNX.
-``in sequence`` says what comes of them where a plant tries all on one hold-out, one after the other, and the gate
-counts. Intervals are Clopper and Pearson's, 95 %.
+Each is held against the champion on a hold-out of its own, ``--machines`` drawn from `POOL`, by the gate's
+own code and defaults, in a plant that has not tried anything before (the first try). ``--whole`` of them go
+through the whole gate besides: signed releases, a plant's directory with Git and DVC, the child that runs
+the ONNX. ``in sequence`` says what comes of them where a plant tries all on one hold-out, one after the
+other, and the gate counts. Intervals are Clopper and Pearson's, 95 %.
 """
 
 import argparse
@@ -51,8 +52,8 @@ from interplant.core.schema import Connection, Plant, ReleasePolicy, Task
 from interplant.core.targets import scaled
 from interplant.core.tensors import Tensors
 from interplant.data.frames import Dataset
-from interplant.data.simulator import simulate
 from interplant.data.repository import Repository
+from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
 from interplant.data.windows import Windows, training_windows
 from interplant.privacy.training import train
@@ -91,11 +92,8 @@ class Challenger:
     predicted: export.Floats
 
     @property
-    def harmful(self) -> bool:
-        return self.effect > 0
-
-    @property
     def stratum(self) -> int:
+        """Which of `STRATA` its effect lies in."""
         return next(place for place, (low, high) in enumerate(STRATA) if low <= abs(self.effect) < high)
 
 
@@ -116,17 +114,19 @@ class Scene:
         self.readings = simulate(plant, TRUTH + POOL, seed).holdout
         every = training_windows(self.readings, task)
         self.truth, self.pool = (_some(every, own) for own in (every.machine <= TRUTH, every.machine > TRUTH))
-        steps = int(self.random.integers(20, 60))
+        steps = int(self.random.integers(5, 30))
         self.champion = self.trained(models.parameters(models.build(task)), self.plants, steps, 0.004)
         self._error = self.error(self.champion)
         self.predicted = self.predict(self.champion, self.pool)
 
     def predict(self, weights: Tensors, windows: Windows) -> export.Floats:
+        """Predict windows with a model."""
         model = models.build(self.task)
         models.set_parameters(model, weights)
         return export.predict(model, windows.x[:])
 
     def error(self, weights: Tensors) -> float:
+        """A model's error by truth."""
         return measures.error(self.task.target, Predicted(self.predict(weights, self.truth), self.truth.y))
 
     def trained(
@@ -209,7 +209,7 @@ STATES = 5
 """Models on the way from a champion to what a kind makes of it, of which at most one becomes a challenger."""
 
 ATTEMPTS = 2
-"""Ways that are gone for each challenger, at most: not every champion can be made better, or worse that way."""
+"""Ways that are gone for each challenger, at most: not every champion can be made better that way."""
 
 
 def collected(scene: Scene, kinds: tuple[str, ...], each: int) -> list[Challenger]:
@@ -236,9 +236,7 @@ def promoted(scene: Scene, one: Challenger, machines: np.ndarray[Any, Any], leve
     nothing = Dataset(scene.readings.iloc[:0], scene.readings.iloc[:0], simulated=True)
     held = holdout.Holdout(nothing, windows, rivals)
     units = comparison.units_of(windows.machine, -(-scene.task.window.length // scene.task.window.stride))
-    found = gate.judge(
-        held, scene.task, Predicted(one.predicted[own], windows.y), units, POLICY, level, bounds=False
-    )
+    found = gate.judge(held, scene.task, Predicted(one.predicted[own], windows.y), units, POLICY, level)
     return found[holdout.CHAMPION].passed
 
 
@@ -381,11 +379,13 @@ class Order:
         seed: The plant, and of everything.
         machines: Held out.
         whole: Challengers that go the whole way.
+        each: Harmful, and helpful, challengers at most.
     """
 
     seed: int
     machines: int
     whole: int
+    each: int
 
 
 def done(order: Order) -> tuple[list[Tried], list[Tried], list[bool], int]:
@@ -398,8 +398,8 @@ def done(order: Order) -> tuple[list[Tried], list[Tried], list[bool], int]:
 
     torch.set_num_threads(1)
     scene = Scene(config.load(builtin("turbofan"), Task, WORDS), order.seed % 4, order.seed // 4)
-    every = collected(scene, HARMFUL, AT_ONCE) + collected(scene, HELPFUL, AT_ONCE)
-    anew = collected(scene, ANEW, AT_ONCE // 6)
+    every = collected(scene, HARMFUL, order.each) + collected(scene, HELPFUL, order.each)
+    anew = collected(scene, ANEW, -(-order.each // 6))
     agreed = whole(scene, every, order.machines, order.whole) if order.whole else []
     held = int(np.isin(scene.pool.machine, drawn(scene, order.machines)).sum())
     first = tries.level([], 1.0 - POLICY.confidence)
@@ -417,7 +417,10 @@ def done(order: Order) -> tuple[list[Tried], list[Tried], list[bool], int]:
 
 def measured(each: int, machines: int, count: int, jobs: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """Go from plant to plant until there are enough challengers of both kinds."""
-    orders = (Order(seed, machines, 4 if 4 * seed < count else 0) for seed in range(4 * each))
+    orders = (
+        Order(seed, machines, max(0, min(4, count - 4 * seed)), min(AT_ONCE, each))
+        for seed in range(4 * each)
+    )
     harmful, helpful, anew = list[Tried](), list[Tried](), list[Tried]()
     agreed, held = list[bool](), list[int]()
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:

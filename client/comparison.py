@@ -203,6 +203,8 @@ class _Resampled:
             float(np.quantile(found, part, method=method))  # type: ignore[call-overload]
             for part, method in ((self._level, "lower"), (1.0 - self._level, "higher"))
         )
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return _fieller(pair, self._student)
         return (
             middle - max(self._student, high) * spread,
             middle + max(self._student, -low) * spread,
@@ -211,6 +213,18 @@ class _Resampled:
     def _resamples(self) -> Iterator[Floats]:
         """How often each value is drawn: few bytes are kept of it."""
         return (times.astype(np.float64) for times in self._times)
+
+
+def _fieller(pair: Floats, student: float) -> tuple[float, float]:
+    """Bounds where a model errs in so few units that resamples have none: Fieller's (1954), with Student's."""
+    n = pair.shape[1]
+    (own, other), cross = pair.mean(axis=1), np.cov(pair) * student**2 / n
+    a, b, c = other**2 - cross[1, 1], own * other - cross[0, 1], own**2 - cross[0, 0]
+    root = b**2 - a * c
+    if a <= 0.0 or root < 0.0:
+        return -math.inf, math.inf
+    low, high = (b - math.sqrt(root)) / a, (b + math.sqrt(root)) / a
+    return (math.log(low) if low > 0.0 else -math.inf), (math.log(high) if high > 0.0 else -math.inf)
 
 
 def _studentised(sums: Floats, n: int) -> Floats:
