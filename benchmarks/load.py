@@ -6,6 +6,7 @@ What a request costs here is counted too (`Load.own`): the clients' limit is not
 import selectors
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -46,6 +47,9 @@ class Load:
         return self.own / self.seconds
 
 
+Seen = Callable[[float, float, bool, bytes], None]
+
+
 @dataclass
 class _Client:
     connection: socket.socket
@@ -66,7 +70,14 @@ def post(address: str, path: str, body: bytes, headers: tuple[str, ...] = ()) ->
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def ask(address: str, requests: list[bytes], clients: int, seconds: float, rate: float = 0.0) -> Load:
+def ask(
+    address: str,
+    requests: list[bytes],
+    clients: int,
+    seconds: float,
+    rate: float = 0.0,
+    seen: Seen | None = None,
+) -> Load:
     """Have clients ask for some seconds.
 
     Args:
@@ -75,6 +86,8 @@ def ask(address: str, requests: list[bytes], clients: int, seconds: float, rate:
         clients: Connections, each with at most one request under way.
         seconds: How long.
         rate: Requests a second of all clients together; 0: as many as are answered.
+        seen: Told of each answer: when it was asked for and came (seconds since 1970), whether it is 200, and
+            its body.
     """
     split = urlsplit(address)
     chosen = selectors.DefaultSelector()
@@ -99,8 +112,12 @@ def ask(address: str, requests: list[bytes], clients: int, seconds: float, rate:
             client = key.data
             answer = _received(client)
             if answer is not None:
-                latencies.append(time.perf_counter() - client.sent)
+                latency = time.perf_counter() - client.sent
+                latencies.append(latency)
                 good, last = answer
+                if seen:
+                    came = time.time()
+                    seen(came - latency, came, good, last)
                 failed += not good
                 idle.append(client)
     spent = time.perf_counter() - begun, time.process_time() - cpu

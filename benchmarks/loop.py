@@ -5,9 +5,10 @@ it in, the monitor makes a snapshot and proposes a retraining, the coordinator s
 and each plant tries the release. The clock runs from the file to the last plant's new model. Training is what
 the slowest plant of each round took.
 
-    python benchmarks/loop.py --json [--only simulated|gas_turbine|push] [--data DIR]
+    python benchmarks/loop.py --json [--only simulated|gas_turbine|push|swaps] [--data DIR]
 
-``push`` is the release alone, to 100 plants that watch: see `push`.
+``push`` is the release alone, to 100 plants that watch: see `push`. ``swaps`` is promotion and rollback under
+load: see `swaps`.
 
 ``--data`` is the folder with the gas turbine's file (`interplant data fetch gas_turbine`).
 """
@@ -21,6 +22,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from push import push
+from swaps import measure as swaps
 
 from interplant.client import verdicts
 from interplant.core import config
@@ -186,7 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=["simulated", "gas_turbine", "push"], action="append")
+    parser.add_argument("--only", choices=["simulated", "gas_turbine", "push", "swaps"], action="append")
     parser.add_argument("--data", type=Path, help="folder with the gas turbine's file")
     parser.add_argument("--json", action="store_true")
     words = parser.parse_args()
@@ -200,6 +204,8 @@ def main() -> None:
         results += loop(turbine(words.data))
     if "push" in wanted:
         results += push(100, 5.0, 5)
+    if "swaps" in wanted:
+        results += swaps(10, 2000)
     if words.json:
         print(json.dumps({"results": results}, indent=1))
     else:

@@ -76,6 +76,7 @@ def status(directory: Directory = HERE, json: Json = False) -> None:
         lines[f"runs of {found.runway.task} left"] = _left(found.runway)
     lines |= {
         "champion": found.champion or "none yet",
+        "beside it": f"{found.challenger} ({found.stage})" if found.challenger else "none",
         "serving": _serving(found.serving),
         "waiting for approval": ", ".join(found.waiting) or "none",
         "kept replies": found.kept_replies,

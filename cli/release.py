@@ -138,12 +138,19 @@ def card(
     directory: Directory = HERE,
     plant: releases.AtPlant = None,
     key: releases.Key = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write it to this file as a page with curves instead.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Print a release's model card, Markdown, after checking its signature."""
-    from interplant.core.release import CARD
+    from interplant.core.release import CARD, CARD_HTML
 
     found = releases.find(release, directory, plant, key)
+    if html is not None:
+        releases.write_page(found.folder / CARD_HTML, html)
+        show(json, {"release": found.id, "html": str(html)}, f"The card of release {found.id} is in {html}.")
+        return
     text = (found.folder / CARD).read_text(encoding="utf-8")
     show(json, {"release": found.id, "card": text}, text.rstrip())
 

@@ -32,6 +32,7 @@ def find(name: str, coordinator: Path, plant: Path | None, key: Path | None = No
     """
     from interplant.core import keyring
     from interplant.core.release import check_id, read_release
+    from interplant.server.artifacts import Artifacts
 
     place = PlantDirectory(plant) if plant else CoordinatorDirectory(coordinator)
     if len(Path(name).parts) > 1 or Path(name).exists():
@@ -40,8 +41,25 @@ def find(name: str, coordinator: Path, plant: Path | None, key: Path | None = No
     else:
         place.check()
         folder = place.releases / check_id(name)
+        if isinstance(place, CoordinatorDirectory):
+            folder = Artifacts.of(place).folder(name)
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected a release here, found none; see `interplant release list`")
     if key is None:
         place.check()
     return read_release(folder, keyring.read(key or place.release_public_key))
+
+
+def write_page(page: Path, target: Path) -> None:
+    """Copy a release's card as it was signed.
+
+    Raises:
+        UsageError: The release has none, or the target is taken.
+    """
+    from interplant.core.files import write_atomic
+
+    if not page.is_file():
+        raise UsageError(f"{page.parent.name}: this release was made without a page; leave --html out")
+    if target.exists():
+        raise UsageError(f"{target}: there is something here already; choose another name")
+    write_atomic(target, page.read_bytes())

@@ -266,7 +266,11 @@ class Agent:
     def _tell_proposals(self) -> None:
         """Tell what the monitor proposes, while there is a connection."""
         connected = self._welcomed < math.inf
-        if connected and not self._proposing and proposals.due(self._plant, datetime.now(UTC)):
+        try:
+            due = connected and not self._proposing and bool(proposals.due(self._plant, datetime.now(UTC)))
+        except InterplantError:
+            return  # somebody is writing plant.yaml, which must not end the plant
+        if due:
             self._proposing = True
             self._jobs.put(self._propose)
 

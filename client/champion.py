@@ -109,14 +109,14 @@ def challenge(plant: PlantDirectory, release: str, stage: str, share: float = 0.
     Args:
         plant: The plant's directory.
         release: Its id; verified once more.
-        stage: One of `STAGES`.
+        stage: One of `STAGES`; what is on ``probation`` has served here.
         share: For ``canary``.
 
     Raises:
         UsageError: There is no champion, or the release is the champion.
         ReleaseRefused: See `verify_release`; the pointers are as they were.
     """
-    _verify(plant, release)
+    _verify(plant, release, kept=stage == PROBATION)
     now = champion(plant)
     if now is None or now.release == release:
         raise UsageError(f"release {release}: expected another champion to answer beside, found none")
@@ -136,7 +136,7 @@ def withdraw(plant: PlantDirectory) -> None:
 
 
 def roll_back(plant: PlantDirectory, release: str | None = None, previous: str | None = None) -> Champion:
-    """Go back to an earlier release, in one durable step.
+    """Go back to a release that has served here, in one durable step.
 
     Args:
         plant: The plant's directory.
@@ -151,19 +151,20 @@ def roll_back(plant: PlantDirectory, release: str | None = None, previous: str |
     to = release or (now.previous if now else None)
     if now is None or to is None or to == now.release:
         raise UsageError(f"{plant.path}: expected an earlier release to go back to, found none")
-    return _serve(plant, to, previous)
+    return _serve(plant, to, previous, kept=True)
 
 
-def _serve(plant: PlantDirectory, release: str, previous: str | None) -> Champion:
-    _verify(plant, release)
+def _serve(plant: PlantDirectory, release: str, previous: str | None, kept: bool = False) -> Champion:
+    _verify(plant, release, kept)
     new = Champion(release, previous, _now())
     write_atomic(plant.champion, json.dumps(asdict(new), indent=2) + "\n")
     withdraw(plant)
     return new
 
 
-def _verify(plant: PlantDirectory, release: str) -> None:
-    verify_release(plant.releases / check_id(release), plant.release_public_key, plant.load().policy)
+def _verify(plant: PlantDirectory, release: str, kept: bool) -> None:
+    folder = plant.releases / check_id(release)
+    verify_release(folder, plant.release_public_key, plant.load().policy, kept)
 
 
 def _read(path: Path, wanted: str, remedy: str) -> dict[str, Any] | None:

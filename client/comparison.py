@@ -216,7 +216,7 @@ class _Resampled:
 
 
 def _fieller(pair: Floats, student: float) -> tuple[float, float]:
-    """Bounds where a model errs in so few units that resamples have none: Fieller's (1954), with Student's."""
+    """Bounds where a model errs in so few units that resamples have none: Fieller's (1954), by Student."""
     n = pair.shape[1]
     (own, other), cross = pair.mean(axis=1), np.cov(pair) * student**2 / n
     a, b, c = other**2 - cross[1, 1], own * other - cross[0, 1], own**2 - cross[0, 0]

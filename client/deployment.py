@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from interplant.client import champion as pointers
-from interplant.client import gate
 from interplant.client.champion import PROBATION
 from interplant.client.directory import PlantDirectory
 from interplant.client.receiving import verify_release
@@ -30,7 +29,7 @@ from interplant.client.verdicts import (
     verdicts,
 )
 from interplant.core.errors import Refusal, UsageError
-from interplant.core.release import Release, ReleaseRefused, sentence
+from interplant.core.release import TASK, ReleaseRefused, parse_task, sentence
 from interplant.core.schema import Policy
 
 
@@ -46,15 +45,18 @@ def try_release(plant: PlantDirectory, folder: Path) -> Verdict:
     Returns:
         The verdict, also on record; ``active`` means that the champion is this release now.
     """
+    from interplant.client import gate  # not where a person only goes back, in a hurry
+
     policy = plant.load().policy
     try:
         release = verify_release(folder, plant.release_public_key, policy)
         now = pointers.champion(plant)
         figures = gate.try_out(plant, release, now.release if now else None)
     except (ReleaseRefused, Refusal) as error:
-        refusal = _refusal(error)
+        refusal = _refusal(error, error.figures if isinstance(error, gate.Worse) else {})
         return _conclude(plant, folder.name, lambda: record(plant, folder.name, refusal))
-    return _conclude(plant, release.id, lambda: _passed(plant, release, policy, figures))
+    said = gate.result(figures, release.task.target)
+    return _conclude(plant, release.id, lambda: _passed(plant, release.id, policy, said, figures))
 
 
 def record_fault(plant: PlantDirectory, release: str, fault: str) -> Verdict:
@@ -79,7 +81,7 @@ def approve(plant: PlantDirectory, release: str) -> Verdict:
         if waiting is None or waiting.state != WAITING:
             state = waiting.state if waiting else "not tried here"
             raise UsageError(f"release {release}: expected one that waits for approval; it is {state}")
-        return _begin(plant, release, "approved by a person", waiting.figures)
+        return _begin(plant, release, "approved by a person", waiting.figures, by_person=True)
 
 
 def standing(plant: PlantDirectory) -> list[tuple[str, Verdict]]:
@@ -128,21 +130,37 @@ def _conclude(plant: PlantDirectory, release: str, act: Callable[[], Verdict]) -
         return before if before and before.state not in (WAITING, REFUSED) else act()
 
 
-def _passed(plant: PlantDirectory, release: Release, policy: Policy, figures: Mapping[str, float]) -> Verdict:
-    said = gate.result(figures, release.task.target)
+def _passed(
+    plant: PlantDirectory, release: str, policy: Policy, said: str, figures: Mapping[str, float]
+) -> Verdict:
     if policy.release.approval == "person":
-        return record(plant, release.id, Verdict(WAITING, "", f"waits for a person: {said}", figures))
-    return _begin(plant, release.id, said, figures)
+        return record(plant, release, Verdict(WAITING, "", f"waits for a person: {said}", figures))
+    return _begin(plant, release, said, figures)
 
 
-def _begin(plant: PlantDirectory, release: str, why: str, figures: Mapping[str, float]) -> Verdict:
-    """What passed the gate goes on trial beside the champion; with none, or no trial, it serves at once."""
+def _begin(
+    plant: PlantDirectory, release: str, why: str, figures: Mapping[str, float], by_person: bool = False
+) -> Verdict:
+    """What passed the gate goes on trial beside the champion; with none, or no trial, it serves at once.
+
+    One that takes other windows cannot answer beside the champion: a person says whether it serves.
+    """
     now = pointers.champion(plant)
     if now is None or now.release == release or not plant.load().policy.release.trial.asked:
         return promote(plant, release, why, figures)
+    if _terms(plant, release) != _terms(plant, now.release):
+        if by_person:
+            return promote(plant, release, why, figures)
+        said = f"waits for a person: it takes other windows than {now.release}, beside which it was to answer"
+        return record(plant, release, Verdict(WAITING, "", f"{said}; {why}", figures))
     _replace_challenger(plant, release)
     pointers.challenge(plant, release, SHADOW)
     return record(plant, release, Verdict(SHADOW, "", why, figures))
+
+
+def _terms(plant: PlantDirectory, release: str) -> object:
+    task = parse_task((plant.releases / release / TASK).read_bytes())
+    return task.contract, task.window, task.target
 
 
 def _replace_challenger(plant: PlantDirectory, release: str) -> None:
@@ -157,6 +175,5 @@ def _figures(plant: PlantDirectory, release: str) -> Mapping[str, float]:
     return known.figures if known else {}
 
 
-def _refusal(error: ReleaseRefused | Refusal) -> Verdict:
-    figures = error.figures if isinstance(error, gate.Worse) else {}
-    return Verdict(REFUSED, error.code, str(error), figures)
+def _refusal(error: ReleaseRefused | Refusal, figures: Mapping[str, float] | None = None) -> Verdict:
+    return Verdict(REFUSED, error.code, str(error), figures or {})

@@ -132,6 +132,11 @@ class PlantDirectory:
         return self.path / "challenger.json"
 
     @cached_property
+    def tally(self) -> Path:
+        """What serving counts of the challenger; see `interplant.client.tally`. It stays here."""
+        return self.path / "trial.json"
+
+    @cached_property
     def audit(self) -> Path:
         """What left the plant, line by line."""
         return self.path / "audit.jsonl"
@@ -195,6 +200,11 @@ class PlantDirectory:
     def serving(self) -> Path:
         """Where serving listens and what serves; see `interplant.client.serving_status`."""
         return self.path / "serving.json"
+
+    @cached_property
+    def models(self) -> Path:
+        """The champion as MLServer and Triton read it; see `interplant.client.model_repository`."""
+        return self.path / "serving" / "models"
 
     @cached_property
     def serving_lock(self) -> Path:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from interplant.client.directory import PlantDirectory
+from interplant.client.predictions import Predictions
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.release import LINEAGE, parse_lineage
@@ -76,10 +77,13 @@ def erase(
         None if first is None and last is None else (_day(first, store, ends[0]), _day(last, store, ends[1]))
     )
     changed = store.erase(machine, first, last)
+    if directory.predictions.exists():
+        with Predictions.open(directory) as log:
+            log.erase(machine, *(_logged(time, counted) for time in (first, last)))
     made = ""
     if store.partitions():
-        log = repository.log()
-        made = repository.freeze(store, "Erase readings", bool(log) and log[0].simulated).digest
+        snapshots = repository.log()
+        made = repository.freeze(store, "Erase readings", bool(snapshots) and snapshots[0].simulated).digest
     # Looked at when no snapshot can be made any more that holds them.
     purged = repository.purged()
     kept = {one.digest: one for one in repository.log() if one.digest not in purged and one.digest != made}
@@ -133,6 +137,11 @@ def prune(directory: PlantDirectory, repository: Repository, keep: int) -> list[
     if going:
         versions.purge(repository, going, "retention")
     return [one.digest for one in going]
+
+
+def _logged(time: float | None, counted: bool) -> float | None:
+    """A time as the log of predictions has it."""
+    return time if time is None or counted else time / 1e6
 
 
 def _day(time: float | None, store: Store, without: str) -> str:

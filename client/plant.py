@@ -5,8 +5,9 @@ from typing import Final
 
 from interplant.client import connection
 from interplant.client.directory import PlantDirectory, data_repository
+from interplant.client.model_repository import InStep
 from interplant.core import certificates, processes
-from interplant.core.errors import InterplantError
+from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import only_one
 from interplant.core.processes import Service, python_module, supervise
 
@@ -24,6 +25,7 @@ def serve(plant: PlantDirectory, stopping: threading.Event | None = None) -> int
         The exit code.
 
     Raises:
+        UsageError: A word or a file is wrong, as one of its processes has found.
         InterplantError: Another process runs this plant; its certificate is no good; the coordinator
             will not have it.
     """
@@ -42,10 +44,12 @@ def serve(plant: PlantDirectory, stopping: threading.Event | None = None) -> int
             services.append(Service("monitor", python_module("interplant.client.monitor", here)))
         if plant.load().serving.listen:
             services.append(Service("serving", python_module("interplant.client.serving", here)))
+            services.append(Service("trial", python_module("interplant.client.trial", here)))
         try:
-            if supervise(services, stopping):
+            if code := supervise(services, stopping, InStep(plant)):
                 reasons = [service.reason for service in services if service.reason]
-                raise InterplantError(reasons[0] if reasons else "the agent ended without a word")
+                kind = UsageError if code == UsageError.exit_code else InterplantError
+                raise kind(reasons[0] if reasons else "the agent ended without a word")
         finally:
             connection.forget(plant)
     return 0

@@ -187,6 +187,28 @@ class Predictions:
             (since, release, release, limit),
         )
 
+    def erase(self, machine: str | None, first: float | None, last: float | None) -> int:
+        """Remove predictions for good; one that may be meant, as its caller did not say, goes too.
+
+        Args:
+            machine: Whose; None: of all machines.
+            first: The earliest time of a window's last reading; None: from the beginning.
+            last: The latest; None: to the end.
+
+        Returns:
+            How many went.
+        """
+        with self._transaction("FULL") as database:
+            database.execute("PRAGMA secure_delete = ON")
+            gone = database.execute(
+                "DELETE FROM predictions WHERE (?1 IS NULL OR machine IS NULL OR machine = ?1) "
+                "AND (?2 IS NULL OR at IS NULL OR at >= ?2) AND (?3 IS NULL OR at IS NULL OR at <= ?3)",
+                (machine, first, last),
+            ).rowcount
+        with self._reading() as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return gone
+
     def count(self) -> int:
         """Return how many predictions are kept now."""
         with self._reading() as database:

@@ -58,20 +58,21 @@ def accept(plant: PlantDirectory, release: str) -> Release:
         shutil.rmtree(collected, ignore_errors=True)
 
 
-def verify_release(folder: Path, public_key: Path, policy: Policy) -> Release:
+def verify_release(folder: Path, public_key: Path, policy: Policy, kept: bool = False) -> Release:
     """Check everything about a release that needs neither its model nor any data.
 
     Args:
         folder: Named by the release's id.
         public_key: The federation's Ed25519 public key, PEM.
         policy: The plant's: the tasks and models it takes, and whether a release may be not private.
+        kept: It has served here: then its key may have been revoked since.
 
     Raises:
         ReleaseRefused: ``signature``, ``revoked_key``, ``tampered``, ``lineage``, ``task_invalid``,
             ``policy_task``, ``policy_model`` or ``policy_privacy``.
         InterplantError: The public key cannot be read.
     """
-    release = read_release(folder, keyring.read(public_key))
+    release = read_release(folder, keyring.read(public_key), kept)
     task = release.task
     if task.name not in policy.tasks:
         raise ReleaseRefused("policy_task", f"{task.name!r} is not in policy.tasks")

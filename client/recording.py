@@ -6,6 +6,7 @@ written yet, and no others.
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from interplant.client.predictions import Label, Prediction, Predictions
 from interplant.core.errors import InterplantError
+from interplant.core.targets import Target, told
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,9 @@ PAUSE: Final = 0.2
 
 MOST: Final = 100_000
 """Predictions that may wait to be written; a disk that is slower for longer loses some, and it is noted."""
+
+HOLD: Final = 1.0
+"""Seconds for which predictions wait for what a release beside the champion says to them."""
 
 _PART: Final = 100
 """Predictions written in one transaction, so that the thread never holds the interpreter for long."""
@@ -42,8 +47,9 @@ class Answered:
         machines: Of each, or None.
         times: Of each window's last reading, or None.
         drifting: Whether inputs were drifting.
-        challenger: Release that answered beside it, or None.
-        challenger_predictions: What that said, as ``predictions``.
+        challenger: Release that was asked too, or None.
+        beside: What that will have said, in its units, or None.
+        target: Of both.
     """
 
     ids: Sequence[str]
@@ -54,12 +60,17 @@ class Answered:
     times: Sequence[float] | None = None
     drifting: bool = False
     challenger: str | None = None
-    challenger_predictions: NDArray[np.float32] | None = None
+    beside: "Future[NDArray[np.float32]] | None" = None
+    target: Target | None = None
+
+    def is_due(self, now: float) -> bool:
+        """Whether there is nothing more to wait for, at a time in seconds since 1970."""
+        return self.beside is None or self.beside.done() or now - self.time > HOLD
 
     def rows(self) -> list[Prediction]:
         """Return them one by one."""
         own = _listed(self.predictions)
-        others = None if self.challenger_predictions is None else _listed(self.challenger_predictions)
+        others = self._others()
         return [
             Prediction(
                 id,
@@ -74,6 +85,12 @@ class Answered:
             )
             for place, id in enumerate(self.ids)
         ]
+
+    def _others(self) -> list[tuple[float, ...]] | None:
+        asked = self.beside
+        if asked is None or self.target is None or not asked.done() or asked.cancelled() or asked.exception():
+            return None
+        return _listed(told(self.target, asked.result()))
 
 
 class Recorder:
@@ -131,7 +148,7 @@ class Recorder:
                 self._changed.wait_for(lambda: self._closed or self._labels, PAUSE)
                 self._woken, closed, labels = False, self._closed, list(self._labels)
                 self._labels.clear()
-            self._write()
+            self._write(at_once=closed or bool(labels))
             for prediction, value, noted in labels:
                 self._note(prediction, value, noted)
             if closed:
@@ -139,14 +156,24 @@ class Recorder:
                     self._log.close()
                 return
 
-    def _write(self) -> None:
+    def _write(self, at_once: bool) -> None:
+        """Write what waits, but for what may still get the word of a release beside the champion."""
         part: list[Prediction] = []
+        held: list[Answered] = []
         for _ in range(len(self._answered)):
-            part += self._answered.popleft().rows()
+            one = self._answered.popleft()
+            if not at_once and not one.is_due(time.time()):
+                held.append(one)
+                continue
+            part += one.rows()
             if len(part) >= _PART:
                 self._add(part)
                 part = []
         self._add(part)
+        if held:
+            self._answered.extendleft(reversed(held))
+            with self._changed:
+                self._woken = True
 
     def _add(self, rows: list[Prediction]) -> None:
         if not rows:
@@ -154,16 +181,16 @@ class Recorder:
         self._rows -= len(rows)
         try:
             self._opened().add(rows)
-        except InterplantError as error:
+        except (InterplantError, OSError) as error:
             self._forget()
             self._lose(len(rows), str(error))
 
     def _note(self, prediction: str, value: Label, noted: "Future[bool]") -> None:
         try:
             noted.set_result(self._opened().label(prediction, value))
-        except InterplantError as error:
+        except (InterplantError, OSError) as error:
             self._forget()
-            noted.set_exception(error)
+            noted.set_exception(InterplantError(str(error)))
 
     def _opened(self) -> Predictions:
         if self._log is None:

@@ -5,6 +5,7 @@ that fell while the agent was away, or in another process, is told when it is ba
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 from interplant.client import history
@@ -23,11 +24,7 @@ def report(plant: PlantDirectory, release: str) -> Report | None:
 
 def changed(plant: PlantDirectory) -> object:
     """Return what is another with each decision about releases; cheap to look at."""
-    try:
-        found = plant.release_history.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_mtime_ns, found.st_size
+    return _state(plant.release_history), _state(plant.champion)
 
 
 def due(plant: PlantDirectory) -> tuple[dict[str, Report], int]:
@@ -60,6 +57,14 @@ def settle(plant: PlantDirectory, seen: int) -> None:
     told, before = _told(plant)
     if seen != before:
         _write(plant, told, seen)
+
+
+def _state(path: Path) -> object:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _reports(plant: PlantDirectory) -> dict[str, Report]:

@@ -68,7 +68,7 @@ def leave(
     Raises:
         ReleaseRefused: The other does not verify any more; the champion is as it was.
     """
-    verify_release(plant.releases / to, plant.release_public_key, plant.load().policy)
+    verify_release(plant.releases / to, plant.release_public_key, plant.load().policy, kept=True)
     _end_trial(plant, f"the plant went back from {now.release} to {to}")
     record(plant, now.release, Verdict(ROLLED_BACK, code, f"{sentence(code)} [{code}]: {why}", figures, to))
     return _serve_again(plant, now.release, to)
@@ -106,6 +106,11 @@ def mend(plant: PlantDirectory) -> bool:
         Whether there was something.
     """
     found = _mend_champion(plant)
+    last = {step.release: step.state for step in history.steps(plant)}
+    for name, one in verdicts(plant):
+        if one.state != ACTIVE and last.get(name) != one.state:
+            record(plant, name, one)
+            found = True
     other = pointers.challenger(plant)
     for name, one in verdicts(plant):
         if one.state in _ON_TRIAL and (other is None or other.release != name):

@@ -17,6 +17,7 @@ import uvloop
 
 from interplant.client import serving_status
 from interplant.client.batching import Batcher
+from interplant.client.beside import Beside
 from interplant.client.directory import PlantDirectory
 from interplant.client.predictions import Predictions
 from interplant.client.recording import Recorder
@@ -72,12 +73,14 @@ async def _serve(
     address = _address(listener)
     recorder = Recorder(lambda: Predictions.open(plant))
     batcher = Batcher(settings.batch, settings.wait_milliseconds / 1000.0, settings.queue)
+    beside = Beside(plant)
     models = Followed(plant, lambda now: serving_status.note(plant, address, now.model, now.trouble))
     await asyncio.to_thread(models.start)
+    beside.start()
     log.info("predictions are served at %s", address)
     server = uvicorn.Server(
         uvicorn.Config(
-            App(models, batcher, recorder, settings),
+            App(models, batcher, beside, recorder, settings),
             http="httptools",
             ws="none",
             lifespan="off",
@@ -96,6 +99,7 @@ async def _serve(
             await server.serve(sockets=[listener])
     finally:
         models.close()
+        beside.close()
         batcher.close()
         recorder.close()
 
@@ -114,7 +118,7 @@ def _listening(settings: Serving) -> Iterator[socket.socket]:
             raise InterplantError(
                 f"serving.listen: {host}:{port} is taken by another process; stop it or choose another port"
             ) from None
-        if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES):
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM):
             said = os.strerror(error.errno)
             raise UsageError(f"serving.listen: {host}:{port} cannot be listened on: {said}") from None
         raise

@@ -10,8 +10,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
-from interplant.client import protocol, requests
+from interplant.client import answering, protocol, requests
 from interplant.client.batching import Batcher
+from interplant.client.beside import Beside
 from interplant.client.predictions import new_id
 from interplant.client.protocol import HEADER_LENGTH, ProtocolError, json_bytes, json_object
 from interplant.client.recording import Answered, Recorder
@@ -39,12 +40,15 @@ class App:
     Args:
         models: What answers.
         batcher: Runs it.
+        beside: What answers beside it.
         recorder: Takes what was answered.
         settings: Limits.
     """
 
-    def __init__(self, models: Followed, batcher: Batcher, recorder: Recorder, settings: Serving) -> None:
-        self._models, self._batcher, self._recorder = models, batcher, recorder
+    def __init__(
+        self, models: Followed, batcher: Batcher, beside: Beside, recorder: Recorder, settings: Serving
+    ) -> None:
+        self._models, self._batcher, self._beside, self._recorder = models, batcher, beside, recorder
         self._most = settings.body_megabytes * 1_000_000
         self._rate = Rate(settings.rate) if settings.rate else None
         self._version = importlib.metadata.version("interplant")
@@ -67,7 +71,7 @@ class App:
             case "POST", ("v2", "models", name, "infer"):
                 return await self._infer(scope, receive, self._model(name))
             case "POST", ("v2", "models", name, "versions", version, "infer"):
-                return await self._infer(scope, receive, self._model(name, version))
+                return await self._infer(scope, receive, self._model(name, version), canary=False)
             case "POST", ("feedback",):
                 return await self._feedback(scope, receive)
             case method, path:
@@ -100,30 +104,36 @@ class App:
             raise ProtocolError(405, f"{method} /{'/'.join(path)}: expected GET")
         return 200, json_bytes(found), _JSON
 
-    async def _infer(self, scope: Message, receive: Receive, model: Model) -> Reply:
+    async def _infer(self, scope: Message, receive: Receive, model: Model, canary: bool = True) -> Reply:
         body = await _body(scope, receive, self._most)
         if self._rate:
             self._rate.take()
         request = protocol.parse(body, _header(scope, HEADER_LENGTH))
         asked = requests.asked(request, model.task)
+        ids, drifting = [new_id() for _ in range(len(asked))], self._models.drifting
         try:
-            predicted = await self._batcher.predict(model, asked.x)
+            heard = await answering.predict(
+                self._batcher, self._beside, model, asked.x, asked.machines or ids[:1], canary
+            )
         except InterplantError as error:
             log.error("%s", error)
             raise ProtocolError(500, str(error)) from None
-        ids, drifting = [new_id() for _ in range(len(asked))], self._models.drifting
-        outputs = requests.outputs(model.task.target, predicted, ids)
+        target = model.task.target
+        outputs = requests.outputs(target, heard.predicted, ids)
         head = {
             "model_name": model.task.name,
-            "model_version": model.release,
-            "parameters": {"release": model.release, "drifting": drifting},
+            "model_version": heard.release,
+            "parameters": {"release": heard.release, "drifting": drifting},
         }
         body, headers = protocol.answer(request, head, outputs)
         numbers = outputs["prediction"]
         assert not isinstance(numbers, list)
         self._recorder.put(
-            Answered(ids, time.time(), model.release, numbers, asked.machines, asked.times, drifting)
-        )
+            Answered(
+                ids, time.time(), heard.release, numbers, asked.machines, asked.times, drifting,
+                heard.other, heard.beside, target,
+            )
+        )  # fmt: skip
         return 200, body, headers
 
     async def _feedback(self, scope: Message, receive: Receive) -> Reply:

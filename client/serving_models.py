@@ -135,7 +135,7 @@ class Followed:
         before, trouble = (self.model, self.trouble), ""
         try:
             now = champion(self._plant)
-        except InterplantError as error:
+        except (InterplantError, OSError) as error:
             names, trouble = [], str(error)
         else:
             names = [now.release, now.previous] if now else []
@@ -146,7 +146,7 @@ class Followed:
             try:
                 self.model = load(self._plant, name, *self._sizes)
                 break
-            except InterplantError as error:
+            except (InterplantError, OSError) as error:
                 trouble = trouble or f"release {name}: {error}"
                 if self.model:
                     break  # it goes on serving
@@ -166,7 +166,10 @@ class Followed:
             log.warning("%s", self.trouble)
         elif self.model:
             log.info("release %s serves", self.model.release)
-        self._changed(self)
+        try:
+            self._changed(self)
+        except (InterplantError, OSError) as error:  # a full disk does not keep the next champion waiting
+            log.warning("%s", error)
 
 
 def _state(path: Path) -> object:

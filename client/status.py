@@ -24,6 +24,8 @@ class PlantStatus:
         budgets: Privacy spent, by dataset.
         runway: How many more runs of the champion's task the budget pays; None if nothing limits it.
         champion: The release that serves, or None.
+        challenger: The release that answers beside it, or None.
+        stage: ``shadow``, ``canary`` or ``probation``, or empty.
         waiting: Releases that wait for a person.
         kept_replies: Replies that the coordinator has not merged yet.
         serving: What answers requests, and where.
@@ -36,6 +38,8 @@ class PlantStatus:
     budgets: list[Spending]
     runway: Runway | None
     champion: str | None
+    challenger: str | None
+    stage: str
     waiting: list[str]
     kept_replies: int
     serving: ServingStatus
@@ -48,7 +52,7 @@ def status(plant: PlantDirectory) -> PlantStatus:
         UsageError: This is no plant directory, or ``plant.yaml`` is wrong.
         InterplantError: The ledger or the champion's pointer cannot be read.
     """
-    settings, champion = plant.load(), pointers.champion(plant)
+    settings, champion, second = plant.load(), pointers.champion(plant), pointers.challenger(plant)
     return PlantStatus(
         settings.name,
         settings.federation,
@@ -57,6 +61,8 @@ def status(plant: PlantDirectory) -> PlantStatus:
         spending(plant),
         _runway(plant),
         champion.release if champion else None,
+        second.release if second else None,
+        second.stage if second else "",
         [name for name, verdict in verdicts.verdicts(plant) if verdict.state == verdicts.WAITING],
         len(list(plant.outbox.glob("*.parcel"))),
         serving_status(plant),

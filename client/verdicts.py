@@ -68,10 +68,11 @@ def deciding(plant: PlantDirectory) -> AbstractContextManager[None]:
 
 def record(plant: PlantDirectory, release: str, verdict: Verdict) -> Verdict:
     """Put a verdict on record, for the plant's own user: in the history, and in place of an earlier one."""
-    at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    history.append(plant, history.Step(at, check_id(release), **asdict(verdict)))
     content = json.dumps(asdict(verdict), indent=2) + "\n"
     write_atomic(_verdict_path(plant, release), content, mode=0o600)
+    # Who sees the history grow finds the verdict; a line that a kill kept away is added by `rollback.mend`.
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    history.append(plant, history.Step(at, release, **asdict(verdict)))
     return verdict
 
 

@@ -77,6 +77,7 @@ class Federation:
     listen: str = "127.0.0.1:7443"
     address: str = "127.0.0.1:7443"
     database: str = "sqlite:///registry.db"
+    artifacts: str = ""
     upload_turns: int = 2
     approval: str = "auto"
     certificates: Certificates = field(default_factory=Certificates)

@@ -1,5 +1,6 @@
 """ONNX models run here: one loaded, on a bounded number of threads, for as many calls as one likes."""
 
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -7,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interplant.core.errors import InterplantError
+
+# Or ONNX Runtime tells its makers over the network how it is used; it asks for this when it is loaded.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 INPUT: Final = "windows"
 OUTPUT: Final = "prediction"

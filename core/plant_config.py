@@ -310,6 +310,13 @@ class Plant:
         need(0 <= self.trainer.nice <= 19, "trainer.nice", "expected 0 to 19")
         need(self.trainer.idle_seconds > 0, "trainer.idle_seconds", "expected more than 0")
         self.serving.check("serving.")
+        for name in ("trial", "probation"):
+            need(
+                not getattr(release, name).asked or bool(self.serving.listen),
+                f"policy.release.{name}",
+                "expected serving.listen to say where the plant serves, as a release answers beside another "
+                "there; found none",
+            )
         need(
             not self.serving.listen or self.serving.nice <= self.trainer.nice,
             "serving.nice",

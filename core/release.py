@@ -27,8 +27,10 @@ ONNX: Final = "model.onnx"
 TASK: Final = "task.json"
 LINEAGE: Final = "lineage.json"
 CARD: Final = "card.md"
+CARD_HTML: Final = "card.html"
 FILES: Final = (WEIGHTS, ONNX, TASK, LINEAGE, CARD)
-"""What is signed; the manifest and its signature stand beside them."""
+"""What is signed, beside the card as a page and statements on keys where there are some; the manifest and its
+signature stand with them."""
 
 FORMAT: Final = "interplant-lineage/1"
 

@@ -12,6 +12,7 @@ file with size, mode and SHA-256. It holds the federation's secrets, and only it
 import hashlib
 import io
 import json
+import logging
 import os
 import tempfile
 from contextlib import closing
@@ -27,9 +28,12 @@ from interplant.core.files import PIECE
 from interplant.core.schema import Federation
 from interplant.core.staging import new_folder, refuse_existing
 from interplant.server import registry_copy
+from interplant.server.artifacts import Artifacts
 from interplant.server.backup_files import Files, Place, open_source, open_target
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.registry import Registry
+
+log = logging.getLogger(__name__)
 
 FORMAT: Final = "interplant-backup/1"
 MANIFEST: Final = "backup.json"
@@ -90,6 +94,7 @@ def back_up(directory: CoordinatorDirectory, target: Path) -> Backup:
         with closing(Registry.open(directory)) as registry:
             copied = registry_copy.copy(registry, Path(scratch))
             known = [release.id for release in registry.releases()]
+        _bring_back(directory, known)
         entries = [_copy(place, copied, copied.name)]
         for folder in _FOLDERS:
             entries += _copy_folder(place, directory.path / folder, directory.path)
@@ -110,6 +115,16 @@ def back_up(directory: CoordinatorDirectory, target: Path) -> Backup:
     with closing(Registry.open(directory)) as registry:
         registry.add_event("federation.backed_up", federation.name, f"{len(entries)} files to {target}")
     return made
+
+
+def _bring_back(directory: CoordinatorDirectory, releases: list[str]) -> None:
+    """Have the files of releases here that are kept elsewhere; what cannot be brought is named as missing."""
+    artifacts = Artifacts.of(directory)
+    for release in releases:
+        try:
+            artifacts.folder(release)
+        except InterplantError as error:
+            log.warning("%s", error)
 
 
 def restore(source: Path, target: Path) -> Backup:

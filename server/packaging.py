@@ -12,22 +12,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from interplant.core import config, export, keyring, models, signing, targets
+from interplant.core import config, export, keyring, models, signing
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import disk_errors, sync_folder, write_atomic
 from interplant.core.processes import python_module
 from interplant.core.release import (
     CARD,
+    CARD_HTML,
     LINEAGE,
     ONNX,
     TASK,
     WEIGHTS,
     Lineage,
-    Participant,
     Release,
     check_id,
     manifest_meta,
@@ -36,7 +36,9 @@ from interplant.core.release import (
     read_release,
     task_digest,
 )
-from interplant.core.schema import PRIVATE, Privacy, Task
+from interplant.core.schema import Task
+from interplant.server import card, card_html
+from interplant.server.card import CardFacts, RoundFigures
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class PackageOrder:
         key: The federation's Ed25519 signing key, PEM.
         figures: Errors for the card, by what they are; a time's in cycles. Whoever gives them says that these
             numbers about data may be published (simulators, public benchmarks).
+        rounds: What each round came to, for the card's curves.
     """
 
     weights: Path
@@ -57,6 +60,7 @@ class PackageOrder:
     lineage: Lineage
     key: Path
     figures: Mapping[str, float] = field(default_factory=dict)
+    rounds: tuple[RoundFigures, ...] = ()
 
     def to_json(self, folder: Path) -> str:
         """Return the order for a child process that is to write ``folder``."""
@@ -66,6 +70,7 @@ class PackageOrder:
             "lineage": json.loads(self.lineage.to_json()),
             "key": str(self.key.absolute()),
             "figures": dict(self.figures),
+            "rounds": [asdict(one) for one in self.rounds],
             "folder": str(folder.absolute()),
         }
         return json.dumps(content)
@@ -126,29 +131,6 @@ def package_in_child(order: PackageOrder, folder: Path, seconds: float = 300.0) 
         raise kind(f"release {order.lineage.release} was not packaged: {line}")
 
 
-def card(order: PackageOrder) -> str:
-    """Return the model card, Markdown: what the model is, where it comes from, what it cannot do."""
-    task, lineage = order.task, order.lineage
-    marks = []
-    if lineage.simulated:
-        marks.append("> **Simulated data.** Results say nothing about real machines.")
-    if not lineage.private:
-        marks.append(
-            "> **Not private.** At least one plant trained without a privacy mechanism; this model "
-            "may reveal its data."
-        )
-    parts = [
-        f"# Release {lineage.release}",
-        *marks,
-        _what(task),
-        _contract(task),
-        _training(task, lineage),
-        _participants(lineage),
-        _limits(order),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
 def _check(order: PackageOrder, folder: Path) -> None:
     lineage = order.lineage
     if check_id(lineage.release) != folder.name:
@@ -185,7 +167,9 @@ def _fill(order: PackageOrder, folder: Path) -> None:
     write_atomic(folder / WEIGHTS, save(weights))
     write_atomic(folder / TASK, json.dumps(config.dump(order.task), indent=2) + "\n")
     write_atomic(folder / LINEAGE, order.lineage.to_json())
-    write_atomic(folder / CARD, card(order))
+    facts = CardFacts(order.task, order.lineage, order.figures, order.rounds, _fingerprint(order.key))
+    write_atomic(folder / CARD, card.markdown(facts))
+    write_atomic(folder / CARD_HTML, card_html.page(facts))
     statements = order.key.with_name(keyring.FILE)
     if statements.exists():
         shutil.copyfile(statements, folder / keyring.IN_RELEASE)
@@ -193,105 +177,9 @@ def _fill(order: PackageOrder, folder: Path) -> None:
     signing.sign_folder(folder, manifest_meta(order.lineage), key)
 
 
-def _what(task: Task) -> str:
-    channels, length = task.shape
-    features = ", ".join(task.window.features)
-    inputs = f"the features {features} of each input, " if features else ""
-    several = f", {task.target.outputs}" if task.target.outputs > 1 else ""
-    return (
-        f"Predicts `{task.contract.label}` of the task **{task.name}**: {_said(task)}. "
-        f"Model `{task.model.name}`. Input `{export.INPUT}`, float32 (batch, {channels}, {length}), {inputs}"
-        f"normalised by the contract; output `{export.OUTPUT}`, float32 (batch{several or ','}), "
-        f"in {targets.unit(task.target)}."
-    )
-
-
-def _said(task: Task) -> str:
-    """What is predicted, in words."""
-    target = task.target
-    return {
-        targets.TIME: f"the cycles left, at most {target.cap:g}",
-        targets.VALUE: f"its value at the last reading, declared to be {target.low:g} to {target.high:g}",
-        targets.EVENT: "whether it is 1 at the last reading"
-        + (f" or within {target.horizon:g} after it" if target.horizon else ""),
-        targets.CLASS: f"which of {', '.join(map(str, target.classes))} it is at the last reading",
-    }[target.kind]
-
-
-def _contract(task: Task) -> str:
-    inputs = {**task.contract.settings, **task.contract.sensors}
-    rows = [f"| {name} | {c.unit} | {c.low:g} | {c.high:g} |" for name, c in inputs.items()]
-    conditions = ", ".join(condition.name for condition in task.contract.conditions) or "one"
-    head = f"## Contract (version {task.contract.version})\n\nOperating conditions: {conditions}."
-    return "\n".join([head, "", "| input | unit | low | high |", "|---|---|---|---|", *rows])
-
-
-def _training(task: Task, lineage: Lineage) -> str:
-    privacy = task.privacy
-    how = "none" if privacy.mechanism == "none" else _mechanism(privacy)
-    facts = {
-        "Run": lineage.run,
-        "Created": lineage.created,
-        "Rounds": str(lineage.rounds),
-        "Engine": lineage.engine,
-        "Strategy": task.strategy.name,
-        "Privacy mechanism": how,
-        "Code": f"interplant {lineage.version}, protocol {lineage.protocol}",
-        "Task": f"{lineage.task} ({lineage.task_digest[:12]})",
-        "Parent release": lineage.parent or "none",
-    }
-    rows = [f"| {name} | {value} |" for name, value in facts.items()]
-    return "\n".join(["## How it was trained", "", "| | |", "|---|---|", *rows])
-
-
-def _mechanism(privacy: Privacy) -> str:
-    drawn = f", at most {privacy.windows_per_unit} windows of each" if privacy.unit == "unit" else ""
-    counted = f"DP-SGD on {privacy.unit}s{drawn}, noise {privacy.noise:g}, clip {privacy.clip:g}"
-    return counted if privacy.private else f"{counted}; noise from the task's seed, so **not private**"
-
-
-def _participants(lineage: Lineage) -> str:
-    head = ["| plant | snapshot | rounds | privacy unit | ε | δ | data |", "|---|---|---|---|---|---|---|"]
-    rows = [_participant(plant) for plant in lineage.participants]
-    note = (
-        "A snapshot is a keyed digest: only its plant can tell which data it is. ε is what the plant "
-        "has spent on the named unit over its whole history, this run included; a machine with many "
-        "windows is protected less than one window."
-    )
-    return "\n".join(["## Participants", "", *head, *rows, "", note])
-
-
-def _participant(plant: Participant) -> str:
-    private = plant.mechanism == PRIVATE
-    spent = f"{plant.epsilon:.3g} | {plant.delta:g}" if private else "not private | -"
-    data = "simulated" if plant.simulated else "own"
-    unit = plant.unit if private else "-"
-    return f"| {plant.name} | `{plant.snapshot[:12]}` | {plant.rounds} | {unit} | {spent} | {data} |"
-
-
-def _limits(order: PackageOrder) -> str:
-    points = [
-        _limit(order.task),
-        "Readings outside the contract's ranges were not trained on.",
-        "Each plant tests the release on its own held-out machines before it serves it.",
-    ]
-    if order.figures:
-        unit = " cycles" if order.task.target.kind == targets.TIME else ""
-        points += [f"{name}: {value:.4g}{unit}" for name, value in order.figures.items()]
-    else:
-        points.append("No plant's error is given here: those figures do not leave the plants.")
-    return "\n".join(["## Limits", "", *(f"- {point}" for point in points)])
-
-
-def _limit(task: Task) -> str:
-    target = task.target
-    return {
-        targets.TIME: f"A prediction is never meant to exceed {target.cap:g} cycles: longer lives look "
-        "alike.",
-        targets.VALUE: "Values outside the declared range were not learned.",
-        targets.EVENT: "Where events are rarer or more frequent than in training, the probability is off.",
-        targets.CLASS: "A state that is none of the classes is taken for one of them.",
-    }[target.kind]
+def _fingerprint(key: Path) -> str:
+    """The public key of a signing key, as `interplant coordinator rotate-key` names it."""
+    return signing.read_private(key).public_key().public_bytes_raw().hex()
 
 
 def _read_order(path: Path) -> tuple[PackageOrder, Path]:
@@ -303,6 +191,7 @@ def _read_order(path: Path) -> tuple[PackageOrder, Path]:
             parse_lineage(json.dumps(content["lineage"])),
             Path(content["key"]),
             {str(name): float(value) for name, value in content.get("figures", {}).items()},
+            tuple(RoundFigures(**one) for one in content.get("rounds", [])),
         )
         return order, Path(content["folder"])
     except (InterplantError, OSError, ValueError, TypeError, AttributeError) as error:

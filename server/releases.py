@@ -15,6 +15,8 @@ from interplant.core.receipt import Receipt, to_json
 from interplant.core.release import Lineage, Participant, task_digest
 from interplant.core.schema import PRIVATE
 from interplant.core.wire import PROTOCOL
+from interplant.server.artifacts import Artifacts
+from interplant.server.card import RoundFigures
 from interplant.server.control import reload
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.packaging import PackageOrder, package_in_child
@@ -45,11 +47,24 @@ def release_run(directory: CoordinatorDirectory, registry: Registry, run: RunFol
     folder = directory.releases / release
     if not folder.exists():
         lineage = lineage_of(release, run, state)
-        package_in_child(PackageOrder(run.weights, task, lineage, directory.release_key), folder)
+        package_order = PackageOrder(
+            run.weights, task, lineage, directory.release_key, rounds=round_figures(run)
+        )
+        package_in_child(package_order, folder)
+    Artifacts.of(directory).keep(release)
     made = registry.create_release(release, order.run, task.name, sha256_file(folder / "manifest.json"))
     if made.state == "candidate" and directory.load().approval == "auto":
         made = registry.approve_release(release, "by federation.yaml")
     return made
+
+
+def round_figures(run: RunFolder) -> tuple[RoundFigures, ...]:
+    """Return what each finished round came to, as far as the run's folder tells."""
+    return tuple(
+        RoundFigures(one["round"], len(one["participants"]), one.get("metrics", {}))
+        for one in run.records()
+        if one["settled"]
+    )
 
 
 def approve(directory: CoordinatorDirectory, release: str, person: str) -> tuple[Release, bool]:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interplant.core import blobs, config, models
-from interplant.core.errors import InterplantError, UsageError
+from interplant.core.errors import InterplantError
+from interplant.core.release import WEIGHTS
 from interplant.core.schema import Rounds, Task
+from interplant.server.artifacts import Artifacts
 from interplant.server.control import ring
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.records import Run
@@ -48,11 +50,7 @@ def start_run(
         because: Why it is started, where no person has typed the command.
     """
     strategies.build(task.strategy)
-    weights = directory.releases / start_from / "weights.safetensors" if start_from else None
-    if weights is not None and not weights.exists():
-        raise UsageError(
-            f"release {start_from!r} is not in {directory.releases}; see `interplant release list`"
-        )
+    weights = Artifacts.of(directory).folder(start_from) / WEIGHTS if start_from else None
     first = first_weights(task, weights)
     rules = rounds or directory.load().rounds
     settings = {"release": release, "start_from": start_from}

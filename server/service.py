@@ -17,6 +17,7 @@ from interplant.core import logs, processes
 from interplant.core.certificates import Identity, utc_now
 from interplant.core.errors import InterplantError
 from interplant.server import release_keys
+from interplant.server.artifacts import Artifacts
 from interplant.server.authority import Authority
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.exchange import Exchange
@@ -81,8 +82,9 @@ class Service:
             offer = self.exchange.releases.get(release.task)
             if offer is None or offer.id != release.id:
                 try:
-                    offer = offer_of(self.directory.releases / release.id, release.task)
-                except (OSError, ValueError, KeyError) as error:
+                    folder = Artifacts(self.directory, self.federation.artifacts).folder(release.id)
+                    offer = offer_of(folder, release.task)
+                except (InterplantError, OSError, ValueError, KeyError) as error:
                     log.warning("release %s is not offered: %s", release.id, error)
                     continue
             if release.state == "approved":

@@ -22,6 +22,8 @@ COMMENTS: Final = {
     "address": """host:port that plants dial. It stands in join files and in the server's certificate,
         which is issued anew when this changes.""",
     "database": "Database URL; a relative SQLite path counts from this folder.",
+    "artifacts": """URL at which releases are kept, of any kind that fsspec opens (s3://bucket/path, for
+        example); releases/ then holds copies. Empty: they lie in releases/ alone.""",
     "upload_turns": "How many plants send their updates at the same time.",
     "approval": """auto: plants are told of every release. person: only after `interplant release approve`
         here; each plant's own approval is a matter of its policy.""",

@@ -45,7 +45,6 @@ def test_the_version(interplant: Call) -> None:
 def test_help_lists_only_what_is_there(interplant: Call) -> None:
     listed = interplant("coordinator", "--help").out
     assert "serve" in listed
-    assert "backup" not in listed
 
 
 @pytest.mark.parametrize("group", ["coordinator", "plant", "run", "data", "privacy", "release"])

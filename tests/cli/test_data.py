@@ -1,11 +1,13 @@
 """``interplant data`` over a plant's own store: in at the door, out as snapshots, erased for good."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from interplant.client.directory import PlantDirectory
+from interplant.client.predictions import Prediction, Predictions
 from interplant.core import config
 from interplant.core.contract import Contract
 from interplant.core.schema import Source
@@ -120,14 +122,24 @@ def test_old_snapshots_go_as_declared_but_for_those_in_use(shop: PlantDirectory,
     assert log[2]["digest"] == digests[0], "a release was trained on it"
 
 
+PREDICTED = ("02T23:59", "03T00:00", "03T07:04", "03T07:05")
+"""Around the period that is erased."""
+
+
 def test_a_period_is_erased(shop: PlantDirectory, interplant: Call) -> None:
     at = ["--dir", shop.path]
     (shop.path / "drop" / "a.csv").write_text(HEAD + lines(2, "press-1") + lines(3, "press-1"))
     interplant("data", "ingest", *at)
     interplant("data", "snapshot", *at)
+    told = [datetime.fromisoformat(f"2026-03-{text}:00+00:00").timestamp() for text in PREDICTED]
+    with Predictions.open(shop) as predictions:
+        predictions.add(Prediction(text, 0.0, "r-1", (1.0,), "press-1", at=when)
+                        for text, when in zip(PREDICTED, told, strict=True))  # fmt: skip
     interplant("data", "erase", "--since", "2026-03-03", "--until", "2026-03-03T07:04:00+00:00", "--yes", *at)
     log = interplant("data", "log", *at, "--json").json
     assert [(one["rows"], one["removed"]) for one in log] == [(15, ""), (20, "erased")]
+    with Predictions.open(shop) as predictions:
+        assert [one.id for one in predictions.since(0)] == ["02T23:59", "03T07:05"]
 
 
 def test_a_contract_is_drafted_from_a_sample(tmp_path: Path, shop: PlantDirectory, interplant: Call) -> None:

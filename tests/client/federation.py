@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
-from interplant.client import deployment, receiving
+from interplant.client import deployment, receiving, release_keys
 from interplant.client.directory import PlantDirectory
 from interplant.client.verdicts import Verdict
-from interplant.core import config, models, release, signing
+from interplant.core import config, keyring, models, release, signing
 from interplant.core.contract import Column, Contract
 from interplant.core.release import Lineage, Participant
 from interplant.core.schema import Model, Target, Task, Window
@@ -88,6 +88,16 @@ class Federation:
         """Sign what lies in a folder now, as a dishonest coordinator would."""
         lineage = release.parse_lineage((folder / "lineage.json").read_text())
         signing.sign_folder(folder, release.manifest_meta(lineage), self.key)
+
+    def revoke_key(self) -> None:
+        """The federation's key was stolen: the plant has learned that another takes its place."""
+        other = signing.make_key()
+        names = [key.public_key().public_bytes_raw().hex() for key in (self.key, other)]
+        day = "2026-01-01T00:00:00+00:00"
+        statement = keyring.Statement("test", *names, day, day, True).signed(self.key, other)
+        release_keys.learn(self.plant, keyring.to_json((statement,)).encode())
+        self.key = other
+        (self.root / "release.key").write_bytes(signing.key_pem(other))
 
     def deliver(self, folder: Path) -> Path:
         """Put a release at its place in the plant."""

@@ -27,6 +27,7 @@ from interplant.client.trained import Trained
 from interplant.core import blobs, certificates, processes, signing, wire
 from interplant.core import federation_pb2 as pb
 from interplant.core.compression import unpack
+from interplant.core.files import write_atomic
 from interplant.core.tensors import UPDATE, Tensors, in_record, of_record
 
 from .conftest import START, TASK, FakeTrainer, audited, edit, request
@@ -609,8 +610,9 @@ def test_what_a_person_approves_is_told_if_verdicts_may_be_known(
     running: Running, coordinator: Scripted, joined: PlantDirectory
 ) -> None:
     edit(joined, lambda plant: setattr(plant.policy.release, "report", "verdict"))
+    champion = json.dumps({"release": "r-1", "previous": None, "since": "now"})
+    write_atomic(joined.champion, champion)
     verdicts.record(joined, "r-1", verdicts.Verdict("active", "", "approved"))
-    joined.champion.write_text(json.dumps({"release": "r-1", "previous": None, "since": "now"}))
     until(lambda: coordinator.deployed)
     assert coordinator.deployed == [("r-1", "active", "")]
 
@@ -649,6 +651,17 @@ def test_the_federations_word_is_heeded_at_once_and_its_result_told(
         assert len(coordinator.connections) == 1, "a wrong word ends no connection"
     finally:
         agent.stop()
+
+
+def test_a_plant_yaml_that_is_being_written_does_not_end_the_agent(
+    running: Running, coordinator: Scripted, joined: PlantDirectory
+) -> None:
+    whole = joined.config.read_bytes()
+    joined.config.write_bytes(b"")
+    time.sleep(0.2)
+    joined.config.write_bytes(whole)
+    assert running.thread.is_alive()
+    assert len(coordinator.connections) == 1
 
 
 # --- chores ----------------------------------------------------------------------------------------

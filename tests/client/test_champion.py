@@ -138,7 +138,7 @@ def counted(call):
 
 plant = PlantDirectory(Path(sys.argv[1]))
 plant.load()
-champion._verify(plant, sys.argv[4])  # imports what there is to import
+champion._verify(plant, sys.argv[4], True)  # imports what there is to import
 for name in ("open", "fsync", "replace", "unlink", "close"):
     setattr(os, name, counted(getattr(os, name)))
 getattr(champion, sys.argv[3])(plant, *sys.argv[4:])

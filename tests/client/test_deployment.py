@@ -196,6 +196,24 @@ def test_every_file_is_guarded(federation: Federation, served: Champion, name: s
     assert (verdict.state, verdict.code) == ("refused", caught.value.code)
 
 
+def test_a_flipped_byte_anywhere_is_seen(federation: Federation, served: Champion) -> None:
+    """Every file, at 40 places in each: the manifest's digests and its signature leave no byte out."""
+    folder = federation.make("r-1")
+    key, policy = federation.plant.release_public_key, federation.plant.load().policy
+    receiving.verify_release(folder, key, policy)
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        for place in {round(step * (len(whole) - 1) / 39) for step in range(40)}:
+            content = bytearray(whole)
+            content[place] ^= 1 << (place % 8)
+            path.write_bytes(content)
+            with pytest.raises(ReleaseRefused) as caught:
+                receiving.verify_release(folder, key, policy)
+            assert caught.value.code in ("signature", "tampered"), (path.name, place)
+        path.write_bytes(whole)
+    receiving.verify_release(folder, key, policy)
+
+
 def test_tampering_after_delivery_is_seen_at_the_gate_and_at_activation(
     federation: Federation, served: Champion
 ) -> None:

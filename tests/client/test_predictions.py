@@ -198,3 +198,31 @@ def test_the_log_is_plain_sqlite_with_json(log: Predictions) -> None:
     with Predictions(log.path, 10) as again:
         row = again._database.execute("SELECT prediction, label FROM predictions").fetchone()
     assert [json.loads(cell) for cell in row] == [[0.25, 0.75], "worn"]
+
+
+def test_erasing_takes_what_may_be_meant_and_nothing_else(log: Predictions) -> None:
+    def left(machine: str | None, first: float | None, last: float | None) -> list[str]:
+        log.erase(None, None, None)
+        log.add(
+            [
+                replace(ONE, id=f"{who} {when}", machine=who, at=when)
+                for who in ("m1", "m2", None)
+                for when in (1.0, 2.0, None)
+            ]
+        )
+        gone = log.erase(machine, first, last)
+        assert log.count() == 9 - gone
+        return [one.id for one in log.since(0)]
+
+    assert left("m1", None, None) == ["m2 1.0", "m2 2.0", "m2 None"]
+    assert left(None, 2.0, None) == ["m1 1.0", "m2 1.0", "None 1.0"]
+    assert left(None, None, 1.0) == ["m1 2.0", "m2 2.0", "None 2.0"]
+    assert left("m1", 2.0, 3.0) == ["m1 1.0", "m2 1.0", "m2 2.0", "m2 None", "None 1.0"]
+
+
+def test_what_was_erased_is_in_no_file(log: Predictions) -> None:
+    log.add([replace(ONE, machine="a-name-to-be-forgotten"), replace(ONE, id="1" * 32, machine="m2")])
+    log.erase("a-name-to-be-forgotten", None, None)
+    files = [path.read_bytes() for path in log.path.parent.iterdir()]
+    assert not any(b"a-name-to-be-forgotten" in content for content in files)
+    assert log.count() == 1

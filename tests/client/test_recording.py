@@ -1,18 +1,24 @@
 """Predictions reach the log behind the answers' back, in order, and a slow disk is noted, not waited for."""
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from interplant.client import recording
 from interplant.client.predictions import Predictions, new_id
 from interplant.client.recording import Answered, Recorder
 from interplant.core.errors import InterplantError
+from interplant.core.schema import Target
 
 from .served import until
+
+Floats = NDArray[np.float32]
 
 
 @pytest.fixture
@@ -51,12 +57,33 @@ def test_it_is_written_soon_without_an_end(log: Predictions) -> None:
 def test_a_row_says_everything(log: Predictions) -> None:
     recorder = Recorder(lambda: opens(log))
     x = np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)
-    whole = Answered(["a", "b"], 1000.0, "r-1", x, ["m1", "m2"], [1.0, 2.0], True, "r-2", x[::-1])
+    said: Future[Floats] = Future()
+    said.set_result(np.log(x[::-1]))
+    target = Target(kind="class", classes=["a", "b"])
+    whole = Answered(["a", "b"], 1000.0, "r-1", x, ["m1", "m2"], [1.0, 2.0], True, "r-2", said, target)
     recorder.put(whole)
     recorder.close()
     row = log.since(0)[1]
     assert (row.id, row.machine, row.at, row.drifting) == ("b", "m2", 2.0, True)
-    assert (row.prediction, row.challenger, row.challenger_prediction) == ((0.5, 0.5), "r-2", (0.25, 0.75))
+    assert (row.prediction, row.challenger) == ((0.5, 0.5), "r-2")
+    assert row.challenger_prediction == pytest.approx((0.25, 0.75))
+
+
+def test_a_row_waits_a_little_for_the_word_of_the_other_release(log: Predictions) -> None:
+    recorder = Recorder(lambda: opens(log))
+    target, x = Target(10.0), np.array([0.5], np.float32)
+    futures: list[Future[Floats]] = [Future(), Future(), Future()]
+    for number, future in enumerate(futures):
+        recorder.put(
+            Answered([str(number)], time.time(), "r-1", x, beside=future, challenger="r-2", target=target)
+        )
+    futures[0].set_result(np.array([0.7], np.float32))
+    futures[1].set_exception(InterplantError("it failed"))
+    until(lambda: log.count() == 2)
+    until(lambda: log.count() == 3)  # the last has waited long enough
+    recorder.close()
+    said = {row.id: row.challenger_prediction for row in log.since(0)}
+    assert said == {"0": pytest.approx((7.0,)), "1": None, "2": None}
 
 
 def test_a_label_comes_behind_the_prediction_that_it_is_for(log: Predictions) -> None:

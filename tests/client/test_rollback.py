@@ -196,6 +196,25 @@ def test_what_is_called_back_before_it_serves_never_does(
     assert rollback.heed(three, "r-1", "r-0") is None, "it serves no more"
 
 
+# --- keys ---------------------------------------------------------------------------------------------
+
+
+def test_what_a_revoked_key_has_signed_is_not_taken_but_what_has_served_can_serve_again(
+    federation: Federation, three: PlantDirectory
+) -> None:
+    stolen = federation.make("r-3", 0.01)
+    late = federation.make("r-4", 0.01)
+    federation.deliver(late)
+    federation.revoke_key()
+    with pytest.raises(ReleaseRefused) as caught:
+        federation.deliver(stolen)
+    assert caught.value.code == "revoked_key"
+    verdict = deployment.try_release(three, three.releases / "r-4")
+    assert (verdict.state, verdict.code) == ("refused", "revoked_key"), "it came before, and has not served"
+    assert rollback.roll_back(three).release == "r-1"
+    assert federation.try_out(federation.make("r-5", 0.01)).state == "active"
+
+
 # --- older releases --------------------------------------------------------------------------------
 
 

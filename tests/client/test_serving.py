@@ -389,6 +389,18 @@ def test_the_drift_flag_is_the_monitors_word_on_what_serves(federation: Federati
         until(flagged)
 
 
+def test_a_full_disk_does_not_keep_a_new_champion_from_serving(federation: Federation) -> None:
+    """What serves cannot be noted, but it serves."""
+    with served(federation.plant) as asking:
+        federation.plant.serving.unlink()
+        federation.plant.serving.mkdir()  # nothing can be put there
+        champion.activate(federation.plant, "r-2")
+        until(lambda: asking.release == "r-2")
+        champion.activate(federation.plant, "r-1")
+        until(lambda: asking.release == "r-1")
+        federation.plant.serving.rmdir()
+
+
 # --- the process -----------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from interplant.core.errors import InterplantError, UsageError
 from interplant.core.release import FILES, Lineage, Participant, read_release, task_digest
 from interplant.core.schema import Model, Task, Window
 from interplant.core.targets import Target
+from interplant.server import card as cards
 from interplant.server import packaging
 from interplant.server.packaging import PackageOrder
 
@@ -58,6 +59,10 @@ def order_in(folder: Path, model: Model | None = None) -> PackageOrder:
     return PackageOrder(folder / "merged.safetensors", task, lineage, folder / "release.key")
 
 
+def card_of(order: PackageOrder) -> str:
+    return cards.markdown(cards.CardFacts(order.task, order.lineage, order.figures, order.rounds))
+
+
 @pytest.fixture
 def order(tmp_path: Path) -> PackageOrder:
     return order_in(tmp_path / "in")
@@ -66,7 +71,7 @@ def order(tmp_path: Path) -> PackageOrder:
 def test_a_release_holds_everything_and_verifies(order: PackageOrder, tmp_path: Path) -> None:
     folder = tmp_path / "releases" / "r-1"
     made = packaging.package(order, folder)
-    assert {path.name for path in folder.iterdir()} == {*FILES, "manifest.json", "manifest.sig"}
+    assert {path.name for path in folder.iterdir()} == {*FILES, "card.html", "manifest.json", "manifest.sig"}
     assert made == read_release(folder, signing.read_public(tmp_path / "in" / "release.pub"))
     assert (made.lineage, made.task) == (order.lineage, order.task)
     assert [path.name for path in folder.parent.iterdir()] == ["r-1"]
@@ -105,13 +110,13 @@ def test_the_card_marks_what_is_not_private(order: PackageOrder) -> None:
     north, south = order.lineage.participants
     south = replace(south, mechanism="none", epsilon=0.0, delta=0.0, simulated=False)
     lineage = replace(order.lineage, private=False, participants=(north, south))
-    card = packaging.card(replace(order, lineage=lineage))
+    card = card_of(replace(order, lineage=lineage))
     assert "**Not private.**" in card
     assert "| south | `cdcdcdcdcdcd` | 2 | - | not private | - | own |" in card
 
 
 def test_the_card_gives_errors_only_when_given(order: PackageOrder) -> None:
-    card = packaging.card(replace(order, figures={"RMSE on FD001": 14.25}))
+    card = card_of(replace(order, figures={"RMSE on FD001": 14.25}))
     assert "- RMSE on FD001: 14.25 cycles" in card
     assert "No plant's error" not in card
 
@@ -228,6 +233,6 @@ def test_the_signing_key_is_not_in_the_order(order: PackageOrder, tmp_path: Path
 )
 def test_the_card_says_what_each_kind_predicts(order: PackageOrder, target: Target, said: list[str]) -> None:
     task = replace(order.task, target=target, window=Window(8, 1, ["mean", "std"]))
-    card = packaging.card(replace(order, task=task, figures={"macro F1, plant north": 0.9}))
+    card = card_of(replace(order, task=task, figures={"macro F1, plant north": 0.9}))
     assert all(part in card for part in [*said, "float32 (batch, 4, 1), the features mean, std of each"])
     assert "cycles" not in card

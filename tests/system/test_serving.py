@@ -127,5 +127,5 @@ def test_an_address_of_another_machine_ends_the_plant_with_one_sentence(federati
     words = ["plant", "serve", "--dir", str(federation.plant("north").path)]
     command = [sys.executable, "-m", "interplant.cli.main", *words]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "serving.listen: 192.0.2.1:80 cannot be listened on" in done.stderr.splitlines()[-1]
