@@ -22,6 +22,9 @@ def demo(
     rounds: Annotated[int, typer.Option(help="Rounds of each run; 0: as many as are usual.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the simulated data, the model and the batches.")] = 0,
     port: Annotated[int, typer.Option(help="Port of the coordinator; 0: a free one.")] = 0,
+    loop: Annotated[
+        bool, typer.Option(help="Show too how a drifting sensor leads to a new model by itself.")
+    ] = True,
     json: Json = False,
 ) -> None:
     """Run the whole loop here: a coordinator and four plants, TLS, privacy, a signed release."""
@@ -30,7 +33,7 @@ def demo(
     from interplant.lab.prepared import Source
 
     source = Source(dataset, data, seed=seed)
-    settings = Settings(directory, source, engine, rounds, seed, port, started=started)
+    settings = Settings(directory, source, engine, rounds, seed, port, loop=loop, started=started)
     with _teller() as tell:
         made = run_demo(settings, tell)
     show(json, made.as_dict(), _text(made, runs_folder(directory, made)))
@@ -41,7 +44,27 @@ def _text(made: "Summary", folder: Path) -> str:
 
     lines = ["", summary.title(made), "", table(summary.COLUMNS, summary.rows(made)), ""]
     lines += [f"- {note}" for note in summary.notes(made)]
+    if made.loop:
+        lines += ["", *_told(made.loop), f"- Picture: {folder / 'loop.png'}"]
     return "\n".join([*lines, f"- Picture and figures: {folder / 'summary.png'}, {folder / 'summary.json'}"])
+
+
+def _told(loop: dict[str, Any]) -> list[str]:
+    """What the loop has shown, line by line."""
+    files = [f"{one['rmse']:.1f} ({one['offset']:+g})" for one in loop["arrived"]]
+    rows = [
+        [one["plant"], one["before"], one["after"], one["state"], one["sentence"]] for one in loop["tried"]
+    ]
+    columns = ["plant", "before", "after", "gate", "why"]
+    return [
+        f"Sensor {loop['sensor']} drifts at {loop['plant']}; the error of what serves there, file by file "
+        f"(how far the sensor is off): {', '.join(files)}.",
+        f"The alarm came with file {loop['alarm']} ({', '.join(loop['alarms'])}); run {loop['run']} was "
+        f"{loop['because']}; nobody typed a command.",
+        "",
+        table(columns, rows),
+        "",
+    ]
 
 
 def _process_start() -> float:

@@ -64,9 +64,14 @@ class Rest:
             self.first = now
         return now - self.changed >= rules.rest_seconds or now - self.first >= rules.longest_seconds
 
-    def looked(self, count: int) -> None:
-        """Note that what was counted so far has been looked at."""
-        self.count, self.first = count, None
+    def looked(self, before: int, after: int) -> None:
+        """Note that what was counted before a look has been looked at.
+
+        Args:
+            before: The count when it began.
+            after: The count when it ended; less if a snapshot was made, and then all of it is new.
+        """
+        self.count, self.first = (before if after >= before else 0), None
 
 
 class Monitor:
@@ -104,7 +109,7 @@ class Monitor:
             return True
         if scheduled and moment:
             self._scheduled = moment
-        self._rest.looked(count)
+        self._rest.looked(count, readings(self._plant))
         return True
 
 

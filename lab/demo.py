@@ -8,9 +8,9 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from interplant.client import verdicts
 from interplant.client.directory import PlantDirectory
@@ -26,6 +26,9 @@ from interplant.lab.federation import LocalFederation, local_federation
 from interplant.lab.prepared import Prepared, Source, offer, prepare
 from interplant.lab.summary import PlantResult, Summary
 from interplant.server.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from interplant.lab.loop import LoopResult
 
 PRESETS: Final[dict[str, tuple[str, ...]]] = {
     "simulated": (),
@@ -74,6 +77,7 @@ class Settings:
         seed: Of the model and the batches; the simulator's is in ``source``.
         port: Of the coordinator; a free one if 0.
         overrides: Further changes to the task, such as ``training.steps=5``.
+        loop: Whether to show also how the loop closes by itself, with simulated data and real processes.
         started: When the command began, as `time.time`.
     """
 
@@ -84,6 +88,7 @@ class Settings:
     seed: int = 0
     port: int = 0
     overrides: tuple[str, ...] = ()
+    loop: bool = True
     started: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
@@ -138,7 +143,8 @@ def run_demo(settings: Settings, tell: Teller | None = None) -> Summary:
             release = carrier.release(private)
         tell.stage("training each plant alone and all data pooled, to compare; measuring")
         made = _summary(settings, task, plants, federation, plain, private, release, carrier.memory_mb)
-    return _publish(made, settings.path, tell)
+        loop = _loop(settings, tell)
+    return _publish(replace(made, loop=asdict(loop) if loop else None), loop, settings.path, tell)
 
 
 def runs_folder(path: Path, made: Summary) -> Path:
@@ -163,12 +169,24 @@ def _watch(tell: Teller, label: str, task: Task) -> carriers.Watch:
     return lambda done: tell.round(f"training {label}", done, task.rounds)
 
 
-def _publish(made: Summary, path: Path, tell: Teller) -> Summary:
+def _loop(settings: Settings, tell: Teller) -> "LoopResult | None":
+    """Show in a federation of its own how a sensor that drifts leads to a new model."""
+    if not (settings.loop and settings.source.simulated and settings.engine == "grpc"):
+        return None
+    from interplant.lab.loop import run_loop
+
+    return run_loop(_fresh(settings.path / "loop"), tell, settings.seed)
+
+
+def _publish(made: Summary, loop: "LoopResult | None", path: Path, tell: Teller) -> Summary:
+    from interplant.lab.loop_plot import draw_loop
     from interplant.lab.plot import draw
 
     folder = runs_folder(path, made)
-    tell.stage("drawing the picture")
+    tell.stage("drawing the pictures")
     draw(made, folder / "summary.png")
+    if loop:
+        draw_loop(loop, folder / "loop.png")
     made.write(folder)
     return made
 

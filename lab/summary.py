@@ -84,6 +84,7 @@ class Summary:
     seconds: dict[str, float]
     memory_mb: float
     release: dict[str, Any]
+    loop: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain JSON."""

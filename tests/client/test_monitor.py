@@ -24,7 +24,7 @@ def test_readings_that_rest_are_looked_at_once() -> None:
     assert not rest.due(RULES, 25, 15.0)
     assert not rest.due(RULES, 25, 19.9)
     assert rest.due(RULES, 25, 20.0)
-    rest.looked(25)
+    rest.looked(25, 25)
     assert not rest.due(RULES, 25, 99.0)
 
 
@@ -37,10 +37,18 @@ def test_readings_that_never_rest_are_looked_at_in_the_end() -> None:
 def test_after_a_snapshot_the_count_begins_anew() -> None:
     rest = Rest()
     rest.due(RULES, 30, 0.0)
-    rest.looked(30)
+    rest.looked(30, 0)
     assert not rest.due(RULES, 0, 1.0), "the snapshot has taken them"
     assert not rest.due(RULES, 10, 2.0)
     assert rest.due(RULES, 10, 7.0)
+
+
+def test_what_comes_while_a_snapshot_is_made_is_new() -> None:
+    rest = Rest()
+    rest.due(RULES, 30, 0.0)
+    rest.looked(30, 12)
+    assert not rest.due(RULES, 12, 1.0)
+    assert rest.due(RULES, 12, 6.0)
 
 
 class Clock:

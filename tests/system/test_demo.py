@@ -60,6 +60,13 @@ def test_the_whole_loop_with_real_processes(folder: Path, done: "subprocess.Comp
         assert plant["machine_epsilon"] is None or plant["machine_epsilon"] > plant["epsilon"]
         for kind in ("alone", "pooled", "federated", "federated_private"):
             assert 5 < plant[f"rmse_{kind}"] < 125
+    loop = document["loop"]
+    assert written.with_name("loop.png").read_bytes()[:4] == b"\x89PNG"
+    assert loop["because"] == f"proposed by {loop['plant']} (drift)"
+    assert loop["sensor"] in loop["alarms"]
+    assert {one["plant"]: one["state"] for one in loop["tried"]}[loop["plant"]] == "active"
+    assert {one["release"] for one in loop["arrived"][loop["alarm"] :]} == {loop["release"]}
+    assert loop["arrived"][-1]["rmse"] < loop["arrived"][loop["alarm"] - 1]["rmse"]
     better = [plant["rmse_federated"] < plant["rmse_alone"] for plant in document["plants"]]
     assert sum(better) >= 3
 
