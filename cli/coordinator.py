@@ -114,19 +114,35 @@ def rotate_key(
     revoke: Annotated[
         bool, typer.Option("--revoke", help="The old key was stolen: no release counts under it any more.")
     ] = False,
+    revoke_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEX", help="Make no new key; revoke this earlier one (its first 16 hex digits)."
+        ),
+    ] = None,
     directory: Directory = HERE,
     json: Json = False,
 ) -> None:
     """Sign releases with a new key from now on; the old one hands over to it, and plants learn it by that."""
+    from interplant.server import release_keys
     from interplant.server.control import reload
-    from interplant.server.release_keys import rotate
 
     place = CoordinatorDirectory(directory)
     place.check()
-    made = rotate(place, overlap_days, revoke, getpass.getuser())
+    if revoke_key is not None and revoke:
+        from interplant.core.errors import UsageError
+
+        raise UsageError("--revoke is for the present key, --revoke-key for an earlier one: give one of them")
+    if revoke_key is not None:
+        made = release_keys.revoke(place, revoke_key, getpass.getuser())
+    else:
+        made = release_keys.rotate(place, overlap_days, revoke, getpass.getuser())
     told = "plants are told" if reload(place) else "plants are told once the coordinator serves"
     old = "is revoked" if made.revoked else f"counts for releases made until {made.until}"
-    show(json, asdict(made), f"Releases are signed with a new key; the old one {old}; {told}.")
+    words = f"Releases are signed with a new key; the old one {old}; {told}."
+    if revoke_key is not None:
+        words = f"The key {made.old[:16]} is revoked; {told}."
+    show(json, asdict(made), words)
 
 
 @app.command()

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interplant.client.protocol import ProtocolError
-from interplant.core.errors import InterplantError
 
 Floats = NDArray[np.float32]
 
@@ -51,7 +50,7 @@ class Batcher:
         self._jobs: deque[_Job] = deque()
         self._waiting = 0
         self._next: asyncio.Handle | None = None
-        self._running: asyncio.Future[Floats | InterplantError] | None = None
+        self._running: asyncio.Future[Floats | Exception] | None = None
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "batches")
 
@@ -110,13 +109,13 @@ class Batcher:
         self._waiting -= sum(len(job.x) for job in jobs)
         return jobs
 
-    def _deliver(self, jobs: list[_Job], found: Floats | InterplantError) -> None:
+    def _deliver(self, jobs: list[_Job], found: Floats | Exception) -> None:
         self._running = None
         start = 0
         for job in jobs:
             end = start + len(job.x)
             if not job.answer.done():  # the caller may have gone
-                if isinstance(found, InterplantError):
+                if isinstance(found, Exception):
                     job.answer.set_exception(found)
                 else:
                     job.answer.set_result(found[start:end])
@@ -124,10 +123,10 @@ class Batcher:
         self._plan()
 
 
-def _predicted(jobs: list[_Job], most: int) -> Floats | InterplantError:
-    x = jobs[0].x if len(jobs) == 1 else np.concatenate([job.x for job in jobs])
+def _predicted(jobs: list[_Job], most: int) -> Floats | Exception:
     try:
+        x = jobs[0].x if len(jobs) == 1 else np.concatenate([job.x for job in jobs])
         parts = [jobs[0].model.run(x[start : start + most]) for start in range(0, len(x), most)]
-    except InterplantError as error:
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    except Exception as error:  # noqa: BLE001 those who asked hear it, and the next run begins
         return error
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,5 +1,6 @@
 """Erasing a machine or a period from a plant's readings, and telling which releases learned from them."""
 
+import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from interplant.client.directory import PlantDirectory
 from interplant.client.predictions import Predictions
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError, UsageError
-from interplant.core.release import LINEAGE, parse_lineage
+from interplant.core.release import LINEAGE, TASK, parse_lineage, parse_task
 from interplant.data import versions
 from interplant.data.repository import Repository
 from interplant.data.snapshots import Snapshot, keyed_digest
@@ -79,7 +80,8 @@ def erase(
     changed = store.erase(machine, first, last)
     if directory.predictions.exists():
         with Predictions.open(directory) as log:
-            log.erase(machine, *(_logged(time, counted) for time in (first, last)))
+            until = None if last is None else _logged(last, counted) + _reach(directory, store.contract)
+            log.erase(machine, None if first is None else _logged(first, counted), until)
     made = ""
     if store.partitions():
         snapshots = repository.log()
@@ -139,9 +141,18 @@ def prune(directory: PlantDirectory, repository: Repository, keep: int) -> list[
     return [one.digest for one in going]
 
 
-def _logged(time: float | None, counted: bool) -> float | None:
+def _logged(time: float, counted: bool) -> float:
     """A time as the log of predictions has it."""
-    return time if time is None or counted else time / 1e6
+    return time if counted else time / 1e6
+
+
+def _reach(directory: PlantDirectory, contract: Contract) -> float:
+    """How long after a reading a window may end that holds it, in the contract's time."""
+    tasks = [parse_task(path.read_bytes()) for path in directory.releases.glob(f"*/{TASK}")]
+    steps = [task.window.length - 1 for task in tasks]
+    if not steps or (any(steps) and not contract.gap):
+        return math.inf  # a window bridges any time
+    return max(steps) * contract.gap
 
 
 def _day(time: float | None, store: Store, without: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 import yaml
 
 from interplant.client.directory import PlantDirectory
-from interplant.core import certificates, commented, signing
+from interplant.core import certificates, commented, keyring, signing
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import write_atomic
 from interplant.core.possible import Impossible
@@ -117,6 +117,7 @@ class JoinFile:
         release_key: Public key that checks releases, PEM.
         certificate: One-time certificate that may call only ``Enrol``, PEM.
         key: Its private key, PEM.
+        release_keys: Statements on release keys before that one and after it, JSON; empty before the first.
     """
 
     federation: str
@@ -127,6 +128,7 @@ class JoinFile:
     release_key: bytes
     certificate: bytes
     key: bytes
+    release_keys: bytes = b""
 
 
 Enrol: TypeAlias = Callable[[JoinFile, bytes], bytes]
@@ -205,6 +207,8 @@ def finish(folder: Path, join: JoinFile, certificate: bytes, address: str) -> No
     write_atomic(plant.plant_certificate, certificate)
     write_atomic(plant.ca_certificate, join.authority)
     write_atomic(plant.release_public_key, join.release_key)
+    if join.release_keys:
+        write_atomic(plant.release_public_key.with_name(keyring.FILE), join.release_keys)
     certificates.write_key(plant.snapshot_key, secrets.token_bytes(32))
     write_atomic(plant.config, plant_yaml(join, address))
     plant.outbox.mkdir(exist_ok=True)
@@ -279,7 +283,10 @@ def _parsed(content: dict[str, Any]) -> JoinFile:
         raise InterplantError(f"its certificate is for {bootstrap.role} {bootstrap.name}")
     certificates.check_issued(pem["certificate"], pem["authority"])
     certificates.check_pair(pem["certificate"], certificates.parse_key(pem["key"]))
-    signing.parse_public(pem["release-key"])
+    root = keyring.of(signing.parse_public(pem["release-key"]))
+    statements = str(content.get("release-keys", "")).encode()
+    if statements:
+        root.extended(keyring.parse(statements, "release-keys"))
     join = JoinFile(
         content["federation"],
         content["plant"],
@@ -289,6 +296,7 @@ def _parsed(content: dict[str, Any]) -> JoinFile:
         pem["release-key"],
         pem["certificate"],
         pem["key"],
+        statements,
     )
     plant_yaml(join, join.coordinator)
     return join

@@ -58,7 +58,7 @@ class InStep:
         try:
             keep_in_step(self._plant)
             self._done, self._said = state, ""
-        except (InterplantError, OSError) as error:  # the plant's other work goes on without it
+        except (InterplantError, OSError, ValueError) as error:  # the plant's other work goes on without it
             if str(error) != self._said:
                 log.warning("the model repository: %s", error)
             self._said = str(error)
@@ -90,7 +90,9 @@ def keep_in_step(plant: PlantDirectory) -> Path | None:
 
 def _put(plant: PlantDirectory, task: Task, release: str) -> None:
     place, folders = plant.models / task.name, plant.models.with_name("versions") / task.name
-    number = 1 + max((int(path.name) for path in folders.glob("[0-9]*")), default=0)
+    if place.exists() and not place.is_symlink():
+        raise InterplantError(f"{place}: expected Interplant's own link, found something else; move it away")
+    number = 1 + max(_numbers(folders), default=0)
     new = folders / str(number)
     staged = folders / f".{number}"
     shutil.rmtree(staged, ignore_errors=True)
@@ -107,9 +109,15 @@ def _put(plant: PlantDirectory, task: Task, release: str) -> None:
     link.symlink_to(os.path.relpath(new, place.parent))
     os.replace(link, place)
     sync_folder(place.parent)
-    for path in folders.glob("[0-9]*"):
-        if int(path.name) <= number - _KEPT:
-            shutil.rmtree(path, ignore_errors=True)
+    for old in _numbers(folders):
+        if old <= number - _KEPT:
+            shutil.rmtree(folders / str(old), ignore_errors=True)
+
+
+def _numbers(folders: Path) -> list[int]:
+    """The versions there; what has another name is somebody else's."""
+    names = [path.name for path in folders.glob("[1-9]*")]
+    return [int(name) for name in names if name.isascii() and name.isdigit()]
 
 
 def _release_at(place: Path) -> str | None:

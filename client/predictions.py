@@ -197,6 +197,9 @@ class Predictions:
 
         Returns:
             How many went.
+
+        Raises:
+            InterplantError: Somebody who reads the file keeps what went in its log; erasing again removes it.
         """
         with self._transaction("FULL") as database:
             database.execute("PRAGMA secure_delete = ON")
@@ -206,7 +209,12 @@ class Predictions:
                 (machine, first, last),
             ).rowcount
         with self._reading() as database:
-            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            busy = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise InterplantError(
+                f"{self.path}: another process reads it and keeps what was erased in {self.path.name}-wal; "
+                "let it end, then erase again"
+            )
         return gone
 
     def count(self) -> int:
@@ -297,9 +305,17 @@ def _prediction(row: Sequence[Any]) -> Prediction:
     )
 
 
+def is_finite(value: float) -> bool:
+    """Tell whether a number is finite, also as a float: a whole number of 400 digits is not."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _label(value: Label) -> str:
     text = isinstance(value, str)
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value)
     if not (text or number):
         raise InterplantError(f"label: expected a finite number or text, found {value!r}")
     return json.dumps(value)

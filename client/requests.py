@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
+from interplant.client.predictions import is_finite
 from interplant.client.protocol import BYTES, Data, ProtocolError, Request, Tensor
 from interplant.core.contract import Contract
 from interplant.core.inference import INPUT
@@ -27,6 +28,9 @@ READINGS: Final = "readings"
 MACHINE: Final = "machine"
 AT: Final = "time"
 ID: Final = "prediction_id"
+
+NAME_LENGTH: Final = 100
+"""Characters of a machine's name, at most: it is kept with each prediction."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def label_of(value: Any, target: Target) -> float | str:
         raise ProtocolError(
             400, f"label: expected one of {', '.join(map(repr, classes))}, found {str(value)[:60]!r}"
         )
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not is_finite(value):
         raise ProtocolError(400, f"label: expected a number, found {str(value)[:60]!r}")
     width = TOLERANCE * (target.high - target.low)
     low, high = (0.0, math.inf) if target.kind == TIME else (target.low - width, target.high + width)
@@ -217,6 +221,9 @@ def _where(place: NDArray[np.intp], names: list[str], length: int) -> str:
 def _machines(tensor: Tensor, windows: int) -> list[str]:
     _one_each(tensor, windows)
     if isinstance(tensor.data, list):
+        longest = max(map(len, tensor.data))
+        if longest > NAME_LENGTH:
+            raise ProtocolError(400, f"{MACHINE}: expected at most {NAME_LENGTH} characters, found {longest}")
         return tensor.data
     if tensor.data.dtype.kind not in "iu":
         raise ProtocolError(400, f"{MACHINE}: expected texts or whole numbers, found {tensor.datatype}")

@@ -22,6 +22,7 @@ from interplant.client.directory import PlantDirectory
 from interplant.client.predictions import Predictions
 from interplant.client.recording import Recorder
 from interplant.client.serving_app import App
+from interplant.client.serving_http import Connection
 from interplant.client.serving_models import Followed
 from interplant.core import logs, processes
 from interplant.core.errors import InterplantError, UsageError
@@ -81,7 +82,7 @@ async def _serve(
     server = uvicorn.Server(
         uvicorn.Config(
             App(models, batcher, beside, recorder, settings),
-            http="httptools",
+            http=Connection,
             ws="none",
             lifespan="off",
             interface="asgi3",

@@ -7,7 +7,8 @@ import asyncio
 import importlib.metadata
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from interplant.client import answering, protocol, requests
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 BODY_SECONDS: Final = 30.0
 """How long a request's body may take to come."""
+
+BODIES: Final = 4
+"""How many bodies of the greatest size may be held at once."""
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -49,14 +53,17 @@ class App:
         self, models: Followed, batcher: Batcher, beside: Beside, recorder: Recorder, settings: Serving
     ) -> None:
         self._models, self._batcher, self._beside, self._recorder = models, batcher, beside, recorder
-        self._most = settings.body_megabytes * 1_000_000
+        self._bodies = Bodies(settings.body_megabytes * 1_000_000)
         self._rate = Rate(settings.rate) if settings.rate else None
         self._version = importlib.metadata.version("interplant")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
         try:
-            status, body, headers = await self._reply(scope, receive)
+            if self._rate and scope["method"] == "POST":
+                self._rate.take()
+            async with self._bodies.of(receive) as asked:
+                status, body, headers = await self._reply(scope, asked)
         except ProtocolError as error:
             status, body, headers = _refusal(error)
         except Exception:  # a fault of ours must not end the connection without a word
@@ -66,16 +73,15 @@ class App:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _reply(self, scope: Message, receive: Receive) -> Reply:
+    async def _reply(self, scope: Message, body: bytes) -> Reply:
         match scope["method"], tuple(part for part in scope["path"].split("/") if part):
             case "POST", ("v2", "models", name, "infer"):
-                return await self._infer(scope, receive, self._model(name))
+                return await self._infer(scope, body, self._model(name))
             case "POST", ("v2", "models", name, "versions", version, "infer"):
-                return await self._infer(scope, receive, self._model(name, version), canary=False)
+                return await self._infer(scope, body, self._model(name, version), canary=False)
             case "POST", ("feedback",):
-                return await self._feedback(scope, receive)
+                return await self._feedback(body)
             case method, path:
-                await _body(scope, receive, self._most)
                 return self._looked_up(method, path)
         raise AssertionError
 
@@ -104,10 +110,7 @@ class App:
             raise ProtocolError(405, f"{method} /{'/'.join(path)}: expected GET")
         return 200, json_bytes(found), _JSON
 
-    async def _infer(self, scope: Message, receive: Receive, model: Model, canary: bool = True) -> Reply:
-        body = await _body(scope, receive, self._most)
-        if self._rate:
-            self._rate.take()
+    async def _infer(self, scope: Message, body: bytes, model: Model, canary: bool = True) -> Reply:
         request = protocol.parse(body, _header(scope, HEADER_LENGTH))
         asked = requests.asked(request, model.task)
         ids, drifting = [new_id() for _ in range(len(asked))], self._models.drifting
@@ -136,8 +139,8 @@ class App:
         )  # fmt: skip
         return 200, body, headers
 
-    async def _feedback(self, scope: Message, receive: Receive) -> Reply:
-        content = json_object(await _body(scope, receive, self._most))
+    async def _feedback(self, body: bytes) -> Reply:
+        content = json_object(body)
         prediction = content.get("prediction_id")
         if set(content) != {"prediction_id", "label"} or not isinstance(prediction, str):
             raise ProtocolError(400, "expected prediction_id, the text that came with it, and label")
@@ -168,6 +171,62 @@ class App:
         if version is not None and version != model.release:
             raise ProtocolError(404, f"version {version[:64]!r}: not served here; it is {model.release!r}")
         return model
+
+
+class Bodies:
+    """Requests' bodies, each bounded and all together; counted until the request is answered.
+
+    Args:
+        most: Bytes of one body.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._left = most, BODIES * most
+
+    @asynccontextmanager
+    async def of(self, receive: Receive) -> AsyncIterator[bytes]:
+        """Give the body of a request.
+
+        Raises:
+            ProtocolError: 400, 408: it ends early, or comes too slowly; 413: it is too long; 503: too much
+                is held for other requests.
+        """
+        parts: list[bytes] = []
+        try:
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    await self._take(receive, parts)
+            except TimeoutError:
+                raise ProtocolError(408, f"the body did not come within {BODY_SECONDS:g} seconds") from None
+            yield parts[0] if len(parts) == 1 else b"".join(parts)
+        finally:
+            self._left += sum(map(len, parts))
+
+    async def _take(self, receive: Receive, parts: list[bytes]) -> None:
+        """Take a body in parts. One too long is read on, not kept, as its sender hears nothing before."""
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ProtocolError(400, "the body ended early")
+            part = message.get("body", b"")
+            size += len(part)
+            if size <= self._most:
+                if len(part) > self._left:
+                    raise ProtocolError(
+                        503, "other requests' bodies take the room; send the request again", retry_after=1
+                    )
+                self._left -= len(part)
+                parts.append(part)
+            else:
+                self._left += sum(map(len, parts))
+                parts.clear()
+            if not message.get("more_body"):
+                break
+        if size > self._most:
+            raise ProtocolError(
+                413, f"expected a body of at most {self._most // 1_000_000} MB, found {size} bytes or more"
+            )
 
 
 class Rate:
@@ -206,39 +265,6 @@ def _metadata(model: Model) -> dict[str, Any]:
         "outputs": outputs,
         "parameters": {"release": model.release, "contract_version": model.task.contract.version},
     }
-
-
-async def _body(scope: Message, receive: Receive, most: int) -> bytes:
-    """The request's body, refused once it is too long; what comes of it then is not kept."""
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            message = await receive()
-            if not message.get("more_body"):
-                parts = [message.get("body", b"")]
-                size = len(parts[0])
-            else:
-                parts, size = await _parts(message, receive, most)
-    except TimeoutError:
-        raise ProtocolError(408, f"the body did not come within {BODY_SECONDS:g} seconds") from None
-    if size > most:
-        raise ProtocolError(
-            413, f"expected a body of at most {most // 1_000_000} MB, found {size} bytes or more"
-        )
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _parts(message: Message, receive: Receive, most: int) -> tuple[list[bytes], int]:
-    """A body in parts, and its size. One that is too long is read on, as its sender hears nothing before."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        if message["type"] == "http.disconnect":
-            raise ProtocolError(400, "the body ended early")
-        size += len(message["body"])
-        parts = [*parts, message["body"]] if size <= most else []
-        if not message.get("more_body"):
-            return parts, size
-        message = await receive()
 
 
 def _header(scope: Message, name: str) -> str | None:

@@ -123,11 +123,15 @@ class Followed:
     def _follow(self) -> None:
         tried = time.monotonic()
         while not self._stopping.wait(LOOK_SECONDS):
-            self._look_at_drift()
-            again = self.trouble and time.monotonic() - tried > AGAIN_SECONDS
-            if again or _state(self._plant.champion) != self._seen:
-                self._look()
-                tried = time.monotonic()
+            try:
+                self._look_at_drift()
+                again = self.trouble and time.monotonic() - tried > AGAIN_SECONDS
+                if again or _state(self._plant.champion) != self._seen:
+                    tried = time.monotonic()
+                    self._look()
+            except Exception as error:  # whatever it was, the next champion must still be followed
+                log.exception("the champion could not be followed")
+                self.trouble = str(error) or type(error).__name__
 
     def _look(self) -> None:
         """Serve what the pointer names, or what served before it."""

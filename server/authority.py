@@ -12,6 +12,7 @@ from interplant.core.certificates import Identity, Issuer, PublicKey
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import write_atomic
 from interplant.core.schema import Federation
+from interplant.server import release_keys
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.records import Issued
 from interplant.server.registry import Registry
@@ -69,9 +70,11 @@ class Authority:
             "coordinator": self.federation.address,
             "expires": bootstrap.not_after.isoformat(),
         }
+        release_key, statements = release_keys.trusted(self.directory)
         blocks = {
             "authority": self.issuer.pem,
-            "release-key": self.directory.release_public_key.read_bytes(),
+            "release-key": release_key,
+            **({"release-keys": statements} if statements else {}),
             "certificate": pem,
             "key": certificates.key_pem(key),
         }

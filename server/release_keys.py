@@ -17,6 +17,7 @@ from interplant.server.directory import CoordinatorDirectory
 from interplant.server.registry import Registry
 
 _NEXT = "release.next.key"
+_LOCK = "rotate.lock"
 
 
 def rotate(directory: CoordinatorDirectory, overlap_days: float, revoke: bool, person: str) -> Statement:
@@ -37,7 +38,7 @@ def rotate(directory: CoordinatorDirectory, overlap_days: float, revoke: bool, p
     if not 0 <= overlap_days <= 3650:
         raise UsageError(f"overlap: expected 0 to 3650 days, found {overlap_days:g}")
     name = directory.load().name
-    with takes_turns(directory.path / "rotate.lock"):
+    with takes_turns(directory.path / _LOCK):
         settle(directory)
         old, new = signing.read_private(directory.release_key), signing.make_key()
         known = keyring.read(directory.release_public_key)
@@ -50,6 +51,7 @@ def rotate(directory: CoordinatorDirectory, overlap_days: float, revoke: bool, p
             now.isoformat(),
             until.isoformat(),
             revoke,
+            keyring.digest(known.statements),
         ).signed(old, new)
         certificates.write_key(directory.keys / _NEXT, signing.key_pem(new))
         write_atomic(directory.release_keys, keyring.to_json((*known.statements, statement)))
@@ -58,6 +60,48 @@ def rotate(directory: CoordinatorDirectory, overlap_days: float, revoke: bool, p
         with closing(Registry.open(directory)) as registry:
             registry.add_event("key.rotated", name, f"by {person}: {statement.old[:16]} {what}")
     return statement
+
+
+def revoke(directory: CoordinatorDirectory, key: str, person: str) -> Statement:
+    """Have the present key revoke one that has handed over before: no release counts under it any more.
+
+    Args:
+        directory: The coordinator's directory; see `rotate`.
+        key: The first 16 or more of the earlier key's hex digits.
+        person: Who does it.
+
+    Raises:
+        UsageError: There is no such earlier key, or it is revoked already.
+        InterplantError: A key cannot be read.
+    """
+    name = directory.load().name
+    with takes_turns(directory.path / _LOCK):
+        settle(directory)
+        known, present = (
+            keyring.read(directory.release_public_key),
+            signing.read_private(directory.release_key),
+        )
+        found = [one for one in known.keys[:-1] if len(key) >= 16 and one.startswith(key.lower())]
+        if len(found) != 1:
+            earlier = ", ".join(one[:16] for one in known.keys[:-1]) or "none"
+            raise UsageError(f"key {key!r}: expected an earlier key's first 16 hex digits, one of: {earlier}")
+        if any(one.old == found[0] and one.revoked for one in known.statements):
+            raise UsageError(f"key {key!r}: expected one that still counts, it is revoked already")
+        now = datetime.now(UTC).replace(microsecond=0).isoformat()
+        statement = Statement(
+            name, found[0], known.present, now, now, True, keyring.digest(known.statements)
+        ).signed(None, present)
+        write_atomic(directory.release_keys, keyring.to_json((*known.statements, statement)))
+        with closing(Registry.open(directory)) as registry:
+            registry.add_event("key.revoked", name, f"by {person}: {statement.old[:16]}")
+    return statement
+
+
+def trusted(directory: CoordinatorDirectory) -> tuple[bytes, bytes]:
+    """Return the public key as PEM and the statements that belong to it, for a join file."""
+    with takes_turns(directory.path / _LOCK):
+        settle(directory)
+        return directory.release_public_key.read_bytes(), statements(directory)
 
 
 def settle(directory: CoordinatorDirectory) -> None:

@@ -139,7 +139,7 @@ def test_a_period_is_erased(shop: PlantDirectory, interplant: Call) -> None:
     log = interplant("data", "log", *at, "--json").json
     assert [(one["rows"], one["removed"]) for one in log] == [(15, ""), (20, "erased")]
     with Predictions.open(shop) as predictions:
-        assert [one.id for one in predictions.since(0)] == ["02T23:59", "03T07:05"]
+        assert [one.id for one in predictions.since(0)] == ["02T23:59"]  # a later window may reach back
 
 
 def test_a_contract_is_drafted_from_a_sample(tmp_path: Path, shop: PlantDirectory, interplant: Call) -> None:

@@ -94,7 +94,9 @@ class Federation:
         other = signing.make_key()
         names = [key.public_key().public_bytes_raw().hex() for key in (self.key, other)]
         day = "2026-01-01T00:00:00+00:00"
-        statement = keyring.Statement("test", *names, day, day, True).signed(self.key, other)
+        statement = keyring.Statement("test", *names, day, day, True, keyring.digest(())).signed(
+            self.key, other
+        )
         release_keys.learn(self.plant, keyring.to_json((statement,)).encode())
         self.key = other
         (self.root / "release.key").write_bytes(signing.key_pem(other))

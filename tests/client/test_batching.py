@@ -183,3 +183,23 @@ def test_a_caller_who_has_gone_is_not_missed() -> None:
         assert (await stays).tolist() == [4]
 
     batched(work)
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["in the loop", "in a thread"])
+def test_whatever_goes_wrong_is_told_and_the_next_run_begins(quick: bool) -> None:
+    @dataclass(eq=False)
+    class Fails(Doubles):
+        def run(self, x: Floats, /) -> Floats:
+            if (x < 0).any():
+                raise MemoryError
+            return super().run(x)
+
+    model = Fails(quick=quick)
+    model.gate.set()
+
+    async def work(batcher: Batcher) -> None:
+        with pytest.raises(MemoryError):
+            await batcher.predict(model, windows(-1))
+        assert (await batcher.predict(model, windows(1))).tolist() == [2]
+
+    batched(work)

@@ -167,3 +167,25 @@ def test_what_stands_in_the_way_is_told_and_the_supervisor_goes_on(
     place.rmdir()
     follow()
     assert model_of(plant).samefile(plant.releases / "r-1" / "model.onnx")
+
+
+def test_what_others_put_there_is_left_alone(plant: PlantDirectory) -> None:
+    other = plant.models.with_name("versions") / "wear" / "1.bak"
+    other.mkdir(parents=True)
+    InStep(plant)()
+    champion.activate(plant, "r-2")
+    InStep(plant)()
+    assert other.is_dir()
+    assert model_of(plant).samefile(plant.releases / "r-2" / "model.onnx")
+
+
+def test_a_folder_in_the_links_place_is_told_and_ends_nothing(
+    plant: PlantDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    (plant.models / "wear").mkdir(parents=True)
+    step = InStep(plant)
+    step()
+    assert "expected Interplant's own link" in caplog.text
+    (plant.models / "wear").rmdir()
+    step()
+    assert model_of(plant).samefile(plant.releases / "r-1" / "model.onnx")

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -226,3 +227,23 @@ def test_what_was_erased_is_in_no_file(log: Predictions) -> None:
     files = [path.read_bytes() for path in log.path.parent.iterdir()]
     assert not any(b"a-name-to-be-forgotten" in content for content in files)
     assert log.count() == 1
+
+
+def test_a_number_of_400_digits_is_no_label(log: Predictions) -> None:
+    log.add([ONE])
+    with pytest.raises(InterplantError, match="finite number"):
+        log.label(ONE.id, 10**400)
+
+
+def test_erasing_that_a_reader_holds_up_is_told(log: Predictions) -> None:
+    log.add([replace(ONE, machine="a-name-to-be-forgotten")])
+    log._database.execute("PRAGMA busy_timeout = 1")
+    reader = sqlite3.connect(log.path)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM predictions").fetchone()
+    with pytest.raises(InterplantError, match="let it end, then erase again"):
+        log.erase("a-name-to-be-forgotten", None, None)
+    reader.close()
+    log.erase("a-name-to-be-forgotten", None, None)
+    files = [path.read_bytes() for path in log.path.parent.iterdir()]
+    assert not any(b"a-name-to-be-forgotten" in content for content in files)

@@ -11,11 +11,10 @@ from interplant.core.keyring import Statement
 FIRST, SECOND, THIRD = (signing.make_key() for _ in range(3))
 
 
-def hands_over(old, new):
+def hands_over(old, new, *before):
     names = [key.public_key().public_bytes_raw().hex() for key in (old, new)]
-    return Statement("demo", *names, "2026-01-01T00:00:00+00:00", "2026-01-31T00:00:00+00:00", False).signed(
-        old, new
-    )
+    days = ("2026-01-01T00:00:00+00:00", "2026-01-31T00:00:00+00:00")
+    return Statement("demo", *names, *days, False, keyring.digest(before)).signed(old, new)
 
 
 def text(*statements):
@@ -31,7 +30,8 @@ def plant(tmp_path):
 
 
 def test_it_learns_what_its_key_leads_to(plant):
-    one, two = hands_over(FIRST, SECOND), hands_over(SECOND, THIRD)
+    one = hands_over(FIRST, SECOND)
+    two = hands_over(SECOND, THIRD, one)
     assert release_keys.learn(plant, text(one)) == 1
     assert release_keys.learn(plant, text(one, two)) == 1
     assert release_keys.learn(plant, text(one, two)) == release_keys.learn(plant, text(one)) == 0
@@ -40,13 +40,22 @@ def test_it_learns_what_its_key_leads_to(plant):
     assert ring.statements == (one, two)
 
 
+def test_a_plant_that_joins_again_learns_what_leads_from_its_new_key(plant):
+    one = hands_over(FIRST, SECOND)
+    two = hands_over(SECOND, THIRD, one)
+    release_keys.learn(plant, text(one))
+    plant.release_public_key.write_bytes(signing.public_pem(THIRD.public_key()))
+    assert release_keys.learn(plant, text(one, two)) == 2
+    assert keyring.read(plant.release_public_key).statements == (one, two)
+
+
 @pytest.mark.parametrize("wrong", ["stranger", "fork", "nonsense"])
 def test_what_does_not_go_on_from_it_changes_nothing(plant, wrong):
     release_keys.learn(plant, text(hands_over(FIRST, SECOND)))
     before = keyring.read(plant.release_public_key)
     words = {
         "stranger": text(hands_over(THIRD, signing.make_key())),
-        "fork": text(hands_over(FIRST, THIRD), hands_over(THIRD, SECOND)),
+        "fork": text(hands_over(FIRST, THIRD), hands_over(THIRD, SECOND, hands_over(FIRST, THIRD))),
         "nonsense": b"nonsense",
     }
     with pytest.raises(InterplantError):

@@ -100,6 +100,7 @@ WIDE = {"name": "windows", "datatype": "FP32", "shape": [1, 2, 4]}
         ([{**WIDE, "shape": [1, 4, 2], "data": [0.0] * 8}], r"shape \[windows, channels: 2, readings: 4\]"),
         ([readings(), one("machine", "BYTES", ["a", "b"])], "machine: expected one for each of 1 windows"),
         ([readings(), one("machine", "FP32", [1.5])], "machine: expected texts or whole numbers"),
+        ([readings(), one("machine", "BYTES", ["m" * 101])], "machine: expected at most 100 characters"),
         ([readings(), one("time", "FP64", [1.0, 2.0])], "time: expected one for each of 1 windows"),
         ([readings(), one("time", "BYTES", ["2026-01-01"])], "time: expected numbers, as the contract"),
     ],

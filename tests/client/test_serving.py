@@ -2,11 +2,13 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ import httpx
 import numpy as np
 import pytest
 
-from interplant.client import champion, serving, standing
+from interplant.client import champion, serving, serving_models, standing
 from interplant.client.directory import PlantDirectory
 from interplant.client.predictions import Predictions
 from interplant.client.protocol import ProtocolError
 from interplant.client.serving_app import Rate
+from interplant.client.serving_http import CONNECTIONS
 from interplant.client.serving_status import ServingStatus, serving_status
 from interplant.core import config, export
 from interplant.core.errors import InterplantError, UsageError
@@ -230,7 +233,43 @@ def test_more_requests_than_the_rate_are_refused(federation: Federation) -> None
         answer = asking.client.post(f"{WEAR}/infer", json={"inputs": [readings()]})
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
         assert answer.json() == {"error": "more than 0.001 requests a second; send it again"}
+        assert "more than 0.001 requests" in asking.post("/feedback", {}, 429)
         assert asking.get("/v2/health/ready") == {"ready": True}
+
+
+def test_bodies_that_never_end_take_bounded_room(asking: Asking) -> None:
+    """Six callers who each keep back the last byte of 1 MB; four find room."""
+    head = b"POST /feedback HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
+    with ExitStack() as stack:
+        callers = [stack.enter_context(connected(asking)) for _ in range(6)]
+        for caller in callers:
+            caller.sendall(head + bytes(999_999))
+        refused, _, _ = select.select(callers, [], [], 10)
+        assert refused
+        assert b"HTTP/1.1 503" in refused[0].recv(1000)
+    until(lambda: asking.client.post("/feedback", content=bytes(999_999)).status_code == 400)
+
+
+def connected(asking: Asking) -> socket.socket:
+    return socket.create_connection((str(asking.client.base_url.host), asking.client.base_url.port), 10)
+
+
+def test_too_many_connections_are_refused(asking: Asking) -> None:
+    with ExitStack() as stack:
+        for _ in range(CONNECTIONS):
+            last = stack.enter_context(connected(asking))
+        assert asking.get("/v2/health/ready") == {"ready": True}  # by a connection that was there before
+        stack.enter_context(more := connected(asking))
+        assert b"HTTP/1.1 503" in more.recv(1000)
+        last.close()
+
+
+def test_what_is_no_http_is_refused_in_the_protocols_form(asking: Asking) -> None:
+    with connected(asking) as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        answer = connection.recv(1000)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"error": "Invalid HTTP request received."}
 
 
 def test_the_rate_comes_back_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,6 +312,7 @@ def test_a_label_joins_its_prediction(asking: Asking) -> None:
         ({"prediction_id": 7, "label": 1}, 400, "expected prediction_id"),
         ({"prediction_id": "f" * 32, "label": 1, "more": 1}, 400, "expected prediction_id"),
         ({"prediction_id": "f" * 32, "label": "soon"}, 400, "label: expected a number"),
+        ({"prediction_id": "f" * 32, "label": 10**400}, 400, "label: expected a number"),
         ({"prediction_id": "f" * 32, "label": -1}, 400, "label: expected 0 or more"),
         (b"7", 400, "expected a JSON object"),
     ],
@@ -399,6 +439,30 @@ def test_a_full_disk_does_not_keep_a_new_champion_from_serving(federation: Feder
         champion.activate(federation.plant, "r-1")
         until(lambda: asking.release == "r-1")
         federation.plant.serving.rmdir()
+
+
+def test_no_fault_keeps_the_next_champion_from_serving(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = []
+
+    def load(plant: PlantDirectory, release: str, batch: int, threads: int) -> Any:
+        if release == "r-2" and not failed:
+            failed.append(release)
+            raise MemoryError
+        return real(plant, release, batch, threads)
+
+    real = serving_models.load
+    monkeypatch.setattr(serving_models, "load", load)
+    monkeypatch.setattr(serving_models, "AGAIN_SECONDS", 0.1)
+    models = serving_models.Followed(federation.plant, lambda _: None)
+    models.start()
+    try:
+        champion.activate(federation.plant, "r-2")
+        until(lambda: models.model is not None and models.model.release == "r-2")
+    finally:
+        models.close()
+    assert (failed, models.trouble) == (["r-2"], "")
 
 
 # --- the process -----------------------------------------------------------------------------------

@@ -212,7 +212,7 @@ def handed_over(
     """Statements by which `KEY` hands over to another key, and that key."""
     new = signing.make_key()
     old, name = (key.public_key().public_bytes_raw().hex() for key in (KEY, new))
-    words = Statement("demo", old, name, "2026-01-01T00:00:00+00:00", until, revoked)
+    words = Statement("demo", old, name, "2026-01-01T00:00:00+00:00", until, revoked, keyring.digest(()))
     return (words.signed(KEY, new),), new
 
 
@@ -244,11 +244,25 @@ def test_the_statements_in_a_release_are_signed_with_it(tmp_path: Path) -> None:
 def test_a_stranger_does_not_come_in_by_statements_of_their_own(tmp_path: Path) -> None:
     thief, friend = signing.make_key(), signing.make_key()
     old, new = (key.public_key().public_bytes_raw().hex() for key in (thief, friend))
-    words = Statement("demo", old, new, "2026-01-01T00:00:00+00:00", "2026-01-01T00:00:00+00:00", False)
+    day, none = "2026-01-01T00:00:00+00:00", keyring.digest(())
+    words = Statement("demo", old, new, day, day, False, none)
     refused(signed_by(tmp_path / "r-1", friend, (words.signed(thief, friend),)), "signature")
     ours = KEY.public_key().public_bytes_raw().hex()
-    forged = Statement("demo", ours, new, words.created, words.until, False)
+    forged = Statement("demo", ours, new, day, day, False, none)
     refused(signed_by(tmp_path / "r-2", friend, (forged.signed(thief, friend),)), "signature")
+
+
+def test_who_stole_a_revoked_key_signs_nothing_that_verifies_under_the_next(tmp_path: Path) -> None:
+    """The thief's key hands over to the stolen one, which has handed over to the present one."""
+    genuine, present = handed_over(revoked=True)
+    thief = signing.make_key()
+    names = [key.public_key().public_bytes_raw().hex() for key in (thief, KEY)]
+    days = ("2000-01-01T00:00:00+00:00", "2099-01-01T00:00:00+00:00")
+    theirs = Statement("demo", *names, *days, False, keyring.digest(())).signed(thief, KEY)
+    folder = signed_by(tmp_path / "r-1", thief, (theirs, *genuine))
+    with pytest.raises(ReleaseRefused) as caught:
+        release.read_release(folder, present.public_key())
+    assert caught.value.code == "signature"
 
 
 def test_an_old_release_counts_after_its_key_has_handed_over(tmp_path: Path) -> None:

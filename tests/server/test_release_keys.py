@@ -7,12 +7,14 @@ from datetime import datetime
 
 import pytest
 
+from interplant.client.joining import read_join_file
 from interplant.core import federation_pb2 as pb
 from interplant.core import keyring, signing
 from interplant.core.errors import InterplantError, UsageError
 from interplant.server import control, release_keys
+from interplant.server.authority import Authority
 from interplant.server.registry import Registry
-from interplant.server.release_keys import rotate, settle
+from interplant.server.release_keys import revoke, rotate, settle
 
 
 def present(coordinator):
@@ -37,6 +39,35 @@ def test_the_new_key_takes_the_old_ones_place(coordinator):
     assert kinds == [("key.rotated", "by ann:")] * 2
     left = {path.name for path in coordinator.keys.iterdir()}
     assert "release.next.key" not in left
+
+
+def test_a_key_that_has_handed_over_is_revoked_later(coordinator):
+    first = present(coordinator).public_bytes_raw().hex()
+    rotate(coordinator, 30, False, "ann")
+    second = present(coordinator)
+    for wrong in (first[:15], "0" * 64, second.public_bytes_raw().hex()):
+        with pytest.raises(UsageError, match=f"first 16 hex digits, one of: {first[:16]}"):
+            revoke(coordinator, wrong, "ann")
+    made = revoke(coordinator, first[:16], "ann")
+    assert (made.old, made.revoked, present(coordinator)) == (first, True, second)
+    with pytest.raises(UsageError, match="revoked already"):
+        revoke(coordinator, first, "ann")
+    rotate(coordinator, 30, False, "ann")
+    ring = keyring.Keyring(first).extended(keyring.read(coordinator.release_public_key).statements)
+    with pytest.raises(keyring.RevokedKeyError):
+        ring.check_counts(first, "2000-01-01T00:00:00+00:00")
+    ring.check_counts(second.public_bytes_raw().hex(), "2000-01-01T00:00:00+00:00")
+
+
+def test_a_join_file_carries_what_was_said_of_earlier_keys(coordinator, tmp_path):
+    first = present(coordinator).public_bytes_raw().hex()
+    rotate(coordinator, 0, True, "ann")
+    (tmp_path / "south.join").write_text(Authority.open(coordinator.path).invite("south"))
+    join = read_join_file(tmp_path / "south.join")
+    ring = keyring.of(signing.parse_public(join.release_key)).extended(keyring.parse(join.release_keys))
+    assert ring == keyring.read(coordinator.release_public_key)
+    with pytest.raises(keyring.RevokedKeyError):
+        ring.check_counts(first, "2000-01-01T00:00:00+00:00")
 
 
 @pytest.mark.parametrize("days", [-1, 1e6, float("nan")])
