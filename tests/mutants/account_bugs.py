@@ -9,7 +9,6 @@ SCHEMA, RELEASE, RECEIPT = (f"interplant.core.{name}" for name in ("task_config"
 ROUND, PARTICIPATION = "interplant.client.round_training", "interplant.client.participation"
 LOOKING, PROPOSALS, RUNWAY = (f"interplant.client.{name}" for name in ("looking", "proposals", "runway"))
 POLICY, GATEWAY = "interplant.client.policy", "interplant.client.gateway"
-GATE = "interplant.client.gate"
 QUALITY, MEASURING, ACCOUNT = (f"interplant.client.{name}" for name in ("quality", "measuring", "account"))
 RELEASES = "interplant.server.releases"
 WINDOWS, SHARES, CONTRACT = (f"interplant.data.{name}" for name in ("windows", "shares", "contract"))
@@ -245,13 +244,6 @@ OF_ACCOUNTS = (
             "client/test_hostile_coordinator",
             "test_a_private_task_cannot_come_back_with_other_questions_about_the_data",
         ),
-    ),
-    Bug(
-        "gate-tells-what-is-billed",
-        "A release's verdict tells exactly, for nothing, what the rounds tell with noise.",
-        GATE,
-        (("checked = billed(plant.load().policy.privacy, task)", "checked = False"),),
-        tests("client/test_deployment", "test_a_verdict_does_not_tell_for_nothing_what_the_plant_bills"),
     ),
     Bug(
         "measured-before-the-charge",
