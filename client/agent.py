@@ -22,11 +22,12 @@ from interplant.client import (
     release_keys,
     reports,
     rollback,
+    scores,
     verdicts,
 )
 from interplant.client.app import make_app
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import let_out_words
+from interplant.client.gateway import let_out_deployment, let_out_words
 from interplant.client.link import AwayError, Link, TurnedAwayError
 from interplant.client.outbox import Outbox
 from interplant.client.trainer import KeptTrainer, WarmTrainer
@@ -314,8 +315,9 @@ class Agent:
         now = reports.report(self._plant, release)
         if now is not None:
             state, code = now
-            let_out_words(self._plant, "deployment", {"release": release, "state": state, "code": code})
-            self._connected().report(release, state, code)
+            score = scores.told(self._plant, release, state)
+            let_out_deployment(self._plant, release, state, code, score)
+            self._connected().report(release, state, code, score.value if score else None)
             reports.note(self._plant, release, now)
 
     def _renew_in_time(self) -> None:

@@ -172,6 +172,16 @@ class PlantDirectory:
         return self.path / "answers.json"
 
     @cached_property
+    def tries(self) -> Path:
+        """How often the hold-out was asked; see `interplant.client.tries`."""
+        return self.path / "tries"
+
+    @cached_property
+    def local_models(self) -> Path:
+        """Models that the plant trained on its own readings; they never leave."""
+        return self.path / "local"
+
+    @cached_property
     def drift(self) -> Path:
         """What the drift monitor knows and remembers: numbers about data, which never leave."""
         return self.path / "drift"

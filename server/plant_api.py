@@ -7,6 +7,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -216,13 +217,15 @@ class PlantApi(CoordinatorServicer):
     async def Deployed(self, request: pb.Deployment, context: Context) -> pb.Empty:  # noqa: N802
         """Record what became of a release at the plant that calls."""
         name = identity_of(context).name
-        if request.state not in DEPLOYMENT_STATES or request.code not in _CODES:
+        score = request.score if request.HasField("score") else None
+        if request.state not in DEPLOYMENT_STATES or request.code not in _CODES or not isfinite(score or 0.0):
             await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, f"expected one of {', '.join(DEPLOYMENT_STATES)} and a code"
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"expected one of {', '.join(DEPLOYMENT_STATES)}, a code, and a finite score or none",
             )
         try:
             await asyncio.to_thread(
-                self._registry.record_deployment, request.release, name, request.state, request.code
+                self._registry.record_deployment, request.release, name, request.state, request.code, score
             )
         except InterplantError as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error))

@@ -8,7 +8,6 @@ ACCOUNTING, LEDGER, HISTORY = (f"interplant.privacy.{name}" for name in ("accoun
 SCHEMA, RELEASE, RECEIPT = (f"interplant.core.{name}" for name in ("task_config", "release", "receipt"))
 ROUND, PARTICIPATION = "interplant.client.round_training", "interplant.client.participation"
 POLICY, GATEWAY = "interplant.client.policy", "interplant.client.gateway"
-GATE = "interplant.client.gate"
 QUALITY, MEASURING, ACCOUNT = (f"interplant.client.{name}" for name in ("quality", "measuring", "account"))
 RELEASES = "interplant.server.releases"
 WINDOWS, SHARES, CONTRACT = (f"interplant.data.{name}" for name in ("windows", "shares", "contract"))
@@ -244,13 +243,6 @@ OF_ACCOUNTS = (
             "client/test_hostile_coordinator",
             "test_a_private_task_cannot_come_back_with_other_questions_about_the_data",
         ),
-    ),
-    Bug(
-        "gate-tells-what-is-billed",
-        "A release's verdict tells exactly, for nothing, what the rounds tell with noise.",
-        GATE,
-        (("checked = billed(plant.load().policy.privacy, task)", "checked = False"),),
-        tests("client/test_deployment", "test_a_verdict_does_not_tell_for_nothing_what_the_plant_bills"),
     ),
     Bug(
         "measured-before-the-charge",
