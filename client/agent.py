@@ -22,12 +22,14 @@ from interplant.client import (
     release_keys,
     reports,
     rollback,
+    scores,
     verdicts,
 )
 from interplant.client.app import make_app
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import let_out_words
+from interplant.client.gateway import let_out_deployment, let_out_words
 from interplant.client.link import AwayError, Link, TurnedAwayError
+from interplant.client.moments import Pause
 from interplant.client.outbox import Outbox
 from interplant.client.trainer import KeptTrainer, WarmTrainer
 from interplant.core import blobs, certificates, flower, logs, processes
@@ -73,6 +75,8 @@ class Agent:
         self._renew_again_at = 0.0
         self._welcomed = math.inf
         self._proposing = False
+        self._unread = ""
+        self._telling = Pause(first=_TICK)
         self._away_because = ""
         self._decided: object = None
 
@@ -267,18 +271,25 @@ class Agent:
         connected = self._welcomed < math.inf
         try:
             due = connected and not self._proposing and bool(proposals.due(self._plant, datetime.now(UTC)))
-        except InterplantError:
-            return  # somebody is writing plant.yaml, which must not end the plant
-        if due:
+            self._unread = ""
+        except InterplantError as error:  # such as a typo in plant.yaml, which must not end the plant
+            if str(error) != self._unread:
+                log.error("%s: nothing is proposed until that is mended", error)
+            self._unread = str(error)
+            return
+        if due and self._telling.over(time.monotonic()):
             self._proposing = True
             self._jobs.put(self._propose)
 
     def _propose(self) -> None:
         """Tell one word after the other; what is not told now waits."""
+        good = False
         try:
             for one in proposals.due(self._plant, datetime.now(UTC)):
                 proposals.tell(self._plant, one, self._connected().propose)
+            good = True
         finally:
+            self._telling.note(good, time.monotonic())
             self._proposing = False
 
     def _look_at_releases(self) -> None:
@@ -314,8 +325,9 @@ class Agent:
         now = reports.report(self._plant, release)
         if now is not None:
             state, code = now
-            let_out_words(self._plant, "deployment", {"release": release, "state": state, "code": code})
-            self._connected().report(release, state, code)
+            score = scores.told(self._plant, release, state)
+            let_out_deployment(self._plant, release, state, code, score)
+            self._connected().report(release, state, code, score.value if score else None)
             reports.note(self._plant, release, now)
 
     def _renew_in_time(self) -> None:

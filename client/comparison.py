@@ -1,19 +1,19 @@
 """Whether a challenger is no worse than a rival, by few independent units: a paired bootstrap, one-sided.
 
-Both predict the same windows, so that what is hard for both cancels: of each unit (`Units`) one difference
-is left. Units are resampled with replacement, and the studentised mean of the differences is looked at
-(bootstrap-t: Efron, "The jackknife, the bootstrap and other resampling plans", 1982; second-order right for
-skewed differences: Hall, "Theoretical comparison of bootstrap confidence intervals", 1988). With some ten or
-twenty units even that is too sure of itself (on simulated machines, a bound that should fail 3 times in 100
-failed 6 to 11 times), so that a bound is never tighter than Student's.
+Both predict the same windows, so that what is hard for both cancels. Units (`Units`) are resampled with
+replacement, and the logarithm of the ratio of the two errors is looked at, studentised (bootstrap-t: Efron,
+"The jackknife, the bootstrap and other resampling plans", 1982; second-order right where values are skewed:
+Hall, "Theoretical comparison of bootstrap confidence intervals", 1988). With some ten or twenty units even
+that is too sure of itself, so that a bound is never tighter than Student's either.
 
 An error that is no mean over windows (macro F1) is taken by its jackknife pseudo-values (Tukey, 1958).
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +37,14 @@ BETTER: Final = -1e-9
 """The margin of a challenger that has to be better."""
 
 RESAMPLES: Final = 10_000
-BEYOND: Final = 50
+BEYOND: Final = 20
 """Resamples that lie beyond the bound, at least, as long as all do not take more than `MOST_NUMBERS`."""
 
-MOST_NUMBERS: Final = 10_000_000
-_PIECE: Final = 1 << 20  # numbers that are resampled at a time
+MOST_NUMBERS: Final = 3_000_000
+_PIECE: Final = 1 << 19  # numbers that are resampled at a time
+
+ALIKE: Final = 1e-6
+"""A spread of the logarithm that is rounding: one error is so many times the other in every unit."""
 
 WIDEST: Final = 20.0
 """No bound of a ratio of errors is looked for beyond this."""
@@ -72,7 +75,7 @@ class Compared:
         rival: The rival's.
         limit: The most that the challenger's true error may be: the rival's, and the margin.
         low: Ratio of the errors, less 1: its lower bound at the level.
-        high: Its upper bound at the level.
+        high: Its upper bound at the level; `WIDEST` where nothing can be told.
         passed: Whether the upper bound lies within the margin.
     """
 
@@ -110,7 +113,6 @@ def compare(
     units: Units,
     margin: float,
     level: float,
-    bounds: bool = True,
 ) -> Compared:
     """Hold a challenger against a rival on the same windows.
 
@@ -120,33 +122,22 @@ def compare(
         units: Of these windows.
         margin: Share by which the challenger's error may exceed the rival's; `BETTER`: it must be lower.
         level: Probability of passing that a challenger may have whose error is just beyond the margin.
-        bounds: Whether `Compared.low` and `Compared.high` are wanted: they take most of the time.
     """
     target = challenger[0]
     own, other = (measures.unit_sums(*one, units.of, units.count) for one in (challenger, rival))
     error, rivals = (float(measures.error_of(target, one.sum(axis=0))) for one in (own, other))
+    limit = rivals * (1.0 + margin)
     if np.array_equal(own, other):  # the same model: no sample can tell them apart
-        return Compared(error, rivals, rivals * (1.0 + margin), 0.0, 0.0, margin >= 0.0)
-    own, other = _grouped(own), _grouped(other)
-    resampled = _resampled(len(own), level)
-
-    def within(first: Floats, second: Floats, allowed: float) -> bool:
-        return resampled.upper(_values(target, first, second, allowed)) <= 0.0
-
-    def beaten(first: Floats, second: Floats) -> float:
-        """The smallest margin at which the first is within it of the second."""
-        low, high = -1.0, WIDEST
-        if not within(first, second, high):
-            return WIDEST
-        for _ in range(16):
-            middle = (low + high) / 2.0
-            low, high = (low, middle) if within(first, second, middle) else (middle, high)
-        return high
-
-    low, high = math.nan, math.nan
-    if bounds:
-        low, high = 1.0 / (1.0 + beaten(other, own)) - 1.0, beaten(own, other)
-    return Compared(error, rivals, rivals * (1.0 + margin), low, high, within(own, other, margin))
+        return Compared(error, rivals, limit, 0.0, 0.0, margin >= 0.0)
+    if error <= 0.0 or rivals <= 0.0:  # one that never errs
+        end = -1.0 if error < rivals else WIDEST
+        return Compared(error, rivals, limit, end, end, error < rivals)
+    pair = np.stack([_values(target, _grouped(one)) for one in (own, other)])
+    low, high = _resampled(pair.shape[1], level).bounds(pair)
+    if measures.is_root(target):
+        low, high = low / 2.0, high / 2.0
+    most = min(math.expm1(min(high, 10.0)), WIDEST)
+    return Compared(error, rivals, limit, math.expm1(max(low, -700.0)), most, high <= math.log1p(margin))
 
 
 def _grouped(sums: Floats) -> Floats:
@@ -159,24 +150,16 @@ def _grouped(sums: Floats) -> Floats:
     return found
 
 
-def _values(target: Target, own: Floats, other: Floats, margin: float) -> Floats:
-    """Of each unit a number; their mean is the difference of the errors, margin included.
+def _values(target: Target, sums: Floats) -> Floats:
+    """Of each unit a number; their mean is the error, or of a root mean square its square, but for a factor.
 
-    Root mean squares are compared by their squares, which are means.
+    The factor is the number of windows, which is the same for both models.
     """
-    whole_own, whole_other = own.sum(axis=0), other.sum(axis=0)
-    power = 2 if measures.is_root(target) else 1
-
-    def difference(a: Floats, b: Floats) -> Any:
-        errors = measures.error_of(target, a) ** power
-        return errors - (1.0 + margin) ** power * measures.error_of(target, b) ** power
-
     if measures.is_mean(target):
-        size = whole_own[1] / len(own)  # windows of a unit, on average
-        return np.asarray((own[:, 0] - (1.0 + margin) ** power * other[:, 0]) / size)
-    n = len(own)
-    without = difference(whole_own - own, whole_other - other)
-    return np.asarray(n * difference(whole_own, whole_other) - (n - 1) * without)
+        return np.asarray(sums[:, 0])
+    whole, n = sums.sum(axis=0), len(sums)
+    error = measures.error_of(target, whole)
+    return np.asarray(n * error - (n - 1) * measures.error_of(target, whole - sums))
 
 
 @lru_cache(maxsize=2)
@@ -185,18 +168,17 @@ def _resampled(n: int, level: float) -> "_Resampled":
 
 
 class _Resampled:
-    """Upper bounds of means of ``n`` values at one level, all from the same resamples.
+    """Bounds of the ratio of two means of ``n`` values at one level, all from the same resamples.
 
     Args:
         n: How many values.
-        level: Probability beyond the bound.
+        level: Probability beyond a bound.
     """
 
     def __init__(self, n: int, level: float) -> None:
         from scipy.stats import t
 
-        self._n, self._level = n, level
-        self._student = float(t.isf(level, n - 1))
+        self._level, self._student = level, float(t.isf(level, n - 1))
         count = max(RESAMPLES, min(int(BEYOND / level), MOST_NUMBERS // n))
         chance = np.random.default_rng(n)
         rows = max(1, _PIECE // n)
@@ -204,25 +186,59 @@ class _Resampled:
         uniform = np.full(n, 1.0 / n)
         self._times = [chance.multinomial(n, uniform, size).astype(np.uint8) for size in sizes]
 
-    def upper(self, values: Floats) -> float:
-        """Return the upper bound of the mean."""
-        mean, spread = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(self._n)
-        if not spread > abs(mean) * 1e-12:  # all alike, but for rounding
-            return mean
-        scaled = (values - mean) / (spread * math.sqrt(self._n))  # so that numbers are near 1
-        both = np.column_stack([scaled, scaled**2]).astype(np.float32)
-        found = [self._studentised(times.astype(np.float32) @ both) for times in self._times]
-        low = float(np.quantile(np.concatenate(found), self._level, method="lower"))
-        return mean + max(self._student, -low) * spread
+    def bounds(self, pair: Floats) -> tuple[float, float]:
+        """Return the lower and the upper bound of the logarithm of the ratio of the means.
 
-    def _studentised(self, sums: NDArray[np.float32]) -> NDArray[np.float64]:
-        """The studentised mean of each resample, from its sum and its sum of squares."""
-        total, squares = sums[:, 0].astype(np.float64), sums[:, 1].astype(np.float64)
-        variance = np.maximum(squares - total**2 / self._n, 0.0) / (self._n - 1)
-        # One that drew a single value over and over knows no spread: it counts as far out.
-        error = np.sqrt(variance * self._n)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found = np.where(
-                error > 0.0, total / error, np.where(total == 0.0, 0.0, np.copysign(np.inf, total))
-            )
-        return np.asarray(found)
+        Args:
+            pair: Values of both (2, n), each of a mean more than 0.
+        """
+        own, other = pair / pair.mean(axis=1, keepdims=True)
+        middle = math.log(pair[0].mean() / pair[1].mean())
+        spread = float(np.std(own - other, ddof=1)) / math.sqrt(len(own))
+        if not spread > ALIKE:
+            return middle, middle
+        columns = np.column_stack([own, other, own**2, own * other, other**2])
+        found = np.concatenate([_studentised(times @ columns, len(own)) for times in self._resamples()])
+        low, high = (
+            float(np.quantile(found, part, method=method))  # type: ignore[call-overload]
+            for part, method in ((self._level, "lower"), (1.0 - self._level, "higher"))
+        )
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return _fieller(pair, self._student)
+        return (
+            middle - max(self._student, high) * spread,
+            middle + max(self._student, -low) * spread,
+        )
+
+    def _resamples(self) -> Iterator[Floats]:
+        """How often each value is drawn: few bytes are kept of it."""
+        return (times.astype(np.float64) for times in self._times)
+
+
+def _fieller(pair: Floats, student: float) -> tuple[float, float]:
+    """Bounds where a model errs in so few units that resamples have none: Fieller's (1954), by Student."""
+    n = pair.shape[1]
+    (own, other), cross = pair.mean(axis=1), np.cov(pair) * student**2 / n
+    a, b, c = other**2 - cross[1, 1], own * other - cross[0, 1], own**2 - cross[0, 0]
+    root = b**2 - a * c
+    if a <= 0.0 or root < 0.0:
+        return -math.inf, math.inf
+    low, high = (b - math.sqrt(root)) / a, (b + math.sqrt(root)) / a
+    return (math.log(low) if low > 0.0 else -math.inf), (math.log(high) if high > 0.0 else -math.inf)
+
+
+def _studentised(sums: Floats, n: int) -> Floats:
+    """The studentised logarithm of the ratio of each resample, from sums of values, squares and products."""
+    own, other, own_squares, products, other_squares = sums.T / n
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.log(own / other)
+        variance = own_squares / own**2 - 2.0 * products / (own * other) + other_squares / other**2
+        found = ratio / np.sqrt(np.maximum(variance, 0.0) / (n - 1))
+    # A resample that knows no spread, or no error, counts as far out.
+    return np.asarray(
+        np.where(np.isfinite(found), found, np.where(ratio == 0.0, 0.0, _signs(ratio) * np.inf))
+    )
+
+
+def _signs(ratio: Floats) -> Floats:
+    return np.where(np.isnan(ratio) | (ratio < 0.0), -1.0, 1.0)

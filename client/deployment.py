@@ -50,9 +50,8 @@ def try_release(plant: PlantDirectory, folder: Path) -> Verdict:
     policy = plant.load().policy
     try:
         release = verify_release(folder, plant.release_public_key, policy)
-        gate.check_model(release)
         now = pointers.champion(plant)
-        figures = gate.measure(plant, release, now.release if now else None, policy.release.margin)
+        figures = gate.try_out(plant, release, now.release if now else None)
     except (ReleaseRefused, Refusal) as error:
         refusal = _refusal(error, error.figures if isinstance(error, gate.Worse) else {})
         return _conclude(plant, folder.name, lambda: record(plant, folder.name, refusal))

@@ -172,6 +172,16 @@ class PlantDirectory:
         return self.path / "answers.json"
 
     @cached_property
+    def tries(self) -> Path:
+        """How often the hold-out was asked; see `interplant.client.tries`."""
+        return self.path / "tries"
+
+    @cached_property
+    def local_models(self) -> Path:
+        """Models that the plant trained on its own readings; they never leave."""
+        return self.path / "local"
+
+    @cached_property
     def drift(self) -> Path:
         """What the drift monitor knows and remembers: numbers about data, which never leave."""
         return self.path / "drift"
@@ -210,6 +220,21 @@ class PlantDirectory:
     def proposals(self) -> Path:
         """Proposals that the coordinator has not heard yet; see `interplant.client.proposals`."""
         return self.path / "proposals"
+
+    @cached_property
+    def told_runs(self) -> Path:
+        """By task how many more runs the budget pays, as the coordinator has heard last."""
+        return self.path / "told-runs.json"
+
+    @cached_property
+    def looked(self) -> Path:
+        """Up to where the plant's data has been looked at; see `interplant.client.looking`."""
+        return self.path / "looked.json"
+
+    @cached_property
+    def look_begun(self) -> Path:
+        """There while a look at the plant's data is not over; one that was killed is made again."""
+        return self.path / "look.begun"
 
     @cached_property
     def automation(self) -> Path:

@@ -165,7 +165,7 @@ def compared(task: "Task", found: Sequence[Pair], margin: float, level: float) -
     other = task.target, Predicted(outputs_of(task.target, [pair.other for pair in known]), y)
     # Worse by more than the margin is who is beaten by it: the other's error is lower by that share.
     lower = min(1.0 / (1.0 + margin) - 1.0, comparison.BETTER)
-    beaten = comparison.compare(other, own, units, lower, level, bounds=False)
+    beaten = comparison.compare(other, own, units, lower, level)
     return Errors(beaten.rival, beaten.error, beaten.passed)
 
 

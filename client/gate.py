@@ -1,25 +1,32 @@
 """The gate: a plant's own test of a release, in its trainer's process.
 
-First what the release alone decides: the model is installed, takes the weights, agrees with its ONNX.
-Then what the plant's data decides: the error on held-out machines, against what serves now.
+First what the release alone decides (`check_model`): the model is installed, takes the weights, agrees with
+its ONNX, is quick enough, and passes the sanity cases. Then what the plant's readings decide (`measure`):
+whether its error on the hold-out is no worse than that of what serves now, by a margin, for sure enough.
+
+The decision is exact, and everything here stays in the plant, but for a score that is charged.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from interplant.client import bounded, comparison, holdout, intake, sanity, scoring
+from interplant.client.comparison import BETTER, LEAST, Compared
 from interplant.client.directory import PlantDirectory
-from interplant.client.quality import billed
+from interplant.client.holdout import CHAMPION, CODES, LOCAL, MEAN, Champion, Holdout
+from interplant.client.tries import Tries
 from interplant.core import export, measures, models
 from interplant.core.errors import InterplantError
-from interplant.core.release import ONNX, TASK, WEIGHTS, Release, ReleaseRefused, parse_task
-from interplant.core.schema import Task
+from interplant.core.measures import Predicted
+from interplant.core.release import ONNX, WEIGHTS, Release, ReleaseRefused
+from interplant.core.schema import ReleasePolicy, Task
 from interplant.core.targets import TIME, VALUE, Target
+from interplant.data.snapshots import Snapshot
 
 if TYPE_CHECKING:
-    from interplant.data.windows import Windows
+    from torch import nn
 
 PLAUSIBLE: Final = (-1.0, 2.0)
 """Predictions of a time or a value on the hold-out lie in this range, of which 0 to 1 is the declared one."""
@@ -27,25 +34,60 @@ PLAUSIBLE: Final = (-1.0, 2.0)
 NAMES: Final = {"rmse": "error", "brier": "Brier score", "macro_f1_missing": "1 less macro F1"}
 """What the errors of `interplant.core.measures` are called."""
 
-
-@dataclass(frozen=True)
-class _Rival:
-    """What a challenger is measured against: its error, and what may not be exceeded."""
-
-    code: str
-    name: str
-    error: float
-    limit: float
+_WHOSE: Final = {
+    CHAMPION: "the champion's",
+    MEAN: "of predicting the mean:",
+    LOCAL: "the plant's own model's",
+}
 
 
-def check_model(release: Release) -> None:
-    """Check that the model is installed, takes the weights, agrees with its ONNX, and gives finite numbers.
+def try_out(plant: PlantDirectory, release: Release, champion: str | None) -> dict[str, float]:
+    """Try a release, and before that compute its score if one is told; see `check_model` and `measure`.
 
-    Looks at the release alone, never at data.
+    Args:
+        plant: The plant.
+        release: The challenger, verified.
+        champion: Release that serves now, if there is one.
+    """
+    check_model(plant, release)
+    snapshot = holdout.opened(plant)
+    scoring.score(plant, snapshot, release)
+    return measure(plant, snapshot, release, champion)
+
+
+# --- what the release alone decides ----------------------------------------------------------------
+
+
+def check_model(plant: PlantDirectory, release: Release) -> None:
+    """Check what needs no reading: contract, model, weights, ONNX, latency, sanity cases.
 
     Raises:
-        ReleaseRefused: ``model_missing``, ``model``, ``parity`` or ``not_finite``.
+        ReleaseRefused: ``model_missing``, ``model``, ``onnx``, ``runaway``, ``parity``, ``not_finite``,
+            ``slow``, ``case`` or ``own_case``.
+        Refusal: ``contract_version``.
     """
+    task, policy = release.task, plant.load().policy.release
+    intake.require_version(plant, task)
+    model = _model(release)
+    probes, cases = export.probes(task), sanity.asked(task, policy)
+    ran = _first_run(release, [*probes, *(case.windows for case in cases)], policy.latency_ms)
+    try:
+        export.parity(model, ran.predictions[: len(probes)], task)
+    except InterplantError as error:
+        raise ReleaseRefused("parity", str(error)) from None
+    if not all(np.isfinite(found).all() for found in ran.predictions[: len(probes)]):
+        raise ReleaseRefused("not_finite")
+    if failed := sanity.failed(cases, ran.predictions[len(probes) :], task):
+        raise ReleaseRefused("own_case" if failed[0].own else "case", failed[1])
+    if ran.milliseconds > policy.latency_ms:
+        raise ReleaseRefused(
+            "slow",
+            f"{ran.milliseconds:.3g} ms of processor time a window; policy.release.latency_ms is "
+            f"{policy.latency_ms:g}",
+        )
+
+
+def _model(release: Release) -> "nn.Module":
     try:
         model = models.build(release.task)
     except InterplantError as error:
@@ -54,102 +96,103 @@ def check_model(release: Release) -> None:
         models.set_parameters(model, export.read_weights(release.folder / WEIGHTS), frozen=True)
     except InterplantError as error:
         raise ReleaseRefused("model", str(error)) from None
+    return model
+
+
+def _first_run(release: Release, arrays: list[export.Floats], latency_ms: float) -> bounded.Ran:
+    """Run a release's ONNX for the first time, on made-up windows."""
     try:
-        export.parity(model, release.folder / ONNX, release.task)
+        return bounded.run(release.folder / ONNX, arrays, release.task.target.outputs, latency_ms)
+    except bounded.RunawayError as error:
+        raise ReleaseRefused("runaway", str(error)) from None
     except InterplantError as error:
-        raise ReleaseRefused("parity", str(error)) from None
-    outputs, probes = release.task.target.outputs, export.probes(release.task)
-    if not all(np.isfinite(export.predict(model, x, outputs=outputs)).all() for x in probes):
-        raise ReleaseRefused("not_finite")
+        raise ReleaseRefused("onnx", str(error)) from None
 
 
-def measure(plant: PlantDirectory, release: Release, champion: str | None, margin: float) -> dict[str, float]:
+# --- what the plant's readings decide --------------------------------------------------------------
+
+
+def measure(
+    plant: PlantDirectory, snapshot: Snapshot, release: Release, champion: str | None
+) -> dict[str, float]:
     """Try a release on the plant's hold-out.
 
+    It passes if, against each rival, the upper bound of its error lies within the margin; see
+    `interplant.client.comparison`, and `interplant.client.tries` for the level of the bound. That it must
+    hold against all of them needs no further correction (intersection-union: Berger, 1982).
+
     Args:
-        plant: Its newest snapshot's held-out machines are the test.
-        release: The challenger, verified.
-        champion: Release that serves now; without one the challenger has to beat predicting always the
-            same: the mean target of the plant's training windows, or the shares of their classes.
-        margin: Share by which the challenger's error may exceed the champion's.
+        plant: The plant.
+        snapshot: Its newest.
+        release: The challenger.
+        champion: Release that serves now, if there is one.
 
     Returns:
-        The errors of `interplant.core.measures.MEASURES`, the challenger's other scores, the limit, and on
-        how many windows and machines: exact figures, which stay in the plant.
+        The errors of `interplant.core.measures.MEASURES`, the challenger's other scores, limits and bounds,
+        and on how many windows, machines and units: exact figures, which stay in the plant.
 
     Raises:
-        ReleaseRefused: ``worse`` or ``baseline`` (as `Worse`), ``implausible``, ``no_holdout`` or
-            ``other_task``.
-        Refusal: ``no_snapshot`` or ``contract``: there is nothing to test on.
+        ReleaseRefused: ``worse``, ``baseline`` or ``local`` (as `Worse`), ``implausible``, ``stopped``,
+            ``no_holdout``, ``holdout_small`` or ``other_task``.
+        Refusal: ``contract`` or ``contract_version``: there is nothing to test on.
     """
-    other = parse_task((plant.releases / champion / TASK).read_bytes()) if champion else None
-    if other and (other.name, other.target.kind) != (release.task.name, release.task.target.kind):
+    task, policy = release.task, plant.load().policy.release
+    serving = _fitting(release, Champion.of(plant, champion)) if champion else None
+    held = holdout.prepare(plant, snapshot, release, serving)
+    span = -(-task.window.length // task.window.stride)
+    units = comparison.units_of(held.windows.machine, span)
+    if units.count < LEAST:
         raise ReleaseRefused(
-            "other_task", f"the champion {champion} is for {other.name!r}, a {other.target.kind}"
+            "holdout_small", f"expected at least {LEAST} independent {units.kind}, found {units.count}"
         )
-    windows, rival = _rival(plant, release.task, champion, other, margin)
-    target = release.task.target
-    predicted = export.predict_onnx(release.folder / ONNX, windows.x, outputs=target.outputs)
-    _check_plausible(predicted, target)
-    found = measures.scores(target, measures.Predicted(predicted, windows.y))
-    measure = measures.MEASURES[target.kind]
-    figures = {
-        **{name: value for name, value in found.items() if np.isfinite(value)},
-        f"{measure}_{rival.name}": rival.error,
-        "limit": rival.limit,
-        "windows": len(windows),
-        "machines": len(np.unique(windows.machine)),
-    }
-    if not found[measure] <= rival.limit:
-        raise Worse(rival, figures, target)
+    tries = Tries(plant)
+    question = holdout.question(serving, policy.margin, list(held.rivals))
+    own = tries.begin(release.sha256, question, held.keys, task.contract, 1.0 - policy.confidence)
+    predicted = holdout.predicted(release, held.windows, policy.latency_ms)
+    _check_plausible(predicted, task.target)
+    found = judge(held, task, Predicted(predicted, held.windows.y), units, policy, own.level)
+    tries.end(own, all(one.passed for one in found.values()))
+    figures = _figures(held, task, predicted, found)
+    figures |= {"units": units.count, "try": own.number, "level": own.level}
+    for name, one in found.items():
+        if not one.passed:
+            raise Worse(CODES[name], figures, task.target)
     return figures
 
 
+def judge(
+    held: Holdout,
+    task: Task,
+    predicted: Predicted,
+    units: comparison.Units,
+    policy: ReleasePolicy,
+    level: float,
+) -> dict[str, Compared]:
+    """Hold a challenger's predictions against each rival's; the mean has to be beaten."""
+    return {
+        name: comparison.compare(
+            (task.target, predicted), rival, units, BETTER if name == MEAN else policy.margin, level
+        )
+        for name, rival in held.rivals.items()
+    }
+
+
 class Worse(ReleaseRefused):
-    """A challenger that lost, with its figures for the plant's own record."""
+    """A challenger that did not hold against a rival, with its figures for the plant's own record."""
 
-    def __init__(self, rival: _Rival, figures: Mapping[str, float], target: Target) -> None:
+    def __init__(self, code: str, figures: Mapping[str, float], target: Target) -> None:
         self.figures = figures
-        super().__init__(rival.code, result(figures, target))
+        super().__init__(code, result(figures, target))
 
 
-def _rival(
-    plant: PlantDirectory, task: Task, champion: str | None, other: Task | None, margin: float
-) -> tuple["Windows", _Rival]:
-    """The challenger's windows of the hold-out, and what it has to beat on them.
-
-    All windows of the held-out machines, as in serving; one a machine where the two tasks cut them
-    differently, so that both predict the same.
-    """
-    from interplant.data.cuts import windows_of
-    from interplant.data.mapped import Cut
-
-    # Where the plant bills whether its data fits a contract, a verdict must not tell it for nothing.
-    checked = billed(plant.load().policy.privacy, task)
-    snapshot = plant.repository().open()
-    if champion is None or other is None:
-        windows = _some(windows_of(snapshot, task, plant.windows, Cut(held=True, checked=checked)))
-        learned = _some(windows_of(snapshot, task, plant.windows, Cut(checked=checked))).y
-        error = _error(measures.constant(task.target, learned, len(windows)), windows, task)
-        return windows, _Rival("baseline", "mean", error, np.nextafter(error, 0.0))
-    same = (task.contract, task.window, task.target) == (other.contract, other.window, other.target)
-    cut = Cut(held=True, last=not same, checked=checked)
-    windows = _some(windows_of(snapshot, task, plant.windows, cut))
-    old = windows if same else windows_of(snapshot, other, plant.windows, cut)
-    predicted = export.predict_onnx(plant.releases / champion / ONNX, old.x, outputs=other.target.outputs)
-    error = _error(predicted, windows if task.target.kind == TIME else old, other)
-    return windows, _Rival("worse", "champion", error, error * (1.0 + margin))
-
-
-def _some(windows: "Windows") -> "Windows":
-    """Refuse to judge by no window: none of the held-out labels may be known."""
-    if not len(windows):
-        raise ReleaseRefused("no_holdout")
-    return windows
-
-
-def _error(predicted: export.Floats, windows: "Windows", task: Task) -> float:
-    return measures.error(task.target, measures.Predicted(predicted, windows.y))
+def _fitting(release: Release, champion: Champion) -> Champion:
+    """Refuse a release that cannot be compared with the champion."""
+    task, other = release.task, champion.task
+    if (other.name, other.target.kind) != (task.name, task.target.kind):
+        raise ReleaseRefused(
+            "other_task", f"the champion {champion.id} is for {other.name!r}, a {other.target.kind}"
+        )
+    return champion
 
 
 def _check_plausible(predicted: export.Floats, target: Target) -> None:
@@ -161,12 +204,38 @@ def _check_plausible(predicted: export.Floats, target: Target) -> None:
         raise ReleaseRefused("implausible", f"{outside} of {len(predicted)} predictions on the hold-out")
 
 
+def _figures(
+    held: Holdout, task: Task, predicted: export.Floats, found: Mapping[str, Compared]
+) -> dict[str, float]:
+    measure = measures.MEASURES[task.target.kind]
+    scores = measures.scores(task.target, Predicted(predicted, held.windows.y))
+    figures: dict[str, float] = {name: value for name, value in scores.items() if np.isfinite(value)}
+    for name, one in found.items():
+        figures |= {f"{measure}_{name}": one.rival, f"limit_{name}": one.limit}
+        figures |= {f"low_{name}": one.low, f"high_{name}": min(one.high, 1e9)}
+    return figures | {"windows": len(held.windows), "machines": len(np.unique(held.windows.machine))}
+
+
 def result(figures: Mapping[str, float], target: Target) -> str:
     """Return the figures of a trial as one sentence for the plant's own people."""
     measure = measures.MEASURES[target.kind]
-    rival = "champion" if f"{measure}_champion" in figures else "mean"
-    name = "the champion's" if rival == "champion" else "of predicting the mean:"
     unit, digits = (" cycles" if target.kind == TIME else "", 2) if measure == "rmse" else ("", 4)
-    said = (figures[measure], figures[f"{measure}_{rival}"], figures["limit"])
-    own, others, limit = (f"{value:.{digits}f}" for value in said)
-    return f"{NAMES[measure]} on the hold-out {own}{unit}, {name} {others}, at most {limit} allowed"
+    parts = [f"{NAMES[measure]} on the hold-out {figures[measure]:.{digits}f}{unit}"]
+    for name in (CHAMPION, MEAN, LOCAL):
+        if (rival := figures.get(f"{measure}_{name}")) is not None:
+            bound = _bound(figures[f"high_{name}"])
+            limit = figures[f"limit_{name}"]
+            parts.append(f"{_WHOSE[name]} {rival:.{digits}f}, {bound}, at most {limit:.{digits}f} allowed")
+    sure = 100.0 * (1.0 - figures["level"])
+    return f"{'; '.join(parts)} ({sure:.5g} % sure by {figures['units']:g} units, try {figures['try']:g})"
+
+
+def _bound(high: float) -> str:
+    """Say what the upper bound of the ratio of two errors means."""
+    if high >= comparison.WIDEST:
+        return "against which nothing can be told"
+    return (
+        f"surely at least {-100 * high:.3g} % lower"
+        if high < 0
+        else f"surely at most {100 * high:.3g} % higher"
+    )

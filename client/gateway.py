@@ -6,6 +6,9 @@ is, the keyed digest of its snapshot (Trust 6), and mechanism, unit, epsilon and
 the plan's public numbers alone, not from data. Beside them stand only metrics that the task declares, the
 plant's policy names, and the same entry has paid for. No other counts or losses, no times.
 
+Of a release its state leaves as far as the policy says, and, if it says so, a score that an entry of the
+ledger has paid for; see `interplant.client.scores`.
+
 Where the coordinator offers compression, two words say how the update is packed and which model the plant
 holds: the name of a codec, by settings alone, and the digest of what the coordinator itself has sent.
 `interplant.client.compression` packs what was let out here; that adds nothing to it.
@@ -21,7 +24,9 @@ import numpy as np
 from flwr.app import Message, MetricRecord
 
 from interplant.client.directory import PlantDirectory
+from interplant.client.scores import Score
 from interplant.client.trained import Trained
+from interplant.client.verdicts import DATA_FREE, RECEIVED
 from interplant.core.compression import COMPRESSION, HOLDS, NONE
 from interplant.core.errors import Refusal
 from interplant.core.files import disk_errors
@@ -29,6 +34,7 @@ from interplant.core.flower import arrays, config_record, content_of
 from interplant.core.receipt import Receipt
 from interplant.core.schema import CODECS, Task
 from interplant.core.tensors import UPDATE, Tensors
+from interplant.privacy.ledger import Ledger
 from interplant.privacy.plan import statistics_of
 
 
@@ -82,6 +88,31 @@ def let_out_words(plant: PlantDirectory, what: str, words: dict[str, str]) -> di
     return words
 
 
+def let_out_deployment(
+    plant: PlantDirectory, release: str, state: str, code: str, score: Score | None
+) -> None:
+    """Log what the coordinator is told of a release; a score only if the policy says so and it is paid for.
+
+    Args:
+        plant: The plant.
+        release: The release.
+        state: What is told of it.
+        code: Why.
+        score: A number about the hold-out, if one is told.
+
+    Raises:
+        Refusal: ``gateway``; nothing leaves.
+    """
+    told = plant.load().policy.release.report
+    if told != "verdict" and state != RECEIVED and code not in DATA_FREE:
+        raise Refusal("gateway", f"release {release} {state}: policy.release.report is {told}")
+    words: dict[str, object] = {"release": release, "state": state, "code": code}
+    if score is not None:
+        _check_score(plant, score)
+        words |= {"score": score.value}
+    _log(plant, {"what": "deployment"} | words)
+
+
 def let_out_measured(plant: PlantDirectory, measured: Mapping[str, object]) -> None:
     """Log what a charged look at the data has found before a person sees it, who may carry it out."""
     _log(plant, {"what": "measured"} | dict(measured))
@@ -113,6 +144,16 @@ def _check_metrics(metrics: Mapping[str, float], task: Task, plant: PlantDirecto
             raise Refusal("gateway", f"metric {name}: not in both the private task and policy.metrics")
         if not (isinstance(value, float) and math.isfinite(value)):
             raise Refusal("gateway", f"metric {name}: not a finite number")
+
+
+def _check_score(plant: PlantDirectory, score: Score) -> None:
+    if plant.load().policy.release.report != "score":
+        raise Refusal("gateway", "a score: policy.release.report is not score")
+    if not (isinstance(score.value, float) and math.isfinite(score.value)):
+        raise Refusal("gateway", "a score that is not a finite number")
+    paid = [entry for entry in Ledger(plant.ledger).entries() if entry.id == score.charge and entry.events]
+    if not paid:
+        raise Refusal("gateway", f"a score without a charge: the ledger has no entry {score.charge!r}")
 
 
 def _check_words(words: Mapping[str, str]) -> None:

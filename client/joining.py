@@ -66,8 +66,16 @@ COMMENTS: Final = {
     "policy.privacy.refusal_noise": "Standard deviation of that noise, in privacy units.",
     "policy.release": "When a new model may serve here.",
     "policy.release.approval": "person: somebody here approves each release; auto: the gate decides.",
-    "policy.release.margin": "How much worse than the present model a release may be on the hold-out.",
-    "policy.release.report": "nothing, or verdict: what the coordinator learns of the gate's decision.",
+    "policy.release.margin": "Share by which a release's error may exceed the present model's, for sure.",
+    "policy.release.confidence": "How sure, over all releases together that are tried on one hold-out.",
+    "policy.release.local": """True: a release must also hold against a model that is trained here, on the
+        plant's own readings alone; it never leaves.""",
+    "policy.release.latency_ms": "The most processor time that a prediction of one window may take.",
+    "policy.release.cases": "Made-up inputs, and where the prediction must lie; see docs/releases.md.",
+    "policy.release.report": """What the coordinator learns of the gate's decision: nothing; score: a noised
+        loss on the hold-out, charged to the budget; verdict: the decision itself.""",
+    "policy.release.score_bound": "What each privacy unit's loss is clipped to, in a score.",
+    "policy.release.score_noise": "Standard deviation of its noise, as a multiple of that bound.",
     "policy.release.rollback": "The coordinator asks to go back from a release. obey: at once; person: "
     "somebody here does it.",
     "policy.release.trial": "What passes the gate answers beside the present model first: for so many "

@@ -129,10 +129,10 @@ class Link:
                 answer = self._stub.Upload(pieces(body, answer.offset, parcel.reply_to))
         return answer.want != pb.Answer.DROP
 
-    def report(self, release: str, state: str, code: str) -> None:
+    def report(self, release: str, state: str, code: str, score: float | None = None) -> None:
         """Tell what became of a release."""
         with _plainly(self._address):
-            self._stub.Deployed(pb.Deployment(release=release, state=state, code=code))
+            self._stub.Deployed(pb.Deployment(release=release, state=state, code=code, score=score))
 
     def propose(self, task: str, reason: str, runs: int | None) -> bool:
         """Propose a retraining, or tell how many more runs the budget pays; return whether it is heeded."""

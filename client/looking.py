@@ -3,19 +3,20 @@
 It loads what the monitor beside it does not keep in memory: DVC, pandas, the accountant.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from interplant.client import erasure, intake, proposals
+from interplant.client import erasure, intake, proposals, telling
 from interplant.client.directory import PlantDirectory, data_repository
-from interplant.client.monitor import SCHEDULE
-from interplant.client.runway import Runway, champions_task, runway
 from interplant.core import logs, processes
-from interplant.core.errors import InterplantError, Refusal
+from interplant.core.errors import InterplantError
+from interplant.core.files import write_atomic
+from interplant.data import events
 from interplant.data.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,8 @@ class Looked:
     """What one look came to.
 
     Args:
-        snapshot: Made in it; None if there was nothing new, or snapshots are not made here.
-        began: Drifts that began, by what is watched: ``drift`` of inputs or predictions, or ``error``.
+        snapshot: Made since the last; None if there was nothing new, or snapshots are not made here.
+        began: Drifts that began since the last: ``drift`` of inputs or predictions, or ``error``; each once.
         proposed: What waits to be told because of it.
     """
 
@@ -36,72 +37,96 @@ class Looked:
     proposed: Sequence[proposals.Proposal]
 
 
-def look(plant: PlantDirectory, scheduled: bool = False) -> Looked:
-    """Make a snapshot of what is new, watch it for drift, and propose a retraining where there is a reason.
+@dataclass(frozen=True)
+class Mark:
+    """Up to where the plant's data has been looked at, and proposals have been made of it.
+
+    Args:
+        digest: Of the newest snapshot; empty before the first.
+        drifts: How many drifts stood in ``drift.jsonl``.
+    """
+
+    digest: str = ""
+    drifts: int = 0
+
+
+def look(plant: PlantDirectory) -> Looked:
+    """Watch what is new for drift, make a snapshot of it, and propose a retraining where there is a reason.
+
+    A proposal waits before the mark moves on: after a kill or a failure the next look makes it again.
 
     Args:
         plant: The plant's directory.
-        scheduled: Whether a moment of the plant's schedule has come.
     """
-    settings = plant.load().automation
-    began = _watch(plant) if settings.watch else ()
-    made = _snapshot(plant) if settings.snapshots else None
-    reasons = [*(["new_data"] if made else []), *sorted(set(began)), *([SCHEDULE] if scheduled else [])]
-    left, now = _runway(plant), datetime.now(UTC)
-    proposed = []
-    for task in _tasks(plant):
-        runs = left.runs if left and left.task == task else None
-        for reason in reasons:
-            if one := proposals.propose(plant, task, reason, runs, now):
-                proposed.append(one)
-        if runs is not None:
-            proposals.tell_budget(plant, task, runs, now)
+    settings, mark, proposed = plant.load().automation, _mark(plant), []
+    write_atomic(plant.look_begun, b"", 0o600)
+    if settings.watch:
+        _watch(plant)
+    drifts = events.read(plant.drift_events)
+    new = drifts[mark.drifts :] if settings.watch else []
+    began = sorted({"error" if one.watched == "errors" else "drift" for one in new})
+    for reason in began:
+        proposed += _propose(plant, reason)
+    mark = _move(plant, replace(mark, drifts=len(drifts)))
+    made = _snapshot(plant, mark) if settings.snapshots else None
+    if made:
+        proposed += _propose(plant, "new_data")
+        _move(plant, replace(mark, digest=made.digest))
+    plant.look_begun.unlink(missing_ok=True)
     return Looked(made, began, proposed)
 
 
-def _watch(plant: PlantDirectory) -> Sequence[str]:
+def _propose(plant: PlantDirectory, reason: str) -> list[proposals.Proposal]:
+    now = datetime.now(UTC)
+    made = [proposals.propose(plant, task, reason, runs, now) for task, runs in telling.tasks(plant).items()]
+    return [one for one in made if one is not None]
+
+
+def _watch(plant: PlantDirectory) -> None:
     from interplant.client.watching import watch  # a second of processor time that only this needs
 
-    return watch(plant)
+    watch(plant)
 
 
-def _snapshot(plant: PlantDirectory) -> Snapshot | None:
-    """Make the newest snapshot of the store; return it if it is a new one."""
-    repository, settings = data_repository(plant), plant.load().data
-    try:
-        before = repository.find().digest
-    except InterplantError:
-        before = ""  # there is none yet, or its readings were removed
-    made = repository.freeze(intake.store_of(plant), "New readings", settings.simulated)
-    if made.digest == before:
+def _snapshot(plant: PlantDirectory, mark: Mark) -> Snapshot | None:
+    """Make the newest snapshot of the store; return it if the mark knows another."""
+    store, repository, settings = intake.store_of(plant), data_repository(plant), plant.load().data
+    store.settle()
+    if not store.partitions():
+        return None  # all of it was erased, or is in quarantine
+    made = repository.freeze(store, "New readings", settings.simulated)
+    if made.digest == mark.digest:
         return None
     erasure.prune(plant, repository, settings.keep)
     proposals.note(plant, "snapshot", digest=made.digest, rows=made.rows, done=True, why="")
     return made
 
 
-def _tasks(plant: PlantDirectory) -> list[str]:
-    """What a retraining is proposed of: the task that serves here; before the first, all that are offered."""
-    serves = champions_task(plant)
-    return [serves.name] if serves else list(plant.load().policy.tasks)
-
-
-def _runway(plant: PlantDirectory) -> Runway | None:
+def _mark(plant: PlantDirectory) -> Mark:
+    """The mark; made, if there is none, of what there was before the first look."""
     try:
-        return runway(plant)
-    except Refusal as refusal:
-        log.warning("what the budget pays is not known: %s", refusal)
-        return None
+        return Mark(**json.loads(plant.looked.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        pass
+    try:
+        digest = data_repository(plant).find().digest
+    except InterplantError:
+        digest = ""  # there is none yet, or its readings were removed
+    return _move(plant, Mark(digest, len(events.read(plant.drift_events))))
+
+
+def _move(plant: PlantDirectory, mark: Mark) -> Mark:
+    write_atomic(plant.looked, json.dumps(asdict(mark)) + "\n", 0o600)
+    return mark
 
 
 def main(words: list[str]) -> int:
-    """Look once at the plant in the directory ``words[0]``; ``words[1]`` may say that it is scheduled."""
+    """Look once at the plant in the directory ``words[0]``."""
     processes.follow_parent()
     logs.setup()
-    plant, scheduled = PlantDirectory(Path(words[0])), SCHEDULE in words[1:]
 
     def work() -> int:
-        found = look(plant, scheduled)
+        found = look(PlantDirectory(Path(words[0])))
         if found.snapshot:
             log.info("snapshot %s of %d readings", found.snapshot.digest[:12], found.snapshot.rows)
         for one in found.proposed:

@@ -4,30 +4,24 @@ It keeps clocks and a count. What there is to do, `interplant.client.looking` do
 """
 
 import logging
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from interplant.client import proposals
 from interplant.client.directory import PlantDirectory
+from interplant.client.moments import SCHEDULE, Moments, Pause, in_child, keep_on
 from interplant.core import logs, processes
 from interplant.core.automation_config import PlantAutomation
-from interplant.core.week import latest
 from interplant.data.index import Index
 
 log = logging.getLogger(__name__)
 
-_TICK: Final = 0.5
-_AGAIN: Final = 30.0
-"""Seconds until a look that failed is tried again."""
-
-SCHEDULE: Final = "schedule"
+_LOOKING: Final = "interplant.client.looking"
+_TELLING: Final = "interplant.client.telling"
 
 
 @dataclass
@@ -79,36 +73,30 @@ class Monitor:
 
     Args:
         plant: The plant's directory.
-        look: Looks, and returns whether that went well; the argument says whether it is scheduled.
+        look: Looks, and returns whether that went well.
         clock: Seconds, from any beginning.
-        today: The time of the week.
     """
 
     def __init__(
         self,
         plant: PlantDirectory,
-        look: Callable[[bool], bool],
+        look: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
-        today: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._plant, self._look, self._clock, self._today = plant, look, clock, today
-        self._rest = Rest()
-        self._again = 0.0
-        self._scheduled = _last_scheduled(plant) or today()
+        self._plant, self._look, self._clock = plant, look, clock
+        self._rest, self._pause = Rest(), Pause()
 
     def step(self) -> bool:
         """Look if it is time to; return whether there was a look."""
         rules, now = self._plant.load().automation, self._clock()
         count = readings(self._plant)
-        moment = latest(rules.schedule, self._today(), rules.zone)
-        scheduled = SCHEDULE in rules.propose and moment is not None and moment > self._scheduled
-        if now < self._again or not (self._rest.due(rules, count, now) or scheduled):
+        due = self._rest.due(rules, count, now) or self._plant.look_begun.exists()
+        if not due or not self._pause.over(now):
             return False
-        if not self._look(scheduled):
-            self._again = self._clock() + _AGAIN
+        good = self._look()
+        self._pause.note(good, self._clock())
+        if not good:
             return True
-        if scheduled and moment:
-            self._scheduled = moment
         self._rest.looked(count, readings(self._plant))
         return True
 
@@ -119,33 +107,17 @@ def readings(plant: PlantDirectory) -> int:
     return sum(one.rows for one in Index(path).intake()) if path.is_file() else 0
 
 
-def _last_scheduled(plant: PlantDirectory) -> datetime | None:
-    times = [one["time"] for one in proposals.noted(plant) if one.get("reason") == SCHEDULE]
-    return datetime.fromisoformat(times[-1]) if times else None
-
-
-def look_in_child(plant: PlantDirectory, stopping: threading.Event, scheduled: bool) -> bool:
-    """Look in a process of its own, which gives its memory back; return whether that went well."""
-    words = [str(plant.path.resolve()), *([SCHEDULE] if scheduled else [])]
-    child = processes.start(
-        processes.python_module("interplant.client.looking", *words),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        while child.poll() is None:
-            if stopping.wait(0.05):
-                return False
-    finally:
-        processes.stop(child)
-    return child.returncode == 0
-
-
 def work(plant: PlantDirectory, stopping: threading.Event) -> int:
-    """Step until ``stopping``."""
-    monitor = Monitor(plant, lambda scheduled: look_in_child(plant, stopping, scheduled))
-    while not stopping.wait(_TICK):
-        monitor.step()
+    """Step until ``stopping``; what goes by the clock waits for no look."""
+    plant.load()  # a start may end on a wrong file
+    moments = Moments(
+        plant, lambda scheduled: in_child(_TELLING, plant, stopping, *([SCHEDULE] if scheduled else []))
+    )
+    monitor = Monitor(plant, lambda: in_child(_LOOKING, plant, stopping))
+    told = threading.Thread(target=keep_on, args=(moments.step, stopping))
+    told.start()
+    keep_on(monitor.step, stopping)
+    told.join()
     return 0
 
 

@@ -66,8 +66,13 @@ def propose(
 
 
 def tell_budget(plant: PlantDirectory, task: str, runs: int, now: datetime) -> Proposal | None:
-    """Tell how many more runs the budget pays, if the plant's policy lets it."""
+    """Tell how many more runs the budget pays, if the plant's policy lets it and the number is another.
+
+    The time of a word is seen. Whoever calls this is moved by the clock or the ledger, never by readings.
+    """
     if plant.load().automation.budget != "declared":
+        return None
+    if _told(plant).get(task) == runs:
         return None
     return _wait(plant, Proposal(task, "", now.isoformat(timespec="seconds"), runs))
 
@@ -105,6 +110,8 @@ def tell(plant: PlantDirectory, proposal: Proposal, send: Callable[[str, str, in
         words["runs"] = str(proposal.runs)
     let_out_words(plant, "proposal", words)
     heeded = send(proposal.task, proposal.reason, proposal.runs)
+    if proposal.runs is not None:
+        write_atomic(plant.told_runs, json.dumps(_told(plant) | {proposal.task: proposal.runs}) + "\n", 0o600)
     (plant.proposals / _name(proposal)).unlink(missing_ok=True)
     if proposal.reason:
         why = "" if heeded else "the coordinator has no automation of this task for this reason"
@@ -147,6 +154,13 @@ def _hindrance(plant: PlantDirectory, settings: Plant, task: str, reason: str, r
         "the plant is paused": not person and plant.paused.exists(),
     }
     return next((why for why, holds in hindrances.items() if holds), "")
+
+
+def _told(plant: PlantDirectory) -> dict[str, int]:
+    try:
+        return dict(json.loads(plant.told_runs.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}  # told again
 
 
 def _wait(plant: PlantDirectory, proposal: Proposal) -> Proposal:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from interplant.client import verdicts
+from interplant.client import history, verdicts
 from interplant.client.directory import PlantDirectory
 from interplant.client.verdicts import REFUSED, Verdict
 from interplant.core import keyring
@@ -85,10 +85,10 @@ def verify_release(folder: Path, public_key: Path, policy: Policy, kept: bool = 
 
 def _check_newer(plant: PlantDirectory, release: Release) -> None:
     """Refuse an old release that is sent as if it were new: only a rollback goes back, to what is here."""
-    created = _made(release.lineage.created)
+    created, called_back = _made(release.lineage.created), _called_back(plant)
     for folder in (one for one in plant.releases.iterdir() if one.is_dir() and one.name[0] != "."):
         verdict = verdicts.verdict_of(plant, folder.name)
-        if verdict is not None and verdict.state == verdicts.ROLLED_BACK:
+        if folder.name in called_back or (verdict and verdict.state == verdicts.ROLLED_BACK):
             continue
         try:
             other = parse_lineage((folder / LINEAGE).read_bytes())
@@ -97,6 +97,11 @@ def _check_newer(plant: PlantDirectory, release: Release) -> None:
             continue  # a damaged one is found out when it is to serve
         if newer and other.task == release.task.name:
             raise ReleaseRefused("older", f"made {release.lineage.created}, {folder.name} {other.created}")
+
+
+def _called_back(plant: PlantDirectory) -> set[str]:
+    """Champions that the plant would have left at the federation's word, had the other served here."""
+    return {step.release for step in history.steps(plant) if step.code == "never_served"}
 
 
 def _made(created: str) -> datetime:

@@ -8,16 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from interplant.client import quality
 from interplant.client.champion import champion
 from interplant.client.directory import PlantDirectory
 from interplant.client.lineages import charges_of
-from interplant.client.quality import owed
 from interplant.client.spending import entries_of
 from interplant.core import config
 from interplant.core.files import write_atomic
 from interplant.core.release import TASK, parse_task
 from interplant.core.schema import Plant, Task
 from interplant.privacy.history import Entry
+from interplant.privacy.plan import Measurement, Plan
 
 WAYS_OUT: Final = (
     "wait for machines that no run has seen: their readings alone, in a repository of their own "
@@ -92,11 +93,10 @@ def runway(plant: PlantDirectory, task: Task | None = None) -> Runway | None:
 def _rounds_left(plant: PlantDirectory, settings: Plant, task: Task, charges: list[Entry]) -> int:
     """Rounds that the budget of all tasks, and the task's own if it has one, pay both."""
     from interplant.privacy import accounting
-    from interplant.privacy.plan import Plan
 
     policy, windows = settings.policy.privacy, settings.data.declared_unit_windows
     plan = Plan.of(task, settings.data, settings.policy.metrics)
-    answer = owed(plant, settings, task)
+    answer = _answer(settings, task)
     due = answer.events if answer else ()
     found = []
     for cap, own in ((policy.epsilon, charges), (policy.tasks.get(task.name), _of(task, charges))):
@@ -106,20 +106,28 @@ def _rounds_left(plant: PlantDirectory, settings: Plant, task: Task, charges: li
     return min(found)
 
 
+def _answer(settings: Plant, task: Task) -> Measurement | None:
+    """What a run may have to pay for the answer about the plant's readings.
+
+    Whether the newest snapshot's is still owed depends on when it was made: it is always counted.
+    """
+    if not quality.billed(settings.policy.privacy, task):
+        return None
+    return quality.question(Plan.of(task, settings.data), settings.policy.privacy)
+
+
 def _of(task: Task, charges: list[Entry]) -> list[Entry]:
     # What a repair charges may have been any task's.
     return [entry for entry in charges if entry.task in (task.name, "")]
 
 
 def _basis(plant: PlantDirectory, settings: Plant, task: Task, charges: list[Entry]) -> list[Any]:
-    answer = owed(plant, settings, task)
     return [
         charges[-1].hash if charges else "",
         config.to_json(settings.policy.privacy),
         config.to_json(task),
         list(settings.policy.metrics),
         [settings.data.declared_windows, settings.data.declared_units, settings.data.declared_unit_windows],
-        answer is not None,
     ]
 
 

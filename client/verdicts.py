@@ -32,8 +32,10 @@ RECEIVED: Final = "received"
 
 _VERDICT: Final = ".verdict.json"
 _OF_THE_FOLDER: Final = {"signature", "revoked_key", "tampered", "lineage", "task_invalid"}
-_OF_THE_POLICY: Final = {"policy_task", "policy_model", "policy_privacy"}
-_OF_THE_MODEL: Final = {"model_missing", "model", "parity", "not_finite"}
+_OF_THE_POLICY: Final = {"policy_task", "policy_model", "policy_privacy", "contract_version"}
+_OF_THE_MODEL: Final = {
+    *("model_missing", "model", "onnx", "runaway", "parity", "not_finite", "slow", "case")
+}
 DATA_FREE: Final = frozenset(_OF_THE_FOLDER | _OF_THE_POLICY | _OF_THE_MODEL)
 """Refusals that follow from the release and the policy alone, before any reading is looked at."""
 
@@ -107,9 +109,10 @@ def untried(plant: PlantDirectory) -> list[str]:
 def report_for_coordinator(policy: Policy, verdict: Verdict) -> tuple[str, str]:
     """Return state and code as far as the policy lets the coordinator know; nothing else leaves.
 
-    With ``release.report: nothing`` the answer is the same for every result that depends on data;
-    what follows from the release and the policy alone (`DATA_FREE`) is told. With ``verdict`` the
-    plant declares the plain verdict public.
+    With ``release.report: nothing`` the answer is the same for every result that depends on data, and with
+    ``score`` too, but for a number beside it that is charged (`interplant.client.scores`); what follows from
+    the release and the policy alone (`DATA_FREE`) is told. With ``verdict`` the plant declares the plain
+    verdict public.
     """
     free = verdict.state == REFUSED and verdict.code in DATA_FREE
     if policy.release.report == "verdict" or free:

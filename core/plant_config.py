@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from interplant.core.automation_config import PlantAutomation
+from interplant.core.cases import Case
 from interplant.core.federation_config import CODECS
 from interplant.core.possible import address, between, count, is_name, need, one_of
 from interplant.core.task_config import METRICS, UNITS
@@ -32,20 +33,58 @@ class PrivacyPolicy:
     refusal_noise: float = 8.0
 
 
+REPORTS = ("nothing", "score", "verdict")
+"""What the coordinator may learn of a release's trial, beside that the release came."""
+
+
 @dataclass
 class ReleasePolicy:
-    """When a release may serve (``approval``, ``trial``), and what the coordinator learns of it (``report``).
+    """When a release may serve, and what the coordinator learns of it; see `interplant.client.gate`.
 
-    ``rollback`` says whether the coordinator's word is enough to go back to an earlier release (``obey``), or
-    a ``person`` here decides; ``probation`` when the plant goes back by itself.
+    Args:
+        approval: ``person``, or ``auto``: what the gate lets pass serves.
+        margin: Share by which a release's true error may exceed that of what serves now.
+        confidence: Of that, one-sided, over all releases together that are tried on the same hold-out.
+        local: Whether a release must also hold against a model that the plant trains on its own readings,
+            without privacy, as it never leaves.
+        latency_ms: The most processor time that a prediction of one window may take.
+        cases: The plant's own sanity cases.
+        report: One of `REPORTS`.
+        score_bound: Of a score, what each privacy unit's loss is clipped to.
+        score_noise: Standard deviation of its noise, as a multiple of the bound.
+        rollback: Whether the coordinator's word is enough to go back to an earlier release (``obey``), or a
+            ``person`` here decides.
+        trial: Of a release that has passed, beside what serves.
+        probation: Of a new champion; when the plant goes back by itself.
     """
 
     approval: str = "person"
     margin: float = 0.05
+    confidence: float = 0.95
+    local: bool = False
+    latency_ms: float = 50.0
+    cases: list[Case] = field(default_factory=list)
     report: str = "nothing"
+    score_bound: float = 0.25
+    score_noise: float = 8.0
     rollback: str = "person"
     trial: Trial = field(default_factory=Trial)
     probation: Probation = field(default_factory=Probation)
+
+    def check(self, prefix: str = "") -> None:
+        """Raise `Impossible` for the first value that cannot be."""
+        one_of(self.approval, ("person", "auto"), f"{prefix}approval")
+        one_of(self.report, REPORTS, f"{prefix}report")
+        between(self.margin, 0.0, 10.0, f"{prefix}margin")
+        between(self.confidence, 0.5, 0.9999, f"{prefix}confidence")
+        between(self.latency_ms, 0.001, 1e6, f"{prefix}latency_ms")
+        between(self.score_bound, 1e-6, 1e6, f"{prefix}score_bound")
+        between(self.score_noise, 0.01, 1000.0, f"{prefix}score_noise")
+        for place, case in enumerate(self.cases):
+            case.check(f"{prefix}cases.{place}")
+        one_of(self.rollback, ("person", "obey"), f"{prefix}rollback")
+        self.trial.check(f"{prefix}trial.")
+        self.probation.check(f"{prefix}probation.")
 
 
 @dataclass
@@ -231,16 +270,7 @@ class Plant:
             "policy.privacy.delta",
             f"expected a probability between 0 and 1, found {privacy.delta}",
         )
-        one_of(release.approval, ("person", "auto"), "policy.release.approval")
-        one_of(release.report, ("nothing", "verdict"), "policy.release.report")
-        one_of(release.rollback, ("person", "obey"), "policy.release.rollback")
-        release.trial.check("policy.release.trial.")
-        release.probation.check("policy.release.probation.")
-        need(
-            release.margin >= 0,
-            "policy.release.margin",
-            f"expected 0 or more, found {release.margin}",
-        )
+        release.check("policy.release.")
         # Another spelling of the same folder would have a budget of its own.
         need(
             os.path.normpath(self.data.repository) == self.data.repository,

@@ -5,6 +5,7 @@ impossible values with file, line and key. Each ``check`` raises `Impossible` wi
 """
 
 from interplant.core.automation_config import ACTIONS, REASONS, TOLD, Automation, PlantAutomation
+from interplant.core.cases import Case
 from interplant.core.contract import Contract
 from interplant.core.federation_config import (
     CODECS,
@@ -63,6 +64,7 @@ __all__ = [
     "TOLD",
     "UNITS",
     "Automation",
+    "Case",
     "Certificates",
     "Compression",
     "Connection",

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from interplant.core.cases import Case
 from interplant.core.contract import Contract
 from interplant.core.possible import between, count, is_name, need, one_of
 from interplant.core.targets import EVENT, LOSSES, Target
@@ -151,7 +152,10 @@ class Metric:
 
 @dataclass
 class Task:
-    """What is learned. Configuration only: no code crosses."""
+    """What is learned. Configuration only: no code crosses.
+
+    Each plant's gate asks a release the ``cases``; see `interplant.core.cases`.
+    """
 
     name: str = MISSING
     rounds: int = 10
@@ -165,6 +169,7 @@ class Task:
     privacy: Privacy = field(default_factory=Privacy)
     strategy: Strategy = field(default_factory=Strategy)
     metrics: dict[str, Metric] = field(default_factory=dict)
+    cases: list[Case] = field(default_factory=list)
 
     @property
     def channels(self) -> int:
@@ -238,6 +243,9 @@ class Task:
         )
         for name, metric in self.metrics.items():
             _check_metric(name, metric)
+        for place, case in enumerate(self.cases):
+            case.check(f"cases.{place}")
+            case.check_fits(f"cases.{place}", self.contract, self.window.length, self.target)
 
 
 def _check_metric(name: str, metric: Metric) -> None:

@@ -8,7 +8,7 @@ they are changed, a time that is skipped does not come that day, and one that co
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -21,6 +21,9 @@ _CLOCK: Final = r"(?:[01]\d|2[0-3]):[0-5]\d"
 _SPAN: Final = re.compile(
     rf"(?:(?P<days>{_DAY}(?:-{_DAY})?)(?: |$))?(?:(?P<begin>{_CLOCK})-(?P<end>{_CLOCK}|24:00))?"
 )
+_TWO_WEEKS: Final = 15
+"""Days that are looked back for a weekly moment that may have been skipped once."""
+
 _MOMENT: Final = re.compile(rf"(?:(?P<days>{_DAY}(?:-{_DAY})?) )?(?P<begin>{_CLOCK})")
 
 
@@ -96,19 +99,26 @@ def latest(moments: Sequence[str], now: datetime, zone: str) -> datetime | None:
         zone: Where the moments count.
     """
     place = ZoneInfo(zone)
-    there = now.astimezone(place)
+    today = now.astimezone(place).date()
     found = []
     for text in moments:
         one = moment(text)
-        for back in range(8):
-            day = (there - timedelta(days=back)).date()
-            at = datetime(
-                day.year, day.month, day.day, one.begin // 60, one.begin % 60, tzinfo=place
-            ).astimezone(UTC)
-            if day.weekday() in one.days and at <= now:
-                found.append(at)
+        for back in range(_TWO_WEEKS):
+            day = today - timedelta(days=back)
+            came = (
+                [at for at in _times(day, one.begin, place) if at <= now] if day.weekday() in one.days else []
+            )
+            if came:
+                found.append(max(came))
                 break
     return max(found, default=None)
+
+
+def _times(day: date, minutes: int, place: ZoneInfo) -> list[datetime]:
+    """Return when the wall's clock says a time on a day, in UTC: once, twice, or never."""
+    wall = datetime(day.year, day.month, day.day, minutes // 60, minutes % 60)
+    found = {wall.replace(tzinfo=place, fold=fold).astimezone(UTC) for fold in (0, 1)}
+    return [at for at in found if at.astimezone(place).replace(tzinfo=None, fold=0) == wall]
 
 
 def check_times(spans: Sequence[str], key: str, moments: bool = False) -> None:

@@ -4,12 +4,17 @@ import hashlib
 import json
 from dataclasses import astuple
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from interplant.core import config
 from interplant.core.schema import Task
 from interplant.data.mapped import FORMAT, Cut, forget_windows, mapped_windows
+from interplant.data.pieces import parted
 from interplant.data.snapshots import Snapshot, reader_of
 from interplant.data.windows import Windows, last_windows, no_windows, training_windows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def windows_of(snapshot: Snapshot, task: Task, folder: Path, cut: Cut) -> Windows:
@@ -34,6 +39,21 @@ def windows_of(snapshot: Snapshot, task: Task, folder: Path, cut: Cut) -> Window
     if cut.held and frame.empty:
         return no_windows(task)
     return (last_windows if cut.last else training_windows)(frame, task, cut.checked)
+
+
+def held_out_keys(snapshot: Snapshot, task: Task) -> "pd.DataFrame":
+    """Return machine and time of each reading that is held out of an opened snapshot.
+
+    Raises:
+        Refusal: See `interplant.data.pieces.records`.
+    """
+    import pandas as pd
+
+    names = [task.contract.machine, task.contract.time]
+    if reader := reader_of(snapshot):
+        parts = [part[names] for _, own in parted(reader, task.split, held=True) for part in own]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+    return snapshot.dataset(task.split).holdout[names]
 
 
 def key_of(snapshot: Snapshot, task: Task, cut: Cut) -> str:

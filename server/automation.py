@@ -32,6 +32,7 @@ from interplant.server.followed import (
     Followed,
     followed,
     last_queued,
+    pause,
     said,
 )
 from interplant.server.records import RUN_ENDS, Event
@@ -113,6 +114,8 @@ class Automation:
             proposals=known.proposals,
             runs={plant: runs for plant, runs in known.runs.items() if plant in plants},
             last=last,
+            settled=known.settled,
+            retry=known.retry,
             busy=self._busy(),
             plants=len(plants),
             quorum=self._quorum,
@@ -132,7 +135,9 @@ class Automation:
             run = self._start(self._directory, name, parent, why)
         except InterplantError as error:
             log.error("task %s: no run was started: %s", name, error)
-            self._note(FAILED, name, f"{why}; no run was started: {error}")
+            again = pause(said(self._registry, name, last_queued(self._registry, name)).failed + 1)
+            minutes = f"{again.total_seconds() / 60:g}"
+            self._note(FAILED, name, f"{why}; no run was started: {error}; tried again in {minutes} minutes")
             return
         log.info("task %s: run %s is queued: %s", name, run, why)
         self._note(STARTED, name, f"run {run} from {parent or 'fresh weights'}: {why}")

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import tempfile
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,7 +27,7 @@ from interplant.core.errors import InterplantError
 from interplant.core.files import PIECE
 from interplant.core.schema import Federation
 from interplant.core.staging import new_folder, refuse_existing
-from interplant.server import registry_copy
+from interplant.server import registry_copy, release_keys
 from interplant.server.artifacts import Artifacts
 from interplant.server.backup_files import Files, Place, open_source, open_target
 from interplant.server.directory import CoordinatorDirectory
@@ -97,7 +97,9 @@ def back_up(directory: CoordinatorDirectory, target: Path) -> Backup:
         _bring_back(directory, known)
         entries = [_copy(place, copied, copied.name)]
         for folder in _FOLDERS:
-            entries += _copy_folder(place, directory.path / folder, directory.path)
+            # The keys of one moment: a rotation replaces three files one after the other.
+            with release_keys.unchanged(directory) if folder == "keys" else nullcontext():
+                entries += _copy_folder(place, directory.path / folder, directory.path)
         entries.append(_copy(place, directory.config, directory.config.name))
         there = {
             PurePosixPath(entry.name).parts[1] for entry in entries if entry.name.startswith("releases/")
@@ -138,7 +140,7 @@ def restore(source: Path, target: Path) -> Backup:
 
     Raises:
         UsageError: There is no backup, the target is taken, or the database is not empty.
-        InterplantError: A file of the backup is missing, changed or too many.
+        InterplantError: A file of the backup is missing, changed or too many, or its keys are no pair.
     """
     refuse_existing(target.absolute())
     with open_source(source) as files:
@@ -149,6 +151,7 @@ def restore(source: Path, target: Path) -> Backup:
             place = CoordinatorDirectory(staging)
             for empty in (place.runs, place.releases, place.spool):
                 empty.mkdir(exist_ok=True)
+            release_keys.check(place)
             federation = config.load(place.config, Federation)
             with closing(registry_copy.put_back(federation.database, staging, target.absolute())) as registry:
                 registry.add_event("federation.restored", federation.name, f"from a backup of {made.created}")

@@ -26,6 +26,8 @@ class Facts:
         proposals: By plant the reasons for which it proposes a run.
         runs: By plant how many more runs its budget pays, of those that tell.
         last: When the last run of the task was queued.
+        settled: When a person declined one last: moments before it count no more.
+        retry: When a start that failed may be tried again; None if none did.
         busy: A sentence on a run that has to end before; empty if none has.
         plants: How many are enrolled.
         quorum: Fewest plants whose updates make a round.
@@ -38,6 +40,8 @@ class Facts:
     proposals: Mapping[str, Sequence[str]] = field(default_factory=dict)
     runs: Mapping[str, int] = field(default_factory=dict)
     last: datetime | None = None
+    settled: datetime | None = None
+    retry: datetime | None = None
     busy: str = ""
     plants: int = 1
     quorum: int = 1
@@ -60,6 +64,8 @@ def decide(policy: Automation, facts: Facts) -> Decision:
         policy: Of ``federation.yaml``.
         facts: What is known.
     """
+    if facts.retry and facts.now < facts.retry:
+        return Decision(NOTHING, "")  # the history says of the failure when it is tried again
     reasons = _reasons(policy, facts)
     if not reasons and not facts.approved:
         return Decision(NOTHING, _too_few(policy, facts))
@@ -83,7 +89,7 @@ def _reasons(policy: Automation, facts: Facts) -> str:
     if len(heeded) >= policy.proposals:
         found.append("proposed by " + ", ".join(f"{name} ({own})" for name, own in heeded.items()))
     due = latest(policy.schedule, facts.now, policy.zone) if "schedule" in policy.on else None
-    if due and due > max(filter(None, (facts.begins, facts.last))):
+    if due and due > max(filter(None, (facts.begins, facts.last, facts.settled))):
         found.append(f"due by the schedule since {due:%Y-%m-%d %H:%M} UTC")
     return "; ".join(found)
 

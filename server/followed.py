@@ -6,12 +6,14 @@ so on) and told of its budget (``proposal.budget``), what was decided and why (`
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from interplant.core import config
 from interplant.core.automation_config import REASONS, Automation
+from interplant.core.certificates import utc_now
+from interplant.core.errors import InterplantError
 from interplant.core.schema import Task
 from interplant.data.tasks import builtin
 from interplant.server.directory import CoordinatorDirectory
@@ -28,11 +30,19 @@ DECLINED: Final = "automation.declined"
 STARTED: Final = "automation.started"
 FAILED: Final = "automation.failed"
 
-_SETTLED: Final = (DECLINED, FAILED)
-"""After one of these what was proposed before counts no more; after a start, what came before its run."""
+_DECISIONS: Final = (BEGINS, WAITS, PROPOSED, APPROVED, DECLINED, STARTED, FAILED)
 
-_READ: Final = 2000
-"""Lines of a task's history that are looked at."""
+_PROPOSALS: Final = tuple(f"proposal.{reason}" for reason in REASONS)
+
+_A_DAY: Final = 24
+"""Words of its budget that a plant may say in a day, of one task."""
+
+_FIRST_PAUSE: Final = timedelta(minutes=5)
+_LONGEST_PAUSE: Final = timedelta(days=1)
+
+
+class TooOftenError(InterplantError):
+    """A plant says another number again and again."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +64,13 @@ class Said:
 
     Args:
         begins: When the automation was first seen; None before.
-        proposals: By plant the reasons for which it proposes a run, since the last was settled.
+        proposals: By plant the reasons for which it proposes a run, since the last run or decline.
         runs: By plant how many more runs its budget pays, as it told last.
-        word: The last of `PROPOSED` and `APPROVED` since then; empty if neither.
+        word: The last of `PROPOSED` and `APPROVED` since then, or since a start failed; empty if neither.
         last: What was decided last, and why; None if nothing was.
+        settled: When a run was declined last; None if none was.
+        failed: How often a start has failed since the last run or decline.
+        retry: When it may be tried again; None if none failed.
     """
 
     begins: datetime | None = None
@@ -65,6 +78,9 @@ class Said:
     runs: Mapping[str, int] = field(default_factory=dict)
     word: str = ""
     last: Event | None = None
+    settled: datetime | None = None
+    failed: int = 0
+    retry: datetime | None = None
 
 
 def followed(directory: CoordinatorDirectory) -> dict[str, Followed]:
@@ -91,24 +107,41 @@ def said(registry: Registry, task: str, since: datetime | None = None) -> Said:
         task: Its name.
         since: When its last run was queued: what was proposed before counts no more.
     """
-    events = registry.events(task, _READ)
-    begins = next((one.time for one in reversed(events) if one.kind == BEGINS), None)
-    last = next((one for one in events if one.kind.startswith("automation.")), None)
-    settled = next((one.time for one in events if one.kind in _SETTLED), None)
-    ends = [time for time in (since, settled) if time is not None]
-    fresh = [one for one in events if not ends or one.time > max(ends)]
+    begun = registry.events(task, None, [BEGINS])
+    last = registry.events(task, 1, _DECISIONS)
+    declined = registry.events(task, 1, [DECLINED])
+    settled = declined[0].time if declined else None
+    end = max(filter(None, (since, settled)), default=None)
     proposals: dict[str, list[str]] = {}
-    for one in reversed(fresh):
-        kind, _, reason = one.kind.partition(".")
-        if kind == "proposal" and reason in REASONS and reason not in proposals.setdefault(one.text, []):
+    for one in reversed(registry.events(task, None, _PROPOSALS, end)):
+        reason = one.kind.partition(".")[2]
+        if reason not in proposals.setdefault(one.text, []):
             proposals[one.text].append(reason)
-    runs: dict[str, int] = {}
-    for one in reversed(events):
-        if one.kind == BUDGET:
-            plant, _, number = one.text.rpartition(" ")
-            runs[plant] = int(number)
-    word = next((one.kind for one in fresh if one.kind in (PROPOSED, APPROVED)), "")
-    return Said(begins, {name: own for name, own in proposals.items() if own}, runs, word, last)
+    failures = registry.events(task, None, [FAILED], end)
+    words = registry.events(task, 1, [PROPOSED, APPROVED, FAILED], end)
+    return Said(
+        begins=begun[-1].time if begun else None,
+        proposals=proposals,
+        runs=_budgets(registry, task),
+        word=words[0].kind if words and words[0].kind != FAILED else "",
+        last=last[0] if last else None,
+        settled=settled,
+        failed=len(failures),
+        retry=failures[0].time + pause(len(failures)) if failures else None,
+    )
+
+
+def pause(failed: int) -> timedelta:
+    """Return how long to wait after so many starts have failed, one after the other."""
+    return min(_LONGEST_PAUSE, _FIRST_PAUSE * (1 << min(failed - 1, 16)))
+
+
+def _budgets(registry: Registry, task: str) -> dict[str, int]:
+    runs = {}
+    for text in registry.last_texts(task, BUDGET):
+        plant, _, number = text.rpartition(" ")
+        runs[plant] = int(number)
+    return runs
 
 
 def last_queued(registry: Registry, task: str) -> datetime | None:
@@ -125,13 +158,25 @@ def hear(registry: Registry, plant: str, task: str, reason: str, runs: int | Non
         task: A followed task's name.
         reason: One of `REASONS`, or empty.
         runs: How many more runs the plant's budget pays; None if it does not tell.
+
+    Raises:
+        TooOftenError: It has told too many numbers today, and proposes nothing.
     """
     known = said(registry, task, last_queued(registry, task))
     new = False
     if runs is not None and known.runs.get(plant) != runs:
-        registry.add_event(BUDGET, task, f"{plant} {runs}")
-        new = True
+        often = _told_today(registry, task, plant) >= _A_DAY
+        if often and not reason:
+            raise TooOftenError(f"a budget is told {_A_DAY} times a day at most; say it again later")
+        if not often:
+            registry.add_event(BUDGET, task, f"{plant} {runs}")
+            new = True
     if reason and reason not in known.proposals.get(plant, ()):
         registry.add_event(f"proposal.{reason}", task, plant)
         new = True
     return new
+
+
+def _told_today(registry: Registry, task: str, plant: str) -> int:
+    told = registry.events(task, None, [BUDGET], utc_now() - timedelta(days=1))
+    return sum(one.text.rpartition(" ")[0] == plant for one in told)

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,8 +24,9 @@ from interplant.core.release import RELEASE_REFUSALS
 from interplant.core.wire import MAX_RECORDS, PROTOCOL, pieces
 from interplant.server.authority import Authority
 from interplant.server.exchange import Exchange
-from interplant.server.followed import Followed, hear
+from interplant.server.followed import Followed, TooOftenError, hear
 from interplant.server.guard import identity_of
+from interplant.server.pace import Pace
 from interplant.server.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,7 @@ class PlantApi(CoordinatorServicer):
         self._federation, self._releases = federation, releases
         self._followed, self._ring = followed, ring
         self._heard: dict[str, float] = {}
+        self._reports = Pace()
         self._turns = asyncio.Semaphore(upload_turns)
         self._fetching = 0
         self._one_each: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -216,13 +219,17 @@ class PlantApi(CoordinatorServicer):
     async def Deployed(self, request: pb.Deployment, context: Context) -> pb.Empty:  # noqa: N802
         """Record what became of a release at the plant that calls."""
         name = identity_of(context).name
-        if request.state not in DEPLOYMENT_STATES or request.code not in _CODES:
+        if not self._reports.take(name):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many reports; say it again later")
+        score = request.score if request.HasField("score") else None
+        if request.state not in DEPLOYMENT_STATES or request.code not in _CODES or not isfinite(score or 0.0):
             await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, f"expected one of {', '.join(DEPLOYMENT_STATES)} and a code"
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"expected one of {', '.join(DEPLOYMENT_STATES)}, a code, and a finite score or none",
             )
         try:
             await asyncio.to_thread(
-                self._registry.record_deployment, request.release, name, request.state, request.code
+                self._registry.record_deployment, request.release, name, request.state, request.code, score
             )
         except InterplantError as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
@@ -238,11 +245,18 @@ class PlantApi(CoordinatorServicer):
             )
         if request.task not in self._followed:
             return pb.Heard(heeded=False)
-        if now < self._heard.get(name, 0.0) + _WORD_SECONDS:
+        before = self._heard.get(name, 0.0)
+        if now < before + _WORD_SECONDS:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "a word at a time; say it again later")
-        if await asyncio.to_thread(hear, self._registry, name, request.task, request.reason, runs):
-            self._heard[name] = now
+        self._heard[name] = now  # before anything is awaited: words come side by side
+        try:
+            new = await asyncio.to_thread(hear, self._registry, name, request.task, request.reason, runs)
+        except TooOftenError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        if new:
             self._ring()
+        else:
+            self._heard[name] = before
         heeded = request.reason in self._followed[request.task].policy.on
         return pb.Heard(heeded=heeded)
 

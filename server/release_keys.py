@@ -5,7 +5,8 @@ then the two keys take the old ones' places. Who is killed in between finds in `
 """
 
 import os
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -97,10 +98,28 @@ def revoke(directory: CoordinatorDirectory, key: str, person: str) -> Statement:
     return statement
 
 
-def trusted(directory: CoordinatorDirectory) -> tuple[bytes, bytes]:
-    """Return the public key as PEM and the statements that belong to it, for a join file."""
+@contextmanager
+def unchanged(directory: CoordinatorDirectory) -> Iterator[None]:
+    """Hold off rotations while the block runs; the keys are settled."""
     with takes_turns(directory.path / _LOCK):
         settle(directory)
+        yield
+
+
+def check(directory: CoordinatorDirectory) -> None:
+    """Raise `InterplantError` unless the keys of a folder that was restored belong together."""
+    key = signing.read_private(directory.release_key).public_key().public_bytes_raw().hex()
+    public = signing.read_public(directory.release_public_key).public_bytes_raw().hex()
+    if public != key or _present(directory) not in ("", key):
+        raise InterplantError(
+            f"{directory.release_public_key.name}: expected the public half of {directory.release_key.name}, "
+            "found another key; use another backup"
+        )
+
+
+def trusted(directory: CoordinatorDirectory) -> tuple[bytes, bytes]:
+    """Return the public key as PEM and the statements that belong to it, for a join file."""
+    with unchanged(directory):
         return directory.release_public_key.read_bytes(), statements(directory)
 
 

@@ -119,11 +119,20 @@ class ReleaseRecords(Store):
 
         return [(one.id, target(one)) for one in known.values() if one.state == "rolled_back"]
 
-    def record_deployment(self, release_id: str, plant: str, state: str, reason: str = "") -> Deployment:
+    def record_deployment(
+        self, release_id: str, plant: str, state: str, reason: str = "", score: float | None = None
+    ) -> Deployment:
         """Record what a plant says of a release; the latest word stands, all are kept.
 
         A release that rolls out is active once every enrolled plant has answered and one says that it serves
         it.
+
+        Args:
+            release_id: The release.
+            plant: The plant.
+            state: Of the release there.
+            reason: A code.
+            score: The release's noised loss on its hold-out, if the plant has one told; in the history.
         """
         with writing(self._engine) as session:
             release = _release(session, release_id)
@@ -134,6 +143,7 @@ class ReleaseRecords(Store):
             )
             session.add(row)
             words = f"{release_id} {state}" + (f": {reason}" if reason else "")
+            words += "" if score is None else f", score {score:.6g}"
             add_event(session, "deployment", plant, words)
             session.flush()
             if release.state == "rolling_out" and _has_arrived(session, release_id):

@@ -1,10 +1,12 @@
 """What all parts of the registry share: how it is opened, rows as plain values, and its history."""
 
+from collections.abc import Collection
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
@@ -60,13 +62,37 @@ class Store:
         with writing(self._engine) as session:
             return record(Event, flushed(session, add_event(session, kind, subject, text)))
 
-    def events(self, subject: str | None = None, limit: int = 100) -> list[Event]:
-        """Return the latest lines of the history, the newest first."""
+    def events(
+        self,
+        subject: str | None = None,
+        limit: int | None = 100,
+        kinds: Collection[str] = (),
+        after: datetime | None = None,
+    ) -> list[Event]:
+        """Return the latest lines of the history, the newest first.
+
+        Args:
+            subject: Of these alone.
+            limit: How many at most; None for all.
+            kinds: Of these alone; empty for all.
+            after: None of this time or before it, with its zone.
+        """
         query = select(EventRow).order_by(EventRow.id.desc()).limit(limit)
         if subject is not None:
             query = query.where(EventRow.subject == subject)
+        if kinds:
+            query = query.where(EventRow.kind.in_(kinds))
+        if after is not None:
+            query = query.where(EventRow.time > after)
         with reading(self._engine) as session:
             return [record(Event, row) for row in session.scalars(query)]
+
+    def last_texts(self, subject: str, kind: str) -> list[str]:
+        """Return the texts of a subject's lines of one kind, each once, in the order they came last."""
+        query = select(EventRow.text).where(EventRow.subject == subject, EventRow.kind == kind)
+        query = query.group_by(EventRow.text).order_by(func.max(EventRow.id))
+        with reading(self._engine) as session:
+            return list(session.scalars(query))
 
 
 def record(kind: type[T], row: Base) -> T:

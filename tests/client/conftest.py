@@ -282,7 +282,7 @@ def joined(bare: PlantDirectory, certify: Callable[..., None], coordinator: Scri
 def line_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plant's data and remote, made once and copied."""
     root = tmp_path_factory.mktemp("repository")
-    dataset = Dataset(readings(range(1, 7)), readings(range(11, 15)), simulated=True)
+    dataset = Dataset(readings(range(1, 7)), readings(range(11, 35)), simulated=True)
     Repository.create(root / "data", root / "remote").snapshot(dataset)
     return root
 
@@ -292,6 +292,7 @@ def plant(tmp_path: Path, line_repository: Path, monkeypatch: pytest.MonkeyPatch
     root = tmp_path / "north"
     shutil.copytree(line_repository, root)
     (root / "keys").mkdir()
+    (root / "keys" / "snapshot.key").write_bytes(b"\x01" * 32)
     settings = Plant(name="north", federation="test", connection=Connection("localhost:7443"))
     settings.policy.tasks, settings.policy.models = ["wear"], ["line_models.Line"]
     settings.policy.release.approval = "auto"

@@ -743,3 +743,22 @@ def test_a_proposal_waits_for_a_coordinator_that_is_away(
     coordinator.start(coordinator.port)
     until(lambda: coordinator.proposed)
     until(lambda: not proposals.waiting(joined))
+
+
+def test_a_typo_in_plant_yaml_ends_no_agent_and_is_said_once(
+    joined: PlantDirectory,
+    start: Callable[[], Running],
+    coordinator: Scripted,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    running = start()
+    until(lambda: running.agent._welcomed < math.inf)
+    good = joined.config.read_text()
+    joined.config.write_text("nmae: north\n")
+    until(lambda: "nothing is proposed until that is mended" in caplog.text)
+    time.sleep(0.2)  # ten more looks
+    joined.config.write_text(good)
+    proposals.propose(joined, "wear", "person", None, datetime.now(UTC))
+    until(lambda: coordinator.proposed)
+    assert running.thread.is_alive()
+    assert caplog.text.count("nothing is proposed until that is mended") == 1

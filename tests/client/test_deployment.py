@@ -36,8 +36,8 @@ def test_the_first_release_serves_if_it_beats_the_mean(federation: Federation) -
     assert verdict.figures["rmse"] == pytest.approx(2.0, abs=1e-3)
     # Four machines of 20 cycles, windows of 4: labels 16 to 0, whose spread is that of 17 numbers.
     assert verdict.figures["rmse_mean"] == pytest.approx(np.std(np.arange(17)), abs=1e-3)
-    assert verdict.figures["machines"] == 4
-    assert verdict.figures["windows"] == 4 * 17
+    assert verdict.figures["machines"] == 24
+    assert verdict.figures["windows"] == 24 * 17
     champion = pointers.champion(federation.plant)
     assert champion is not None
     assert (champion.release, champion.previous) == ("r-1", None)
@@ -53,7 +53,7 @@ def test_a_better_challenger_takes_over(federation: Federation, served: Champion
     verdict = federation.try_out(federation.make("r-1", 0.05))
     assert verdict.state == "active"
     assert verdict.figures["rmse_champion"] == pytest.approx(4.0, abs=1e-3)
-    assert "error on the hold-out 1.00 cycles, the champion's 4.00" in verdict.sentence
+    assert "error on the hold-out 1.00 cycles; the champion's 4.00" in verdict.sentence
     champion = pointers.champion(federation.plant)
     assert champion is not None
     assert (champion.release, champion.previous) == ("r-1", "r-0")
@@ -99,7 +99,7 @@ def test_a_release_that_cuts_windows_otherwise_is_still_compared(
     longer = replace(TASK, window=Window(6))
     verdict = federation.try_out(federation.make("r-1", 0.1, longer))
     assert verdict.state == "active"
-    assert verdict.figures["windows"] == 4
+    assert verdict.figures["windows"] == 24
 
 
 def test_a_release_for_another_task_than_the_champions_is_refused(
@@ -114,7 +114,7 @@ def test_a_release_for_another_task_than_the_champions_is_refused(
 def test_predictions_beyond_reason_are_refused(federation: Federation) -> None:
     verdict = federation.try_out(federation.make("r-1", 2.5))
     assert (verdict.state, verdict.code) == ("refused", "implausible")
-    assert "68 of 68 predictions" in verdict.sentence
+    assert "408 of 408 predictions" in verdict.sentence
 
 
 def test_without_data_nothing_is_activated(federation: Federation) -> None:
@@ -151,7 +151,7 @@ def nan_model(folder: Path) -> None:
     [
         (nan_model, "not_finite"),
         (lambda f: spoil_weights(f, shift=np.full(1, 0.01, np.float32)), "parity"),
-        (lambda f: (f / "model.onnx").write_bytes(b"no model"), "parity"),
+        (lambda f: (f / "model.onnx").write_bytes(b"no model"), "onnx"),
         (lambda f: spoil_weights(f, stray=np.ones(1, np.float32)), "model"),
         (lambda f: spoil_weights(f, shift=np.ones(2, np.float32)), "model"),
         (lambda f: (f / "weights.safetensors").write_bytes(b"\x80\x04pickle"), "model"),
@@ -431,6 +431,6 @@ def test_a_verdict_does_not_tell_for_nothing_what_the_plant_bills(
     settle(plant, privacy__data_refusals=told)
     spoiled = readings(range(1, 7))
     spoiled.loc[5, "health"] = np.nan
-    Repository(plant.data).snapshot(Dataset(spoiled, readings(range(11, 15)), simulated=True))
+    Repository(plant.data).snapshot(Dataset(spoiled, readings(range(11, 35)), simulated=True))
     verdict = federation.try_out(federation.make("r-1"))
     assert (verdict.state, verdict.code) == (state, "contract" if told == "declared" else "")

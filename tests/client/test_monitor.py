@@ -1,11 +1,11 @@
 """When the monitor looks: a clock and a count that the test sets, no process."""
 
-from datetime import UTC, datetime
+import threading
 from pathlib import Path
 
 import pytest
 
-from interplant.client import monitor, proposals
+from interplant.client import moments, monitor
 from interplant.client.directory import PlantDirectory
 from interplant.client.monitor import Monitor, Rest
 from interplant.core.automation_config import PlantAutomation
@@ -53,7 +53,6 @@ def test_what_comes_while_a_snapshot_is_made_is_new() -> None:
 
 class Clock:
     now = 0.0
-    today = datetime(2026, 11, 26, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -72,9 +71,7 @@ def test_the_monitor_counts_what_sources_bring_and_tries_again_after_a_failure(
 ) -> None:
     looks: list[float] = []
     good = [False, True]
-    own = Monitor(
-        watched, lambda scheduled: looks.append(Clock.now) or good[len(looks) - 1], lambda: Clock.now
-    )
+    own = Monitor(watched, lambda: looks.append(Clock.now) or good[len(looks) - 1], lambda: Clock.now)
     assert monitor.readings(watched) == 0
     bring(watched, 7)
     for second in range(60):
@@ -83,21 +80,37 @@ def test_the_monitor_counts_what_sources_bring_and_tries_again_after_a_failure(
     assert looks == [2.0, 32.0]
 
 
-def test_a_moment_of_the_schedule_is_due_once_also_after_a_restart(watched: PlantDirectory) -> None:
-    edit(watched, lambda plant: setattr(plant.automation, "schedule", ["Thu 13:00"]))
-    edit(watched, lambda plant: setattr(plant.automation, "propose", ["schedule"]))
-    times = [datetime(2026, 11, 26, 12, tzinfo=UTC)]
-    looks: list[bool] = []
+def test_a_look_that_fails_is_tried_less_and_less_often(watched: PlantDirectory) -> None:
+    looks: list[float] = []
+    own = Monitor(watched, lambda: bool(looks.append(Clock.now)), lambda: Clock.now)
+    bring(watched, 7)
+    for second in range(5000):
+        Clock.now = float(second)
+        own.step()
+    assert looks == [2.0, 32.0, 92.0, 212.0, 452.0, 932.0, 1892.0, 3812.0]
 
-    def made() -> Monitor:
-        return Monitor(
-            watched, lambda scheduled: looks.append(scheduled) or True, lambda: 0.0, lambda: times[-1]
-        )
 
-    own = made()
-    assert not own.step()
-    times.append(datetime(2026, 11, 26, 13, 1, tzinfo=UTC))
+def test_a_look_that_was_killed_is_made_again_without_new_readings(watched: PlantDirectory) -> None:
+    watched.look_begun.touch()
+    own = Monitor(watched, lambda: not watched.look_begun.unlink(), lambda: 0.0)
     assert [own.step(), own.step()] == [True, False]
-    assert looks == [True]
-    proposals.note(watched, "proposal", reason="schedule", time=times[-1].isoformat())
-    assert not made().step()
+
+
+def test_a_typo_in_plant_yaml_ends_no_monitor(
+    watched: PlantDirectory, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moments, "_TICK", 0.001)
+    good, tried = watched.config.read_text(), []
+    own = Monitor(watched, lambda: True, lambda: 0.0)
+    stopping = threading.Event()
+
+    def step() -> None:
+        tried.append(1)
+        watched.config.write_text("nmae: north\n" if len(tried) < 5 else good)
+        stopping.set() if len(tried) == 6 else None
+        own.step()
+
+    moments.keep_on(step, stopping)
+    assert len(tried) == 6
+    (said,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert "nothing happens by itself until that is mended" in said.message

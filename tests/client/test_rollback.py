@@ -227,6 +227,23 @@ def made_at(federation: Federation, name: str, year: int, **words: float) -> Pat
     return folder
 
 
+def test_what_never_served_here_comes_once_the_champion_is_called_back(
+    federation: Federation, three: PlantDirectory
+) -> None:
+    """The plant was away for the good release, and took the bad one after it."""
+    for name in ("r-0", "r-1"):
+        shutil.rmtree(three.releases / name)
+    good = made_at(federation, "r-good", 2024, shift=0.01)
+    settle(three, release__rollback="obey")
+    with pytest.raises(ReleaseRefused):
+        federation.deliver(good)
+    verdict = rollback.heed(three, "r-2", "r-good")
+    assert verdict is not None
+    assert verdict.code == "never_served"
+    assert federation.try_out(good).state == "active"
+    assert serving(three)[0] == "r-good"
+
+
 def test_an_older_release_that_is_sent_as_new_is_refused(
     federation: Federation, three: PlantDirectory
 ) -> None:

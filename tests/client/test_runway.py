@@ -63,6 +63,18 @@ def test_the_figure_is_kept_and_computed_anew_when_the_policy_changes(
     assert runway(ready, WEAR) == fewer
 
 
+def test_an_answer_about_readings_is_always_counted(ready: PlantDirectory) -> None:
+    """Whether one is owed depends on the newest snapshot, and the number of runs may be told."""
+    left = {}
+    for refusals in ("declared", "billed"):
+        edit(ready, lambda plant: setattr(plant.policy.privacy, "refusal_noise", 3.0))
+        edit(ready, lambda plant, how=refusals: setattr(plant.policy.privacy, "data_refusals", how))  # type: ignore[misc]
+        found = runway(ready, WEAR)
+        assert found is not None
+        left[refusals] = found.rounds_left
+    assert left["billed"] < left["declared"]
+
+
 def test_what_is_not_private_is_not_limited(ready: PlantDirectory) -> None:
     assert runway(ready, OPEN) is None
     assert runway(ready, replace(TASK, privacy=Privacy(mechanism="dp-sgd-test"))) is None

@@ -136,14 +136,20 @@ def test_a_model_that_cannot_be_exported_is_named(tmp_path: Path) -> None:
         export.export_onnx(Inverse(), task_of("mine.Inverse"), tmp_path / "model.onnx")
 
 
+def parity(model: nn.Module, path: Path, task: Task) -> float:
+    """Of a model and what its file gives."""
+    found = [export.predict_onnx(path, x, outputs=task.target.outputs) for x in export.probes(task)]
+    return export.parity(model, found, task)
+
+
 def test_parity_notices_other_weights(tmp_path: Path) -> None:
     model, path = models.build(task_of()), tmp_path / "model.onnx"
     export.export_onnx(model, task_of(), path)
-    assert export.parity(model, path, task_of()) <= export.TOLERANCE
+    assert parity(model, path, task_of()) <= export.TOLERANCE
     with torch.no_grad():
         next(model.parameters())[0] += 0.01
     with pytest.raises(InterplantError, match="differ"):
-        export.parity(model, path, task_of())
+        parity(model, path, task_of())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -153,9 +159,9 @@ def test_one_sided_nan_or_infinity_is_a_mismatch(tmp_path: Path, value: float) -
     with torch.no_grad():
         list(model.parameters())[-1][:] = value
     with pytest.raises(InterplantError, match="differ"):
-        export.parity(model, path, task_of())
+        parity(model, path, task_of())
     export.export_onnx(model, task_of(), path)
-    assert export.parity(model, path, task_of()) == 0.0
+    assert parity(model, path, task_of()) == 0.0
 
 
 def test_dropout_is_off_in_predictions_and_the_mode_is_kept(tmp_path: Path) -> None:
@@ -234,7 +240,7 @@ def test_classes_come_out_side_by_side(tmp_path: Path, name: str, features: list
         np.testing.assert_allclose(found, expected, atol=1e-5)
     with pytest.raises(InterplantError, match=r"expected one prediction for each of 5 windows, found shape"):
         export.predict(model, x)
-    assert export.parity(model, path, task) <= export.TOLERANCE
+    assert parity(model, path, task) <= export.TOLERANCE
 
 
 def test_one_output_stays_a_list_of_numbers(tmp_path: Path) -> None:

@@ -65,6 +65,16 @@ def test_a_moment_is_that_of_the_wall_before_and_after_clocks_change() -> None:
         assert found.astimezone(place).strftime("%d %H:%M") == f"{day} 02:30", hour
 
 
+def test_a_moment_that_the_wall_skips_does_not_come_and_one_it_says_twice_comes_twice() -> None:
+    def last(moment: str, *day: int) -> datetime | None:
+        return latest([moment], datetime(*day, tzinfo=UTC), "Europe/Vienna")
+
+    assert last("02:30", 2026, 3, 29, 12) == datetime(2026, 3, 28, 1, 30, tzinfo=UTC), "skipped on the 29th"
+    assert last("Sun 02:30", 2026, 3, 30) == datetime(2026, 3, 22, 1, 30, tzinfo=UTC)
+    assert last("02:30", 2026, 10, 25, 0, 45) == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+    assert last("02:30", 2026, 10, 25, 1, 45) == datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
+
+
 @pytest.mark.parametrize("text", ["", "Thu 8:00-9:00", "Mo-Fr 08:00-09:00", "25:00-26:00", "08:00", "Thu-"])
 def test_what_is_no_span_is_told(text: str) -> None:
     with pytest.raises(ValueError, match="found " + repr(text)):

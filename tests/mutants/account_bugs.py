@@ -7,8 +7,8 @@ STATISTICS = "interplant.privacy.statistics"
 ACCOUNTING, LEDGER, HISTORY = (f"interplant.privacy.{name}" for name in ("accounting", "ledger", "history"))
 SCHEMA, RELEASE, RECEIPT = (f"interplant.core.{name}" for name in ("task_config", "release", "receipt"))
 ROUND, PARTICIPATION = "interplant.client.round_training", "interplant.client.participation"
+LOOKING, PROPOSALS, RUNWAY = (f"interplant.client.{name}" for name in ("looking", "proposals", "runway"))
 POLICY, GATEWAY = "interplant.client.policy", "interplant.client.gateway"
-GATE = "interplant.client.gate"
 QUALITY, MEASURING, ACCOUNT = (f"interplant.client.{name}" for name in ("quality", "measuring", "account"))
 RELEASES = "interplant.server.releases"
 WINDOWS, SHARES, CONTRACT = (f"interplant.data.{name}" for name in ("windows", "shares", "contract"))
@@ -244,13 +244,6 @@ OF_ACCOUNTS = (
             "client/test_hostile_coordinator",
             "test_a_private_task_cannot_come_back_with_other_questions_about_the_data",
         ),
-    ),
-    Bug(
-        "gate-tells-what-is-billed",
-        "A release's verdict tells exactly, for nothing, what the rounds tell with noise.",
-        GATE,
-        (("checked = billed(plant.load().policy.privacy, task)", "checked = False"),),
-        tests("client/test_deployment", "test_a_verdict_does_not_tell_for_nothing_what_the_plant_bills"),
     ),
     Bug(
         "measured-before-the-charge",
@@ -493,6 +486,38 @@ OF_THE_LEDGER = (
 )
 
 OF_THE_PLANT = (
+    Bug(
+        "budget-told-by-a-look",
+        "The time of the word says that the plant has new data, which its policy keeps to itself.",
+        LOOKING,
+        (
+            (
+                "    plant.look_begun.unlink(missing_ok=True)\n",
+                "    plant.look_begun.unlink(missing_ok=True)\n    telling.tell(plant)\n",
+            ),
+        ),
+        tests("client/test_looking", "test_a_look_tells_nothing_of_the_budget"),
+    ),
+    Bug(
+        "same-budget-told-again",
+        "The budget is told again and again, at times that say what else goes on.",
+        PROPOSALS,
+        (("    if _told(plant).get(task) == runs:\n        return None\n", ""),),
+        tests("client/test_looking", "test_the_same_budget_is_told_once_whatever_data_comes"),
+    ),
+    Bug(
+        "budget-counts-the-newest-snapshot",
+        "The number of runs that is told steps down when there is a new snapshot.",
+        RUNWAY,
+        (
+            (
+                "    if not quality.billed(settings.policy.privacy, task):\n        return None\n"
+                "    return quality.question(Plan.of(task, settings.data), settings.policy.privacy)\n",
+                "    return None\n",
+            ),
+        ),
+        tests("client/test_runway", "test_an_answer_about_readings_is_always_counted"),
+    ),
     Bug(
         "noise-from-the-tasks-seed",
         "The coordinator, which writes the seed, subtracts the noise.",

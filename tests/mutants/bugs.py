@@ -5,13 +5,14 @@ As a program it writes the page: ``python -m tests.mutants.bugs``.
 
 from .account_bugs import OF_ACCOUNTS, OF_CHARGES, OF_THE_LEDGER, OF_THE_PLANT
 from .bug import ROOT
+from .gate_bugs import OF_THE_GATE
 from .training_bugs import OF_CLIPPING, OF_MODELS, OF_NOISE, OF_SAMPLING
 
 PAGE = ROOT / "docs" / "privacy-mutants.md"
 
 BUGS = (
     *(*OF_NOISE, *OF_SAMPLING, *OF_CLIPPING, *OF_MODELS),
-    *(*OF_CHARGES, *OF_ACCOUNTS, *OF_THE_LEDGER, *OF_THE_PLANT),
+    *(*OF_CHARGES, *OF_ACCOUNTS, *OF_THE_LEDGER, *OF_THE_PLANT, *OF_THE_GATE),
 )
 
 _HEAD = """# Planted bugs

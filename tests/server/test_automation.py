@@ -9,8 +9,9 @@ from interplant.core.automation_config import Automation as Policy
 from interplant.core.certificates import utc_now
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.schema import Task
-from interplant.server import automation, followed, setup
+from interplant.server import automation, followed, run_records, setup, store
 from interplant.server.automation import Automation
+from interplant.server.database import writing
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.registry import Registry
 from interplant.server.run_folder import RunFolder
@@ -132,6 +133,79 @@ def test_a_run_that_cannot_start_is_told_and_not_tried_again_and_again(directory
     (standing,) = automation.standings(directory, registry)
     assert standing.state == "failed"
     assert "cannot be imported" in standing.why
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that lines of the history get; the test sets it."""
+    now = [datetime(2026, 11, 26, 12, tzinfo=UTC)]  # a Thursday
+    for module in (store, followed, run_records):
+        monkeypatch.setattr(module, "utc_now", lambda: now[0])
+    return now
+
+
+def test_a_scheduled_start_that_fails_is_tried_again_with_growing_pauses(directory, registry, starter, clock):
+    follow(directory, schedule=["Thu 13:00"])
+    own = Automation(directory, registry, starter)
+    starter.fails = "the disk is full"
+    tried = []
+    while clock[0].hour < 15:
+        before = len(starter.asked)
+        own.step(clock[0])
+        tried += [f"{clock[0]:%H:%M}"] * (len(starter.asked) - before)
+        clock[0] += timedelta(minutes=1)
+    assert tried == ["13:00", "13:05", "13:15", "13:35", "14:15"]
+    assert registry.events("turbofan")[0].text.endswith("the disk is full; tried again in 80 minutes")
+    starter.fails = ""
+    clock[0] = clock[0].replace(hour=15, minute=35)
+    own.step(clock[0])
+    (run,) = registry.runs()
+    registry.update_run(run.id, state="finished")
+    asked = len(starter.asked)
+    clock[0] += timedelta(days=6)
+    own.step(clock[0])
+    assert len(starter.asked) == asked, "the moment has had its run"
+
+
+def test_a_scheduled_run_that_was_declined_is_not_proposed_again(directory, registry, starter, clock):
+    follow(directory, schedule=["Thu 13:00"], action="propose")
+    own = Automation(directory, registry, starter)
+    own.step(clock[0])
+    for day in (0, 7):
+        clock[0] = datetime(2026, 11, 26, 13, 1, tzinfo=UTC) + timedelta(days=day)
+        own.step(clock[0])
+        clock[0] += timedelta(minutes=1)
+        automation.decline(directory, "turbofan")
+        for _ in range(3):
+            clock[0] += timedelta(minutes=1)
+            own.step(clock[0])
+    assert kinds(registry).count("automation.proposed") == 2
+
+
+def test_a_plant_that_flips_its_budget_hides_nothing_of_the_others(directory, registry, starter):
+    follow(directory, action="propose", schedule=["02:00"])
+    step(directory, registry, starter)
+    begins = followed.said(registry, "turbofan").begins
+    followed.hear(registry, "north", "turbofan", "drift", 5)
+    with writing(registry.engine) as session:
+        for number in range(2005):
+            store.add_event(session, followed.BUDGET, "turbofan", f"south {number % 2}")
+    said = followed.said(registry, "turbofan")
+    assert said.begins == begins
+    assert said.proposals == {"north": ["drift"]}
+    assert said.runs == {"north": 5, "south": 0}
+
+
+def test_a_budget_is_told_a_few_times_a_day(registry, clock):
+    for runs in range(24):
+        assert followed.hear(registry, "north", "turbofan", "", runs)
+    with pytest.raises(followed.TooOftenError):
+        followed.hear(registry, "north", "turbofan", "", 99)
+    assert followed.hear(registry, "north", "turbofan", "drift", 99), "what it proposes is heard"
+    assert followed.hear(registry, "south", "turbofan", "", 3)
+    assert followed.said(registry, "turbofan").runs == {"north": 23, "south": 3}
+    clock[0] += timedelta(days=1)
+    assert followed.hear(registry, "north", "turbofan", "", 99)
 
 
 def test_a_plants_word_is_noted_once(registry):

@@ -13,14 +13,16 @@ import pytest
 import yaml
 from sqlalchemy import create_engine, text
 
+from interplant.core import signing
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import sha256_file, write_atomic
-from interplant.server import backup
+from interplant.server import backup, release_keys
 from interplant.server.backup import back_up, restore
 from interplant.server.database import writing
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.records import Issued
 from interplant.server.registry import Registry
+from interplant.server.release_keys import rotate
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -96,7 +98,7 @@ def test_what_was_lost_comes_back(filled, tmp_path, name):
     clear(filled)
     restore(tmp_path / name, filled.path)
     after = contents(filled.path)
-    left = {"spool/blobs/x", "releases/.wear-s.7.part/model.onnx"}
+    left = {"rotate.lock", "spool/blobs/x", "releases/.wear-s.7.part/model.onnx"}
     assert after == {name: content for name, content in before.items() if name not in left}
     assert after["keys/ca.key"][1] == after["keys/release.key"][1] == 0o600
     assert stat.S_IMODE(filled.keys.stat().st_mode) == 0o700
@@ -259,6 +261,35 @@ def test_half_a_tar_is_refused(plain, tmp_path):
     with pytest.raises(UsageError, match="found none"):
         restore(tmp_path / "nowhere.tar", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_the_keys_in_a_backup_are_those_of_one_moment(plain, tmp_path, monkeypatch):
+    """A rotation that begins once the private key is copied waits for the others."""
+    genuine, turning = backup._copy, []
+
+    def copy(place, path, name):
+        made = genuine(place, path, name)
+        if name == "keys/release.key":
+            turning.append(threading.Thread(target=rotate, args=(plain, 30, False, "ann")))
+            turning[-1].start()
+            turning[-1].join(1.0)
+        return made
+
+    monkeypatch.setattr(backup, "_copy", copy)
+    back_up(plain, tmp_path / "copy")
+    for thread in turning:
+        thread.join()
+    restore(tmp_path / "copy", tmp_path / "new")
+    place = CoordinatorDirectory(tmp_path / "new")
+    private = signing.read_private(place.release_key).public_key()
+    assert private == signing.read_public(place.release_public_key)
+    assert private != signing.read_public(plain.release_public_key)
+
+
+def test_keys_that_are_no_pair_are_not_restored(plain, tmp_path):
+    plain.release_public_key.write_bytes(signing.public_pem(signing.make_key().public_key()))
+    with pytest.raises(InterplantError, match=r"expected the public half of release\.key"):
+        release_keys.check(plain)
 
 
 def test_what_is_no_backup_is_refused(tmp_path):

@@ -83,6 +83,20 @@ def test_a_moment_of_the_schedule_is_due_once() -> None:
     assert decide(replace(policy, on=["drift"]), facts).kind == NOTHING
 
 
+def test_a_moment_before_a_decline_is_due_no_more() -> None:
+    policy = replace(POLICY, schedule=["Thu 11:00"], apart_hours=0.0, action="propose")
+    facts = replace(FACTS, proposals={})
+    assert decide(policy, replace(facts, settled=NOW - timedelta(minutes=90))).kind == PROPOSE
+    assert decide(policy, replace(facts, settled=NOW - timedelta(minutes=30))).kind == NOTHING
+
+
+def test_after_a_start_that_failed_the_next_waits() -> None:
+    later = replace(FACTS, retry=NOW + timedelta(minutes=5))
+    assert decide(POLICY, later).kind == NOTHING
+    assert decide(POLICY, replace(later, approved=True)).kind == NOTHING
+    assert decide(POLICY, replace(later, now=NOW + timedelta(minutes=5))).kind == START
+
+
 def test_spent_budgets_that_leave_no_quorum_are_told_with_the_ways_out() -> None:
     facts = replace(FACTS, runs={"north": 0, "south": 0, "east": 3})
     assert decide(POLICY, facts).kind == START, "two of four plants can pay"

@@ -13,6 +13,7 @@ from interplant.core import federation_pb2 as pb
 from interplant.core.automation_config import Automation
 from interplant.core.files import PIECE
 from interplant.server import followed, plant_api
+from interplant.server.pace import Pace
 from interplant.server.records import node_id
 from interplant.server.releases import offer_of
 
@@ -571,3 +572,37 @@ def test_a_plant_cannot_fill_the_history(serving, follows, monkeypatch):
     again = pb.Proposal(task="turbofan", runs=2)
     fails_with(grpc.StatusCode.RESOURCE_EXHAUSTED, north.stub.Propose, again, timeout=10)
     assert serving.plant("south").stub.Propose(again, timeout=10) == pb.Heard(heeded=False)
+
+
+def test_words_side_by_side_are_one_word(serving, follows, monkeypatch):
+    north = serving.plant("north")
+    monkeypatch.setattr(plant_api, "_WORD_SECONDS", 60.0)
+    words = [pb.Proposal(task="turbofan", runs=runs) for runs in range(8)]
+    calls = [north.stub.Propose.future(word, timeout=10) for word in words]
+    codes = [call.code() for call in calls]
+    assert codes.count(grpc.StatusCode.OK) == 1
+    assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 7
+    assert len(serving.service.registry.events("turbofan")) == 1
+
+
+def test_a_plant_that_reports_again_and_again_is_slowed(serving, monkeypatch):
+    monkeypatch.setattr(plant_api, "Pace", lambda: Pace(deep=2))
+    serving.restart()
+    north = serving.plant("north")
+    serving.service.registry.create_release("r-1", None, "turbofan", "0" * 64)
+    for state in ("received", "active"):
+        north.stub.Deployed(pb.Deployment(release="r-1", state=state), timeout=10)
+    again = pb.Deployment(release="r-1", state="received")
+    fails_with(grpc.StatusCode.RESOURCE_EXHAUSTED, north.stub.Deployed, again, timeout=10)
+    assert len(serving.service.registry.deployment_history("r-1")) == 2
+    serving.plant("south").stub.Deployed(pb.Deployment(release="r-1", state="received"), timeout=10)
+
+
+def test_a_pace_grows_back():
+    now = [0.0]
+    pace = Pace(deep=2, seconds=60.0, clock=lambda: now[0])
+    assert [pace.take("north") for _ in range(3)] == [True, True, False]
+    now[0] = 60.0
+    assert [pace.take("north") for _ in range(2)] == [True, False]
+    now[0] = 1e6
+    assert [pace.take("north") for _ in range(3)] == [True, True, False]
