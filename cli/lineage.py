@@ -1,60 +1,51 @@
-"""``interplant lineage``: where a release comes from."""
+"""``interplant lineage``: where a release, or one prediction, comes from."""
 
-import base64
-import hashlib
-from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from interplant.cli import releases
 from interplant.cli.coordinator import HERE, Directory
-from interplant.cli.output import Json, facts, show, table
-from interplant.core import receipt
-from interplant.core.schema import PRIVATE
+from interplant.cli.output import Json, show
+from interplant.core.errors import UsageError
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="RELEASE_OR_PREDICTION_ID",
+        help="A release's id, or the path of its folder; with --plant also a prediction's id.",
+    ),
+]
+Picture = Annotated[Path | None, typer.Option("--picture", help="Draw it too, as this SVG or PNG.")]
 
 
 def lineage(
-    release: releases.Name,
+    name: Name,
     directory: Directory = HERE,
     plant: releases.AtPlant = None,
     key: releases.Key = None,
+    picture: Picture = None,
     json: Json = False,
 ) -> None:
-    """Show where a release comes from, after checking its signature: task, code, data, privacy, parent."""
-    found = releases.find(release, directory, plant, key)
-    line = found.lineage
-    marks = [
-        *(["simulated data"] if line.simulated else []),
-        *([] if line.private else ["not private: a plant trained without a privacy mechanism"]),
-    ]
-    lines: dict[str, object] = {
-        "release": f"{line.release} ({found.sha256[:12]}, signature verified)",
-        "marks": "; ".join(marks),
-        "task": f"{line.task} ({line.task_digest[:12]})",
-        "code": f"interplant {line.version}, protocol {line.protocol}, engine {line.engine}",
-        "run": f"{line.run}, {line.rounds} rounds, {line.created}",
-        "parent": line.parent or "none: it started from fresh weights",
-    }
-    rows = [
-        [
-            one.name,
-            one.snapshot[:12],
-            one.rounds,
-            one.unit or "-",
-            f"{one.epsilon:.3f}" if one.mechanism == PRIVATE else "not private",
-            f"{one.delta:g}" if one.mechanism == PRIVATE else "-",
-            "simulated" if one.simulated else "own",
-            _receipt(one.receipt),
-        ]
-        for one in line.participants
-    ]
-    columns = ["plant", "keyed snapshot", "rounds", "unit", "epsilon", "delta", "data", "signed receipt"]
-    document = {"sha256": found.sha256, "signature_verified": True, **asdict(line)}
-    show(json, document, f"{facts(lines)}\n\n{table(columns, rows)}")
+    """Show where a release or prediction comes from, signatures checked: run, plants, data, code, parents."""
+    from interplant.cli.origin import Origin, document, text
+    from interplant.client import provenance
+    from interplant.client.directory import PlantDirectory
 
+    if picture is not None and picture.suffix not in (".svg", ".png"):
+        raise UsageError(f"--picture: expected a name that ends in .svg or .png, found {picture}")
+    said = None
+    if provenance.is_prediction(name) and not Path(name).exists():
+        if plant is None:
+            raise UsageError(f"{name} is a prediction's id: only its plant knows it, add --plant DIR")
+        said = provenance.prediction(PlantDirectory(plant), name)
+        name = said.release
+    found = releases.find(name, directory, plant, key)
+    own = provenance.own_snapshots(PlantDirectory(plant), found.lineage.participants) if plant else {}
+    origin = Origin(found, releases.ancestors(found, directory, plant, key), own, said)
+    if picture is not None:
+        from interplant.cli.origin_picture import draw
 
-def _receipt(text: str) -> str:
-    """What a receipt, whose signature was checked with the release, says of the plant's ledger."""
-    if not text:
-        return "-"
-    found = receipt.from_json(text)
-    signer = hashlib.sha256(base64.b64decode(found.signer)).hexdigest()
-    return f"round {found.round}: {found.entries} entries to {found.head[:12] or 'none'}, key {signer[:12]}"
+        draw(origin, picture)
+    show(json, document(origin), text(origin))

@@ -1,12 +1,13 @@
 """How commands name a release: by its id at the coordinator or at a plant, or by its folder."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from interplant.client.directory import PlantDirectory
-from interplant.core.errors import UsageError
+from interplant.core.errors import InterplantError, UsageError
 from interplant.server.directory import CoordinatorDirectory
 
 if TYPE_CHECKING:
@@ -15,6 +16,19 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Argument(help="The release's id, or the path of its folder.")]
 AtPlant = Annotated[Path | None, typer.Option("--plant", help="Look at this plant's directory instead.")]
 Key = Annotated[Path | None, typer.Option("--key", help="The federation's public key, release.pub.")]
+
+
+@dataclass(frozen=True)
+class Ancestors:
+    """The releases that a release descends from.
+
+    Args:
+        releases: The parent first.
+        broken: Which one could not be followed, and why; empty if the last began with fresh weights.
+    """
+
+    releases: "tuple[Release, ...]"
+    broken: str = ""
 
 
 def find(name: str, coordinator: Path, plant: Path | None, key: Path | None = None) -> "Release":
@@ -48,6 +62,30 @@ def find(name: str, coordinator: Path, plant: Path | None, key: Path | None = No
     if key is None:
         place.check()
     return read_release(folder, keyring.read(key or place.release_public_key))
+
+
+def ancestors(found: "Release", coordinator: Path, plant: Path | None, key: Path | None) -> Ancestors:
+    """Follow a release's parents back to the first, each checked as `find` checks.
+
+    Args:
+        found: What `find` returned; its parents are looked for beside it.
+        coordinator: As for `find`.
+        plant: As for `find`.
+        key: As for `find`.
+    """
+    from interplant.core.release import check_id
+
+    line = [found]
+    while (parent := line[-1].lineage.parent) is not None:
+        try:
+            if any(one.id == parent for one in line):
+                raise UsageError("it is among its own descendants")
+            beside = found.folder.parent / check_id(parent)
+            # What is not there, the directory may bring back from elsewhere.
+            line.append(find(str(beside) if beside.is_dir() else parent, coordinator, plant, key))
+        except InterplantError as error:
+            return Ancestors(tuple(line[1:]), f"{parent}: {error}")
+    return Ancestors(tuple(line[1:]))
 
 
 def write_page(page: Path, target: Path) -> None:

@@ -51,6 +51,7 @@ def loaded_by(words: list[str], folder: Path) -> tuple[set[str], float]:
         ["plant", "status", "--dir", "north"],
         ["plant", "pause", "--dir", "north"],
         ["privacy", "ledger", "--dir", "north"],
+        ["lineage", "turbofan-20260101-120000-ab12"],
     ],
     ids=" ".join,
 )

@@ -1,0 +1,115 @@
+"""From a prediction back to the data and the first release."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from interplant.client.directory import PlantDirectory
+from interplant.client.predictions import Prediction, Predictions
+from interplant.core import config, signing
+from interplant.core.release import LINEAGE, manifest_meta, parse_lineage
+from interplant.core.schema import Source, Task
+from interplant.data.door import admit
+from interplant.data.repository import Repository
+from interplant.data.simulator import simulate
+from interplant.data.snapshots import keyed_digest
+from interplant.data.store import Store
+from interplant.data.tasks import builtin
+
+from .conftest import RELEASE, Call, sign_release
+
+FIRST, SECOND = "turbofan-first", "turbofan-second"
+ASKED = "c0ffee" + "0" * 26
+
+
+@pytest.fixture
+def answered(place: Path, plant: PlantDirectory) -> str:
+    """A prediction at the plant by `RELEASE`, whose parent is `SECOND`, whose parent is `FIRST`."""
+    store = Store(place / "north" / "store", config.load(builtin("turbofan"), Task).contract)
+    readings = pa.Table.from_pandas(simulate(0, 2, 0).train)
+    store.add(admit(readings, store.contract, Source("export", "folder"), "").good)
+    store.index.note("export", len(readings), 0)
+    snapshot = Repository(plant.data).freeze(store)
+    key = place / "coordinator" / "keys" / "release.key"
+    shutil.rmtree(place / "coordinator" / "releases" / RELEASE)
+    for name, parent in ((FIRST, None), (SECOND, FIRST), (RELEASE, SECOND)):
+        folder = place / "coordinator" / "releases" / name
+        sign_release(folder, key)
+        words = json.loads((folder / LINEAGE).read_text()) | {"parent": parent}
+        words["participants"][0]["snapshot"] = keyed_digest(snapshot.digest, plant.snapshot_key.read_bytes())
+        words["participants"].append(words["participants"][0] | {"name": "south", "snapshot": "cd" * 32})
+        (folder / LINEAGE).write_text(json.dumps(words))
+        meta = manifest_meta(parse_lineage((folder / LINEAGE).read_text()))
+        signing.sign_folder(folder, meta, signing.read_private(key))
+        shutil.copytree(folder, plant.releases / name)
+    with Predictions(plant.predictions, keep=10) as log:
+        log.add([Prediction(ASKED, 1_767_270_000.0, RELEASE, (17.5,), machine="press 4")])
+    return snapshot.digest
+
+
+def test_a_prediction_leads_back_to_its_data_and_the_first_release(answered: str, interplant: Call) -> None:
+    found = interplant("lineage", ASKED, "--plant", "north", "--json").json
+    assert (found["prediction"]["id"], found["release"]) == (ASKED, RELEASE)
+    assert found["prediction"]["prediction"] == [17.5]
+    north, south = found["participants"]
+    assert (north["own_snapshot"]["digest"], north["own_snapshot"]["machines"]) == (answered, 2)
+    assert north["own_snapshot"]["sources"] == {"export": north["own_snapshot"]["rows"]}
+    assert (south["snapshot"], south["own_snapshot"]) == ("cd" * 32, None)
+    assert found["task_config"]["name"] == found["task"] == "turbofan"
+    assert [one["release"] for one in found["parents"]] == [SECOND, FIRST]
+    assert found["parents_broken"] == ""
+    text = interplant("lineage", ASKED, "--plant", "north").out
+    for word in ("press 4", "17.5", RELEASE, "0.731", answered[:12], "cdcdcdcdcdcd", SECOND, FIRST):
+        assert word in text
+
+
+def test_the_coordinator_sees_names_of_snapshots_alone(answered: str, interplant: Call) -> None:
+    found = interplant("lineage", RELEASE, "--json").json
+    assert [one["own_snapshot"] for one in found["participants"]] == [None, None]
+    assert found["prediction"] is None
+    assert [one["release"] for one in found["parents"]] == [SECOND, FIRST]
+    assert answered[:12] not in interplant("lineage", RELEASE).out
+
+
+@pytest.mark.usefixtures("answered")
+def test_parents_are_followed_as_far_as_they_hold(plant: PlantDirectory, interplant: Call) -> None:
+    words = ("lineage", ASKED, "--plant", "north")
+    with (plant.releases / FIRST / "card.md").open("a") as file:
+        file.write("better than it was")
+    found = interplant(*words, "--json").json
+    assert [one["release"] for one in found["parents"]] == [SECOND]
+    assert "tampered" in found["parents_broken"]
+    shutil.rmtree(plant.releases / SECOND)
+    done = interplant(*words)
+    assert done.code == 0
+    assert f"cannot be followed beyond {SECOND}" in done.out
+
+
+@pytest.mark.usefixtures("answered")
+def test_an_unknown_prediction_is_one_sentence(plant: PlantDirectory, interplant: Call) -> None:
+    for words, reason in (
+        (["1" * 32, "--plant", "north"], "found none"),
+        ([ASKED], "add --plant"),
+        ([RELEASE, "--picture", "lineage.jpg"], ".svg or .png"),
+    ):
+        done = interplant("lineage", *words)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        assert reason in done.err
+    shutil.rmtree(plant.releases / RELEASE)
+    done = interplant("lineage", ASKED, "--plant", "north")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert RELEASE in done.err
+
+
+def test_the_picture_shows_every_step(answered: str, place: Path, interplant: Call) -> None:
+    words = ("lineage", ASKED, "--plant", "north", "--picture")
+    assert interplant(*words, "lineage.svg").code == 0
+    drawn = " ".join(re.findall(r"<!-- (.*?) -->", (place / "lineage.svg").read_text()))
+    for word in (ASKED[:16], RELEASE, SECOND, FIRST, "north", "south", answered[:12], "cdcdcdcdcdcd"):
+        assert word in drawn
+    assert interplant(*words, "lineage.png").code == 0
+    assert (place / "lineage.png").read_bytes().startswith(b"\x89PNG")
