@@ -42,7 +42,18 @@ def _story(axes: Any, loop: "LoopResult") -> None:
     colours = [_OLD if one.release == loop.first else _NEW for one in loop.arrived]
     bars = axes.bar(files, [one.rmse for one in loop.arrived], 0.7, color=colours)
     axes.bar_label(bars, fmt="%.1f", fontsize=9, padding=2)
-    top = 1.45 * max(one.rmse for one in loop.arrived)
+    old = [one for one in loop.arrived if one.release != loop.first]
+    axes.bar(
+        [one.file for one in old],
+        [one.rmse_first for one in old],
+        0.7,
+        fill=False,
+        edgecolor=_OLD,
+        linestyle="--",
+        label="what the model before would give on the same file",
+    )
+    axes.legend(loc="upper left", frameon=False, fontsize=9)
+    top = 1.45 * max(max(one.rmse, one.rmse_first) for one in loop.arrived)
     axes.set_ylim(0, top)
     drifting = [one.file for one in loop.arrived if one.offset]
     axes.axvspan(min(drifting) - 0.5, max(files) + 0.5, color=_DRIFT, alpha=0.12, lw=0)

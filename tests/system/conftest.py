@@ -37,7 +37,7 @@ def add_plant(federation: LocalFederation, name: str, change: Callable[[Plant], 
     """Join a plant with a small snapshot of its own."""
     federation.join(name, change)
     number = len(list((federation.path / "plants").iterdir()))
-    Repository(federation.plant(name).data).snapshot(simulate(number, 6, seed=0))
+    Repository(federation.plant(name).data).snapshot(simulate(number, 24, seed=0))
 
 
 @pytest.fixture(scope="module")

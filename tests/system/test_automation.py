@@ -22,12 +22,12 @@ from .conftest import PLANTS, processes_of, turbofan
 
 pytestmark = pytest.mark.system
 
-TASK = turbofan("rounds=2", "training.steps=5", "privacy.mechanism=none")
+TASK = turbofan("rounds=2", "training.steps=60", "privacy.mechanism=none")
 
 
 def rules(settings: Federation) -> None:
     settings.rounds.quorum = 2
-    words = ["rounds=2", "training.steps=5", "privacy.mechanism=none"]
+    words = ["rounds=2", "training.steps=60", "privacy.mechanism=none"]
     settings.automation = [Automation(task="turbofan", overrides=words, action="start", apart_hours=0.0)]
 
 
@@ -48,7 +48,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
         made.create("loop", rules)
         made.start_coordinator()
         for number, name in enumerate(PLANTS):
-            stocked.join(made, Stock(name, simulate(number, 4, 0).train, True), TASK, 1000.0, watchful)
+            stocked.join(made, Stock(name, simulate(number, 60, 0).train, True), TASK, 1000.0, watchful)
             made.start_plant(name)
         made.until_online(PLANTS)
         yield made

@@ -194,8 +194,10 @@ def put(path: Path, key: str, value: object) -> int:
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     indent = "  " * (len(rest) - 1)
     lines = path.read_text().splitlines()
-    (number,) = [at for at, line in enumerate(lines, 1) if line.startswith(f"{indent}{rest[-1]}:")]
-    return number
+    within = lines.index(f"{rest[0]}:") + 1 if len(rest) > 1 else 0
+    return next(
+        at for at, line in enumerate(lines, 1) if at > within and line.startswith(f"{indent}{rest[-1]}:")
+    )
 
 
 # --- a wrong key, type or value in any YAML --------------------------------------------------------

@@ -66,7 +66,6 @@ def test_the_whole_loop_with_real_processes(folder: Path, done: "subprocess.Comp
     assert loop["sensor"] in loop["alarms"]
     assert {one["plant"]: one["state"] for one in loop["tried"]}[loop["plant"]] == "active"
     assert {one["release"] for one in loop["arrived"][loop["alarm"] :]} == {loop["release"]}
-    assert loop["arrived"][-1]["rmse"] < loop["arrived"][loop["alarm"] - 1]["rmse"]
     better = [plant["rmse_federated"] < plant["rmse_alone"] for plant in document["plants"]]
     assert sum(better) >= 3
 

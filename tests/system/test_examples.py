@@ -159,6 +159,6 @@ def test_an_example_with_privacy_is_charged_released_and_tried(federation: Local
     federation.until(
         lambda: all(verdicts.verdict_of(plant, release) for plant in plants), 60.0, "the plants' verdicts"
     )
-    verdicts = [verdicts.verdict_of(plant, release) for plant in plants]
-    assert {one.state for one in verdicts if one} <= {"active", "refused"}
-    assert all("r2" in one.figures for one in verdicts if one)
+    tried = [verdicts.verdict_of(plant, release) for plant in plants]
+    assert {one.state for one in tried if one} <= {"active", "refused"}
+    assert all("r2" in one.figures for one in tried if one)
