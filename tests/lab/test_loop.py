@@ -31,7 +31,11 @@ def test_files_hold_other_machines_each_whose_sensor_is_off_within_the_contract(
 
 
 def test_the_picture_is_drawn_also_where_a_gate_had_no_champion(tmp_path: Path) -> None:
-    arrived = (Arrived(1, 0.0, "a", 16.0, 16.0), Arrived(2, -1.6, "a", 31.0, 31.0), Arrived(3, -1.6, "b", 18.0, 29.0))
+    arrived = (
+        Arrived(1, 0.0, "a", 16.0, 16.0),
+        Arrived(2, -1.6, "a", 31.0, 31.0),
+        Arrived(3, -1.6, "b", 18.0, 29.0),
+    )
     tried = (Tried("plant-1", "active", "", 17.9, 13.5), Tried("plant-2", "refused", "worse", None, 17.1))
     result = LoopResult("plant-1", "s21", arrived, 2, ("s21",), "", "r", "a", "b", tried, 60.0)
     draw_loop(result, tmp_path / "one.png")

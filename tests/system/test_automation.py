@@ -22,6 +22,7 @@ from .conftest import PLANTS, processes_of, turbofan
 
 pytestmark = pytest.mark.system
 
+MACHINES = 60
 TASK = turbofan("rounds=2", "training.steps=60", "privacy.mechanism=none")
 
 
@@ -48,7 +49,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
         made.create("loop", rules)
         made.start_coordinator()
         for number, name in enumerate(PLANTS):
-            stocked.join(made, Stock(name, simulate(number, 60, 0).train, True), TASK, 1000.0, watchful)
+            stocked.join(made, Stock(name, simulate(number, MACHINES, 0).train, True), TASK, 1000.0, watchful)
             made.start_plant(name)
         made.until_online(PLANTS)
         yield made
@@ -91,7 +92,7 @@ def test_a_new_file_ends_in_a_release_at_every_plant(federation: LocalFederation
     opened = read_release(folder, signing.read_public(federation.coordinator.release_public_key))
     assert opened.lineage.parent == first
     newest = federation.plant("north").repository().log()[0]
-    assert newest.machines == 6
+    assert newest.machines == MACHINES + 2
     audit = [json.loads(line) for line in federation.plant("north").audit.read_text().splitlines()]
     said = [one for one in audit if one["what"] == "proposal"]
     assert [set(one) for one in said] == [{"time", "what", "task", "reason"}] * 2
