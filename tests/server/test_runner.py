@@ -97,7 +97,7 @@ def test_a_run_is_carried_out_and_recorded(serving, work, registry):
     plants = [Trained(serving.plant(name), name, value) for name, value in (("north", 1.0), ("south", 2.0))]
     run = runs.start_run(serving.directory, a_task(), release=False, rounds=RULES)
     folder = RunFolder(serving.directory.runs / run.id)
-    first = load_file(folder.order().start_from)
+    first = load_file(folder.path / folder.order().start_from)
     work._carry_out(next_of(work))
     found = registry.run(run.id)
     assert (found.state, found.round, found.reason) == ("finished", 3, "")
@@ -131,7 +131,8 @@ def test_a_hostile_plant_is_named_and_the_run_goes_on_without_it(serving, work, 
         Trained(serving.plant(name), name, value)
     Trained(serving.plant("west"), "west", 50.0, garble)
     run = runs.start_run(serving.directory, a_task(), release=False, rounds=RULES)
-    first = load_file(RunFolder(serving.directory.runs / run.id).order().start_from)
+    started = RunFolder(serving.directory.runs / run.id)
+    first = load_file(started.path / started.order().start_from)
     work._carry_out(next_of(work))
     assert registry.run(run.id).state == "finished"
     state = RunFolder(serving.directory.runs / run.id).restore()
@@ -303,7 +304,8 @@ def test_a_killed_process_goes_on_where_it_was(serving, registry):
     serving.until(lambda: registry.run(run.id).state == "finished", 30)
     again.terminate()
     again.communicate(timeout=15)
-    first = load_file(RunFolder(serving.directory.runs / run.id).order().start_from)
+    started = RunFolder(serving.directory.runs / run.id)
+    first = load_file(started.path / started.order().start_from)
     for name, array in RunFolder(serving.directory.runs / run.id).restore().weights.items():
         np.testing.assert_allclose(array, first[name] + 3, rtol=1e-5)
 
