@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from interplant.core import config
 from interplant.core.errors import UsageError
 from interplant.core.schema import Plant, Task
 from interplant.data.repository import Repository
@@ -89,11 +88,8 @@ def test_the_demos_policy_allows_its_task_and_no_other(plants: list[Prepared], s
     assert 0 < plant.data.declared_unit_windows <= plant.data.declared_windows
     assert plant.policy.privacy.units == [small.privacy.unit]
     assert plant.data.simulated
-    assert config.dump(plant)["policy"]["release"] == {
-        "approval": "auto",
-        "margin": 0.05,
-        "report": "nothing",
-    }
+    release = plant.policy.release
+    assert (release.approval, release.margin, release.report) == ("auto", 0.05, "nothing")
 
 
 def test_a_wrong_source_is_refused() -> None:
