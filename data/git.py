@@ -15,7 +15,8 @@ _SETTINGS: Final = (
     "tag.gpgsign=false",
     "core.hooksPath=/dev/null",
     "core.autocrlf=false",
-    "gc.autoDetach=false",
+    # It takes as long as a commit; `interplant.data.versions.purge` tidies up.
+    "gc.auto=0",
 )
 
 

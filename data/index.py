@@ -3,9 +3,9 @@
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError
@@ -34,8 +34,7 @@ CREATE TABLE IF NOT EXISTS came (
 """
 
 
-@dataclass(frozen=True)
-class Partition:
+class Partition(NamedTuple):
     """One machine's readings of one day.
 
     Args:
@@ -227,8 +226,9 @@ def _all(database: sqlite3.Connection) -> dict[str, Partition]:
 
 
 def _put(database: sqlite3.Connection, partitions: Iterable[Partition]) -> None:
-    rows = [astuple(one) for one in partitions]
-    database.executemany("INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    database.executemany(
+        "INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", list(partitions)
+    )
 
 
 def _is_partition(name: str) -> bool:

@@ -45,7 +45,7 @@ def track(folder: Path, hashes: Mapping[str, str], known: Mapping[str, str], lin
         InterplantError: The disk is full, or cannot be written.
     """
     # Text, not `Path`: of a thousand files, making the names would take longer than asking for them.
-    paths = {name: os.path.join(folder, name) for name in hashes}
+    paths = {name: f"{folder}/{name}" for name in hashes}
     sizes = {name: os.stat(path).st_size for name, path in paths.items()}
     fresh = [name for name, own in hashes.items() if own not in known]
     with ThreadPoolExecutor(_HASHERS) as pool:
@@ -59,7 +59,7 @@ def track(folder: Path, hashes: Mapping[str, str], known: Mapping[str, str], lin
         _add(remote, {md5: cache.oid_to_path(md5) for md5 in size_of}, size_of, linked=False)
         for store in (cache, remote):
             # Last: where a listing is, what it lists is too.
-            if _lacks(store, own, len(listing)):
+            if _lacks(store.oid_to_path(own), len(listing)):
                 store.add_bytes(own, listing)
                 store.protect(store.oid_to_path(own))
     return _POINTER.format(own=own, size=sum(sizes.values()), files=len(sizes), name=folder.name)
@@ -93,15 +93,14 @@ def _add(store: Any, paths: Mapping[str, str], sizes: Mapping[str, int], linked:
     """Put what a store lacks into it; paths and sizes by MD5."""
     from dvc_objects.fs.local import localfs
 
-    missing = [md5 for md5, size in sizes.items() if _lacks(store, md5, size)]
+    missing = [md5 for md5, size in sizes.items() if _lacks(store.oid_to_path(md5), size)]
     if missing:
         found: list[Any] = [paths[md5] for md5 in missing]
         store.add(found, localfs, missing, hardlink=linked, check_exists=False)
 
 
-def _lacks(store: Any, md5: str, size: int) -> bool:
+def _lacks(path: str, size: int) -> bool:
     """Tell whether an object is not there whole; half of one is removed."""
-    path = store.oid_to_path(md5)
     try:
         if os.stat(path).st_size == size:
             return False

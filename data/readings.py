@@ -26,7 +26,7 @@ def read_table(path: Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    if path.suffix not in ENDINGS:
+    if path.is_file() and path.suffix not in ENDINGS:
         raise UsageError(f"{path}: expected a file ending in {' or '.join(ENDINGS)}")
     if not path.is_file():
         raise UsageError(f"{path}: expected a table of readings here, found no file")

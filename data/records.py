@@ -1,10 +1,9 @@
 """What Git keeps of snapshots: a record of each, the newest first, its tag, and which were purged."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from interplant.core.errors import InterplantError
 from interplant.core.files import write_atomic
@@ -15,24 +14,30 @@ POINTER: Final = f"{READINGS}.dvc"
 PURGED: Final = "purged.json"
 """By digest: when and why a snapshot's readings were removed; see `interplant.data.versions`."""
 
+_ASKED: Final = ("", f":{RECORD}", f":{POINTER}", f"^:{RECORD}")
+"""What of the last commit, and of the one before, tells the newest snapshot."""
+
 _SHORTEST: Final = 8
 """Digits of a digest that are enough to name it."""
 
 
 def newest(repository: Path) -> tuple[Snapshot, str] | None:
     """Return the newest snapshot and DVC's pointer to its readings; None if there is none."""
-    commit = git(repository, "log", "-1", "--format=%H", "--", RECORD).strip()
-    if not commit:
+    head, record, pointer, before = _objects(repository, [f"HEAD{one}" for one in _ASKED])
+    if not record.name:
         return None
-    record, pointer = _contents(repository, [f"{commit}:{RECORD}", f"{commit}:{POINTER}"])
-    return _parse(commit, record), pointer
+    commit = head.name
+    if record.name == before.name:
+        # The last commit is of something else, such as a purge.
+        commit = git(repository, "log", "-1", "--format=%H", "--", RECORD).strip()
+    return _parse(commit, record.content), pointer.content
 
 
 def every(repository: Path) -> list[Snapshot]:
     """Return all snapshots, the newest first; purged ones among them."""
     commits = git(repository, "log", "--format=%H", "--", RECORD).split()
-    records = _contents(repository, [f"{commit}:{RECORD}" for commit in commits])
-    return [_parse(commit, content) for commit, content in zip(commits, records, strict=True)]
+    records = _objects(repository, [f"{commit}:{RECORD}" for commit in commits])
+    return [_parse(commit, found.content) for commit, found in zip(commits, records, strict=True)]
 
 
 def named(repository: Path, digest: str) -> list[Snapshot]:
@@ -59,19 +64,19 @@ def commit(repository: Path, snapshot: Snapshot, pointer: str, message: str) -> 
         pointer: DVC's, as ``.dvc`` file text.
         message: Of the commit; empty: the snapshot's name.
     """
-    record = {name: value for name, value in asdict(snapshot).items() if name not in ("commit", "folder")}
-    # Git keeps them: what lies here can be had from it again.
-    write_atomic(repository / RECORD, json.dumps(record, indent=1) + "\n", durable=False)
-    write_atomic(repository / POINTER, pointer, durable=False)
-    names = [RECORD, POINTER]
+    record = {name: value for name, value in vars(snapshot).items() if name not in ("commit", "folder")}
+    files = {RECORD: json.dumps(record, indent=1) + "\n", POINTER: pointer}
     if snapshot.digest in (gone := purged(repository)):
         # A source brought again what was removed.
         del gone[snapshot.digest]
-        write_atomic(repository / PURGED, json.dumps(gone, indent=1) + "\n")
-        names.append(PURGED)
-    git(repository, "add", "--", *names)
+        files[PURGED] = json.dumps(gone, indent=1) + "\n"
+    # Git keeps them: what lies here can be had from it again.
+    for name, content in files.items():
+        write_atomic(repository / name, content, durable=False)
     subject = message.strip() or f"Snapshot {snapshot.digest[:12]}"
-    git(repository, "commit", "--quiet", f"--message={subject}", "--", *names)
+    if git(repository, "ls-files", "--", *files).count("\n") < len(files):
+        git(repository, "add", "--", *files)
+    git(repository, "commit", "--quiet", f"--message={subject}", "--", *files)
     return replace(snapshot, commit=git(repository, "rev-parse", "HEAD").strip())
 
 
@@ -100,17 +105,26 @@ def _parse(commit: str, content: str) -> Snapshot:
         ) from None
 
 
-def _contents(repository: Path, names: list[str]) -> list[str]:
-    """Return the contents of several objects by one process."""
-    text = "".join(f"{name}\n" for name in names)
-    return list(_bodies(git(repository, "cat-file", "--batch", text=text))) if names else []
+class _Object(NamedTuple):
+    """An object of Git's: its name, and what it holds; both empty where there is none."""
+
+    name: str
+    content: str
 
 
-def _bodies(answers: str) -> Iterator[str]:
-    """Split what ``git cat-file --batch`` prints: a header with the size, the body, a newline."""
-    rest = answers.encode()
+def _objects(repository: Path, names: list[str]) -> list[_Object]:
+    """Return several objects by one process."""
+    if not names:
+        return []
+    rest = git(repository, "cat-file", "--batch", text="".join(f"{name}\n" for name in names)).encode()
+    found = []
+    # A header with name, kind and size, the body, a newline; or that it is missing.
     while rest:
         header, _, rest = rest.partition(b"\n")
-        size = int(header.split()[-1])
-        yield rest[:size].decode()
-        rest = rest[size + 1 :]
+        if header.endswith(b" missing"):
+            found.append(_Object("", ""))
+            continue
+        name, _, size = header.split()
+        found.append(_Object(name.decode(), rest[: int(size)].decode()))
+        rest = rest[int(size) + 1 :]
+    return found

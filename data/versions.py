@@ -112,6 +112,7 @@ def purge(repository: Repository, snapshots: Iterable[Snapshot], why: str) -> No
         with dvc_session(repository.path) as dvc:
             # Every snapshot that is kept has a tag.
             dvc.gc(workspace=True, all_tags=True, cloud=True, remote="plant", force=True)
+        git(repository.path, "gc", "--quiet")
 
 
 def _counts(manifest: Mapping[str, Any]) -> dict[tuple[str, str], int]:

@@ -96,3 +96,8 @@ def test_windows_are_counted_as_they_are_cut(length: int, stride: int) -> None:
 )
 def test_a_declared_size_has_two_digits(count: int, declared: int) -> None:
     assert rounded(count) == declared
+
+
+def test_what_is_not_there_is_told_so_whatever_it_is_called(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="found no file"):
+        readings.read_table(tmp_path / "year-2011")
