@@ -6,14 +6,14 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 FAILED = 1
 MISUSED = 2
 
 
 class Interrupt:
-    """Ctrl-C while a command runs: raises, and is remembered.
+    """Ctrl-C while a command runs, or another word to end it: raises, and is remembered.
 
     A library that is interrupted while it tidies up may raise an error of its own in the interrupt's place.
     """
@@ -22,7 +22,7 @@ class Interrupt:
         self.pressed = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handle SIGINT."""
+        """Handle a signal."""
         self.pressed = True
         raise KeyboardInterrupt
 
@@ -33,11 +33,11 @@ def run_command() -> None:
     if os.environ.get("GRPC_VERBOSITY", "error").lower() == "error":
         os.environ["GRPC_VERBOSITY"] = "NONE"
     # Until the commands are loaded nothing is half done, and an import must not end in a traceback.
-    signal.signal(signal.SIGINT, lambda *_: _end("stopped"))
+    _on_end(lambda *_: _end("stopped"))
     from interplant.cli.commands import call
 
     interrupt = Interrupt()
-    signal.signal(signal.SIGINT, interrupt)
+    _on_end(interrupt)
     try:
         code = exit_code(lambda: call(sys.argv[1:]), interrupt)
     except KeyboardInterrupt:
@@ -45,8 +45,18 @@ def run_command() -> None:
         # have Python end itself by the signal.
         _end("stopped")
     # Nothing is left to stop but Python's own tidying up.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _on_end(signal.SIG_IGN)
     sys.exit(code)
+
+
+def _on_end(handler: Any) -> None:
+    """Handle Ctrl-C, a polite end and a terminal that is closed, but what whoever started us has ignored.
+
+    A command that has started others must end them, whatever ends it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGINT:
+            signal.signal(number, handler)
 
 
 def exit_code(command: Callable[[], int], interrupt: Interrupt | None = None) -> int:

@@ -15,7 +15,7 @@ _SETTINGS: Final = (
     "tag.gpgsign=false",
     "core.hooksPath=/dev/null",
     "core.autocrlf=false",
-    # It takes as long as a commit; `interplant.data.versions.purge` tidies up.
+    # To ask whether there is anything to tidy would take as long as a commit: see `tidy`.
     "gc.auto=0",
 )
 
@@ -59,6 +59,21 @@ def git(folder: Path, *words: str, text: str | None = None) -> str:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise InterplantError(f"{folder}: git {words[0]} failed: {said[-1] if said else done.returncode}")
     return done.stdout
+
+
+_LOOSE: Final = 27
+"""Objects of one first byte, of 256, from which on there are some thousands: Git's own rule."""
+
+
+def tidy(folder: Path) -> None:
+    """Pack what Git holds, once some thousands of its objects lie about one by one.
+
+    Args:
+        folder: The repository's root.
+    """
+    some = folder / ".git" / "objects" / "17"
+    if some.is_dir() and len(os.listdir(some)) >= _LOOSE:
+        git(folder, "gc", "--quiet")
 
 
 @lru_cache(maxsize=16)

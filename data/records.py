@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from interplant.core.errors import InterplantError
 from interplant.core.files import write_atomic
-from interplant.data.git import git
+from interplant.data.git import git, tidy
 from interplant.data.snapshots import READINGS, RECORD, Snapshot
 
 POINTER: Final = f"{READINGS}.dvc"
@@ -77,6 +77,7 @@ def commit(repository: Path, snapshot: Snapshot, pointer: str, message: str) -> 
     if git(repository, "ls-files", "--", *files).count("\n") < len(files):
         git(repository, "add", "--", *files)
     git(repository, "commit", "--quiet", f"--message={subject}", "--", *files)
+    tidy(repository)
     return replace(snapshot, commit=git(repository, "rev-parse", "HEAD").strip())
 
 

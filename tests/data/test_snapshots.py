@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from interplant.core.errors import InterplantError, Refusal, UsageError
+from interplant.data import git as git_module
 from interplant.data import snapshots, tables
 from interplant.data.frames import Dataset
+from interplant.data.git import git, tidy
 from interplant.data.repository import Repository
 from interplant.data.snapshots import keyed_digest, load
 
@@ -302,6 +304,23 @@ def test_it_works_whatever_the_users_git_is_set_to(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
     repository.snapshot(dataset(2))
     assert len(repository.log()) == 2
+
+
+def test_git_packs_what_it_holds_once_it_is_much(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = repository.snapshot(dataset(1))
+    objects = repository.path / ".git" / "objects"
+    tidy(repository.path)
+    assert not list((objects / "pack").glob("*.pack"))
+    monkeypatch.setattr(git_module, "_LOOSE", 1)
+    number = 0
+    while not (objects / "17").is_dir():
+        number += 1
+        git(repository.path, "hash-object", "-w", "--stdin", text=str(number))
+    tidy(repository.path)
+    assert list((objects / "pack").glob("*.pack"))
+    assert [one.digest for one in repository.log()] == [kept.digest]
 
 
 def test_git_missing_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
