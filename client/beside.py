@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -26,6 +25,7 @@ from interplant.client.champion import CANARY, Challenger
 from interplant.client.directory import PlantDirectory
 from interplant.client.tally import Tally
 from interplant.core.errors import InterplantError
+from interplant.core.files import file_state
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Beside:
                 self._resume_at = time.monotonic() + self._pause
 
     def _pointers(self) -> object:
-        return _state(self._plant.challenger), _state(self._plant.champion)
+        return file_state(self._plant.challenger), file_state(self._plant.champion)
 
     def _moved(self) -> bool:
         return self._pointers() != self._seen
@@ -270,11 +270,3 @@ def place(release: str, name: str) -> float:
     """Where a name falls for a release, evenly from 0 to below 1."""
     digest = hashlib.sha256(f"{release}\n{name}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / (1 << 48)
-
-
-def _state(path: Path) -> object:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size

@@ -4,11 +4,14 @@ import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from interplant.core import config
 from interplant.core.errors import UsageError
 from interplant.core.schema import Plant
-from interplant.data.repository import Repository
+
+if TYPE_CHECKING:
+    from interplant.data.repository import Repository
 
 
 @dataclass(frozen=True)
@@ -281,12 +284,14 @@ class PlantDirectory:
         state = self.config.stat()
         return copy.deepcopy(_loaded(self.config, state.st_mtime_ns, state.st_size, state.st_ino))
 
-    def repository(self) -> Repository:
+    def repository(self) -> "Repository":
         """Return the plant's data repository.
 
         Raises:
             UsageError: There is none.
         """
+        from interplant.data.repository import Repository
+
         return Repository(self.path / self.load().data.repository)
 
     def check(self) -> None:
@@ -298,12 +303,14 @@ class PlantDirectory:
             )
 
 
-def data_repository(plant: PlantDirectory) -> Repository:
+def data_repository(plant: PlantDirectory) -> "Repository":
     """Open the plant's data repository; the plant's own is made, or completed after a killed join.
 
     Raises:
         UsageError: ``plant.yaml`` names another, and there is none.
     """
+    from interplant.data.repository import Repository
+
     path = plant.path / plant.load().data.repository
     try:
         return Repository(path)

@@ -5,14 +5,13 @@ that fell while the agent was away, or in another process, is told when it is ba
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 from interplant.client import history
 from interplant.client.deployment import standing
 from interplant.client.directory import PlantDirectory
 from interplant.client.verdicts import ACTIVE, RECEIVED, report_for_coordinator
-from interplant.core.files import write_atomic
+from interplant.core.files import file_state, write_atomic
 
 Report = tuple[str, str]
 
@@ -24,7 +23,7 @@ def report(plant: PlantDirectory, release: str) -> Report | None:
 
 def changed(plant: PlantDirectory) -> object:
     """Return what is another with each decision about releases; cheap to look at."""
-    return _state(plant.release_history), _state(plant.champion)
+    return file_state(plant.release_history), file_state(plant.champion)
 
 
 def due(plant: PlantDirectory) -> tuple[dict[str, Report], int]:
@@ -57,14 +56,6 @@ def settle(plant: PlantDirectory, seen: int) -> None:
     told, before = _told(plant)
     if seen != before:
         _write(plant, told, seen)
-
-
-def _state(path: Path) -> object:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_mtime_ns, found.st_size
 
 
 def _reports(plant: PlantDirectory) -> dict[str, Report]:

@@ -30,6 +30,7 @@ from interplant.core.errors import UsageError
 from interplant.core.release import ReleaseRefused, check_id, sentence
 
 _ON_TRIAL: Final = (SHADOW, CANARY)
+_CALLED_BACK: Final = ("called_back", "rollback_asked", "never_served")
 
 
 def roll_back(plant: PlantDirectory, to: str | None = None) -> Champion:
@@ -146,7 +147,7 @@ def _mend_champion(plant: PlantDirectory) -> bool:
 
 def _heed_champion(plant: PlantDirectory, now: Champion, to: str, known: Verdict | None) -> Verdict | None:
     steps = [one for one in history.steps(plant) if one.release == now.release]
-    if any(one.code in ("called_back", "rollback_asked", "never_served") for one in steps):
+    if any(one.code in _CALLED_BACK for one in steps):
         return None  # heeded once: a person has decided since, or is to decide
     figures = known.figures if known else {}
     if plant.load().policy.release.rollback != "obey":
@@ -174,12 +175,14 @@ def _serve_again(plant: PlantDirectory, left: str, to: str) -> Champion:
 
 
 def _before(plant: PlantDirectory, now: Champion | None) -> str | None:
-    """The good release before the champion."""
+    """The good release before the champion: one that the federation has called back is none."""
+    if now is None:
+        return None
     line = history.line_of_champions(plant)
-    if now and now.release in line:
-        earlier = line[: line.index(now.release)]
-        return earlier[-1] if earlier else now.previous
-    return now.previous if now else None
+    earlier = line[: line.index(now.release)] if now.release in line else []
+    bad = {one.release for one in history.steps(plant) if one.code in _CALLED_BACK}
+    good = [one for one in [now.previous, *earlier] if one and one not in bad]
+    return good[-1] if good else None
 
 
 def _has_served(plant: PlantDirectory, release: str) -> bool:

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -16,6 +15,7 @@ from interplant.client.directory import PlantDirectory
 from interplant.client.standing import is_drifting
 from interplant.core import keyring
 from interplant.core.errors import InterplantError
+from interplant.core.files import file_state
 from interplant.core.inference import Session
 from interplant.core.release import ONNX, read_release
 from interplant.core.schema import Task
@@ -126,7 +126,7 @@ class Followed:
             try:
                 self._look_at_drift()
                 again = self.trouble and time.monotonic() - tried > AGAIN_SECONDS
-                if again or _state(self._plant.champion) != self._seen:
+                if again or file_state(self._plant.champion) != self._seen:
                     tried = time.monotonic()
                     self._look()
             except Exception as error:  # whatever it was, the next champion must still be followed
@@ -135,7 +135,7 @@ class Followed:
 
     def _look(self) -> None:
         """Serve what the pointer names, or what served before it."""
-        self._seen = _state(self._plant.champion)
+        self._seen = file_state(self._plant.champion)
         before, trouble = (self.model, self.trouble), ""
         try:
             now = champion(self._plant)
@@ -159,7 +159,7 @@ class Followed:
             self._tell()
 
     def _look_at_drift(self) -> None:
-        state = _state(self._plant.drift_now)
+        state = file_state(self._plant.drift_now)
         release = self.model.release if self.model else None
         if (state, release) != self._drift_seen:
             self._drift_seen = (state, release)
@@ -174,11 +174,3 @@ class Followed:
             self._changed(self)
         except (InterplantError, OSError) as error:  # a full disk does not keep the next champion waiting
             log.warning("%s", error)
-
-
-def _state(path: Path) -> object:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size

@@ -97,6 +97,15 @@ def sync_folder(folder: Path | str) -> None:
         os.close(descriptor)
 
 
+def file_state(path: Path) -> object:
+    """Return what differs once a file has been changed or replaced; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file as lower-case hex."""
     with path.open("rb") as file:

@@ -16,6 +16,7 @@ from interplant.core.files import write_atomic
 from interplant.core.release import ReleaseRefused
 
 from .federation import Federation
+from .kills import killed
 
 
 @pytest.fixture
@@ -121,29 +122,11 @@ def test_a_challenger_that_was_edited_is_named(three: PlantDirectory) -> None:
         pointers.challenger(three)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from interplant.client import champion
-from interplant.client.directory import PlantDirectory
-
-left = [int(sys.argv[2])]
-def counted(call):
-    def dying(*words, **more):
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left[0] -= 1
-        return call(*words, **more)
-    return dying
-
-plant = PlantDirectory(Path(sys.argv[1]))
-plant.load()
-champion._verify(plant, sys.argv[4], True)  # imports what there is to import
-for name in ("open", "fsync", "replace", "unlink", "close"):
-    setattr(os, name, counted(getattr(os, name)))
-getattr(champion, sys.argv[3])(plant, *sys.argv[4:])
-"""
-"""Dies instead of its n-th call of the operating system that concerns files."""
+KILLED = killed(
+    ("open", "fsync", "replace", "unlink", "close"),
+    "getattr(champion, sys.argv[3])(plant, *sys.argv[4:])",
+    before="champion._verify(plant, sys.argv[4], True)",
+)
 
 
 @pytest.mark.parametrize(

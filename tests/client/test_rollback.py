@@ -17,6 +17,7 @@ from interplant.core.errors import UsageError
 from interplant.core.release import ReleaseRefused
 
 from .federation import Federation, settle
+from .kills import killed
 
 
 @pytest.fixture
@@ -244,6 +245,17 @@ def test_what_never_served_here_comes_once_the_champion_is_called_back(
     assert serving(three)[0] == "r-good"
 
 
+def test_what_the_federation_called_back_is_not_gone_back_to(
+    federation: Federation, three: PlantDirectory
+) -> None:
+    settle(three, release__rollback="person")
+    verdict = rollback.heed(three, "r-2", "r-1")
+    assert verdict is not None
+    assert (verdict.state, verdict.code) == ("active", "rollback_asked")
+    assert federation.try_out(federation.make("r-3", 0.04)).state == "active"
+    assert rollback.roll_back(three).release == "r-1"
+
+
 def test_an_older_release_that_is_sent_as_new_is_refused(
     federation: Federation, three: PlantDirectory
 ) -> None:
@@ -285,27 +297,7 @@ def test_a_release_of_another_task_makes_none_old(federation: Federation, three:
 
 # --- kills -----------------------------------------------------------------------------------------
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from interplant.client import rollback
-from interplant.client.directory import PlantDirectory
-
-left = [int(sys.argv[2])]
-def counted(call):
-    def dying(*words, **more):
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left[0] -= 1
-        return call(*words, **more)
-    return dying
-
-plant = PlantDirectory(Path(sys.argv[1]))
-plant.load()
-for name in ("fsync", "replace", "unlink", "write"):
-    setattr(os, name, counted(getattr(os, name)))
-rollback.roll_back(plant)
-"""
+KILLED = killed(("fsync", "replace", "unlink", "write"), "rollback.roll_back(plant)")
 
 
 def test_a_kill_at_any_step_of_a_rollback_leaves_a_model_and_is_mended(
