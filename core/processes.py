@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from interplant.core.errors import InterplantError, UsageError
 
@@ -24,6 +24,7 @@ HOPELESS = 3
 _PR_SET_PDEATHSIG = 1
 _PATIENCE = 40
 _PARENT = "INTERPLANT_PARENT"
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -121,18 +122,21 @@ def start(
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is over: a child is not started without being noted."""
+    """Hold Ctrl-C and other words to end back until the block is over: no child is started unnoted."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread hears it
         return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    heard: list[int] = []
+    before = {number: signal.getsignal(number) for number in _ENDS}
+    for number in _ENDS:
+        signal.signal(number, lambda number, _: heard.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        signal.raise_signal(signal.SIGINT)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if heard:
+        signal.raise_signal(heard[0])
 
 
 def stop(child: "subprocess.Popen[bytes]", seconds: float = 10.0) -> None:
@@ -156,7 +160,8 @@ def on_stop_signals(stopping: threading.Event) -> None:
 class Service:
     """One child of a supervisor: how to start it, and when it died last.
 
-    ``give_up`` lists exit codes that restarting cannot mend; 2 says wrong words or files.
+    ``give_up`` lists exit codes that restarting cannot mend; 2 says wrong words or files, which one that
+    has worked before waits for a person to mend.
     """
 
     name: str
@@ -169,6 +174,8 @@ class Service:
     resume_at: float = 0.0
     reason: str = ""
     """After the end: the last line that the child wrote to its standard output, see `last_words`."""
+    has_worked: bool = False
+    """Whether it has ended otherwise than by what is in ``give_up``: its words and files were right once."""
     _words: BinaryIO | None = None
 
     def begin(self) -> None:
@@ -185,10 +192,17 @@ class Service:
         if self.child:
             stop(self.child)
         if self._words:
-            with self._words as words:
-                words.seek(0)
-                lines = words.read().decode(errors="replace").strip().splitlines()
-            self.reason, self._words = (lines[-1] if lines else ""), None
+            with self._words:
+                self.reason = self.last_line()
+            self._words = None
+
+    def last_line(self) -> str:
+        """Return the last line that the child wrote to its standard output."""
+        if self._words is None:
+            return self.reason
+        size = os.fstat(self._words.fileno()).st_size
+        lines = os.pread(self._words.fileno(), size, 0).decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
 
 
 def supervise(
@@ -230,12 +244,15 @@ def _tend(service: Service, patience: float) -> int | None:
     now = time.monotonic()
     if service.child and (code := service.child.poll()) is not None:
         service.child = None
-        if code in service.give_up:
+        spoilt = code == UsageError.exit_code and service.has_worked
+        if code in service.give_up and not spoilt:
             return code
+        service.has_worked = True
         service.deaths = [then for then in service.deaths if now - then < 60] + [now]
         pause = min(30.0, patience * 2 ** (len(service.deaths) - 1))
         service.resume_at = now + pause
-        log.warning("%s ended (%s); starting it again in %.1f s", service.name, _how(code), pause)
+        how = service.last_line() if spoilt else _how(code)
+        log.warning("%s ended (%s); starting it again in %.1f s", service.name, how, pause)
     if service.child is None and now >= service.resume_at:
         service.begin()
     return None

@@ -227,6 +227,23 @@ def test_what_starting_again_cannot_mend_ends_everything(tmp_path, supervised, c
     assert not any(is_running(pid) for pid in pids(path))
 
 
+def test_a_file_that_is_spoilt_later_ends_nothing_and_is_waited_for(tmp_path, supervised, caplog):
+    path, good = tmp_path / "pids", tmp_path / "good"
+    good.touch()
+    wrong = f"import os, sys; os.path.exists({str(good)!r}) or sys.exit(print('plant.yaml: no') or 2)"
+    service = Service("child", python(wrong, f"open({str(path)!r}, 'a').write(f'{{os.getpid()}}\\n')", WAIT))
+    other = Service("other", python(WAIT))
+    codes, _, _ = supervised(service, other, patience=0.05)
+    until(lambda: pids(path))
+    good.unlink()
+    os.kill(pids(path)[0], signal.SIGKILL)
+    until(lambda: "child ended (plant.yaml: no); starting it again" in caplog.text)
+    assert other.child.poll() is None
+    good.touch()
+    until(lambda: len(pids(path)) == 2)
+    assert codes == []
+
+
 def test_a_stop_ends_every_child(tmp_path, supervised):
     services = [Service(str(number), writes_its_pid(tmp_path / str(number))) for number in range(3)]
     codes, thread, stopping = supervised(*services)
