@@ -151,6 +151,29 @@ class Metric:
 
 
 @dataclass
+class Stopping:
+    """When a run has learned enough to end before its last round; with ``rounds`` 0, never.
+
+    It ends once ``metrics.loss``, noised and charged in each round, is over ``rounds`` rounds together not
+    lower, by the share ``improvement``, than over as many before. What is planned is all of the run's rounds.
+    """
+
+    rounds: int = 0
+    improvement: float = 0.01
+
+    def check(self, metrics: dict[str, Metric]) -> None:
+        """Raise `Impossible` for the first value that cannot be."""
+        need(self.rounds >= 0, "stopping.rounds", f"expected 0 or more, found {self.rounds}")
+        between(self.improvement, 0.0, 0.9, "stopping.improvement")
+        asked = "loss" in metrics and metrics["loss"].mechanism != "none"
+        need(
+            self.rounds == 0 or asked,
+            "stopping.rounds",
+            "expected metrics.loss beside it, noised, as what ends a run depends on data; found none",
+        )
+
+
+@dataclass
 class Task:
     """What is learned. Configuration only: no code crosses.
 
@@ -169,6 +192,7 @@ class Task:
     privacy: Privacy = field(default_factory=Privacy)
     strategy: Strategy = field(default_factory=Strategy)
     metrics: dict[str, Metric] = field(default_factory=dict)
+    stopping: Stopping = field(default_factory=Stopping)
     cases: list[Case] = field(default_factory=list)
 
     @property
@@ -243,6 +267,7 @@ class Task:
         )
         for name, metric in self.metrics.items():
             _check_metric(name, metric)
+        self.stopping.check(self.metrics)
         for place, case in enumerate(self.cases):
             case.check(f"cases.{place}")
             case.check_fits(f"cases.{place}", self.contract, self.window.length, self.target)

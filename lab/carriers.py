@@ -25,6 +25,7 @@ from interplant.lab.federation import LocalFederation
 from interplant.lab.prepared import Prepared
 from interplant.server.authority import Authority
 from interplant.server.run_folder import RunFolder
+from interplant.server.stopping import learned_enough
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +184,12 @@ class FlowerCarrier(SimulateCarrier):
             port=self.port,
         )
         state = run.restore()
-        if done.status != "completed" or state is None or state.round < run.task().rounds:
+        task = run.task()
+        if (
+            done.status != "completed"
+            or state is None
+            or (state.round < task.rounds and not learned_enough(task, run))
+        ):
             raise InterplantError(
                 f"the run on Flower is {done.status}: {done.details}; see {done.log[-200:]}"
             )

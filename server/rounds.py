@@ -27,6 +27,7 @@ from interplant.server.compression import Broadcast
 from interplant.server.merging import Merging
 from interplant.server.run_folder import Checkpoint, RunFolder
 from interplant.server.selection import AWAY, RESTING, SPARE, Failures, choose
+from interplant.server.stopping import learned_enough
 from interplant.server.updates import RECEIPT, TASK, WEIGHTS, BadUpdateError, checked
 from interplant.strategies.registry import build
 from interplant.strategies.strategy import Strategy
@@ -105,7 +106,7 @@ def carry_out(
         stopped: Tells whether a person has stopped the run.
 
     Returns:
-        The state after the last round.
+        The state after the last round, or after the one with which the run has learned enough.
 
     Raises:
         UsageError: The strategy is unknown here or its arguments do not fit.
@@ -118,7 +119,7 @@ def carry_out(
     state = run.restore() or _first(work)
     work.holders.update(state.holders)
     replies.finish(grid, [], state.round)  # a killed round loop may not have come to it
-    while state.round < task.rounds:
+    while state.round < task.rounds and not learned_enough(task, run):
         state = _next_state(work, state)
     return state
 

@@ -22,6 +22,7 @@ from interplant.server.releases import release_run
 from interplant.server.replies import StoppedError
 from interplant.server.rounds import QuorumError, carry_out
 from interplant.server.run_folder import RunFolder
+from interplant.server.stopping import learned_enough
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,8 @@ class Runner:
             if folder.order().release:
                 release_run(self._directory, self._registry, folder)
                 self._local.Reload(pb.Empty(), wait_for_ready=True, timeout=60)
-            self._end(run.id, "finished", "", state.round)
+            why = learned_enough(folder.task(), folder) if state.round < run.rounds else ""
+            self._end(run.id, "finished", why, state.round)
         except QuorumError as error:
             self._end(run.id, "paused", str(error))
         except StoppedError:

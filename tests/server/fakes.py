@@ -194,14 +194,17 @@ def close(found, expected):
 # --- runs ----------------------------------------------------------------------------------------------
 
 
-def make_run(folder, name="run", number=3, strategy=None, named="fedavg", mechanism="dp-sgd", **rules):
-    """Make a run's folder that starts from `WEIGHTS`."""
+def make_run(
+    folder, name="run", number=3, strategy=None, named="fedavg", mechanism="dp-sgd", learned=None, **rules
+):
+    """Make a run's folder that starts from `WEIGHTS`; ``learned`` are more of the task's settings."""
     task = Task(
         name="wear",
         rounds=number,
         contract=Contract(sensors={"s1": Column("bar", 0.0, 1.0)}),
         privacy=Privacy(mechanism=mechanism),
         strategy=Strategy(named, strategy or {}),
+        **(learned or {}),
     )
     words = {"quorum": 1, "deadline_seconds": 20.0, "retries": 1, "retry_seconds": 0.01} | rules
     save_file(WEIGHTS, folder / "start.safetensors")
