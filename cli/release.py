@@ -11,6 +11,7 @@ from interplant.cli.coordinator import HERE, Directory
 from interplant.cli.output import Json, facts, show, table
 from interplant.cli.tree import Group
 from interplant.client.directory import PlantDirectory
+from interplant.core.errors import UsageError
 from interplant.server.directory import CoordinatorDirectory
 
 app = Group("Signed model versions: list, check, approve, take back, read their cards.")
@@ -109,11 +110,13 @@ def rollback(
     if plant is None:
         decisions.roll_back(CoordinatorDirectory(directory), taken_back, release, reason, json)
         return
+    if taken_back is not None:
+        raise UsageError("--from: expected it without --plant: a plant goes back from its champion")
     from interplant.client.rollback import roll_back
 
     place = PlantDirectory(plant)
     place.check()
-    found = roll_back(place, release)
+    found = roll_back(place, release, reason)
     show(json, asdict(found), f"Release {found.release} serves again.")
 
 

@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 _TICK = 1.0
 _RENEW_PAUSE = 5.0
+_TRY_AGAIN = 60.0
 _SETTLED_CONNECTION = 5.0
 """Seconds after which a connection counts as good and the back-off starts anew."""
 
@@ -79,6 +80,10 @@ class Agent:
         self._telling = Pause(first=_TICK)
         self._away_because = ""
         self._decided: object = None
+        self._mending = ""
+        self._unheeded: dict[str, pb.Rollback] = {}
+        self._trying = Pause(first=_TRY_AGAIN)
+        self._untried = False
 
     def run(self) -> int:
         """Stay connected until a polite end; return the exit code."""
@@ -294,16 +299,39 @@ class Agent:
 
     def _look_at_releases(self) -> None:
         """Finish what a killed process began with them, and report what was decided in another process."""
+        for word in list(self._unheeded.values()):
+            self._heed_rollback(word)
+        self._try_again()
         changed = reports.changed(self._plant)
         if changed == self._decided:
             return
-        self._decided = changed
         try:
             with verdicts.deciding(self._plant):
                 rollback.mend(self._plant)
-        except InterplantError as error:
-            log.error("%s", error)
+        except (InterplantError, OSError) as error:
+            if str(error) != self._mending:
+                log.error("%s", error)
+            self._mending = str(error)
+            return
+        self._decided, self._mending = changed, ""
         self._jobs.put(self._report_changes)
+
+    def _try_again(self) -> None:
+        """Try releases without a verdict, as one that a wrong file has kept from it, with growing pauses."""
+        if self._untried or not self._trying.over(time.monotonic()):
+            return
+        if not verdicts.untried(self._plant):
+            self._trying.note(True, time.monotonic())
+        else:
+            self._untried = True
+            self._jobs.put(self._try_untried)
+
+    def _try_untried(self) -> None:
+        try:
+            self._finish_releases()
+        finally:
+            self._trying.note(not verdicts.untried(self._plant), time.monotonic())
+            self._untried = False
 
     def _report_changes(self) -> None:
         due, seen = reports.due(self._plant)
@@ -315,9 +343,12 @@ class Agent:
         """The federation goes back from a release; the plant's policy says what that means here."""
         try:
             verdict = rollback.heed(self._plant, word.release, word.to)
-        except InterplantError as error:
-            log.error("the federation goes back from release %r: %s", word.release, error)
+        except (InterplantError, OSError) as error:
+            if word.release not in self._unheeded:
+                log.error("the federation goes back from release %r: %s; trying again", word.release, error)
+            self._unheeded[word.release] = word
             return
+        self._unheeded.pop(word.release, None)
         if verdict is not None:
             log.warning("release %s: %s", word.release, verdict.sentence)
 

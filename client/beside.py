@@ -154,8 +154,8 @@ class Beside:
         if wanted and self._child is None and time.monotonic() >= self._resume_at:
             try:
                 self._begin(wanted)
-            except InterplantError as error:
-                # A mistake in plant.yaml, say; it is no fault of the release.
+            except (InterplantError, OSError) as error:
+                # A mistake in plant.yaml, say, or too many processes; it is no fault of the release.
                 log.warning("%s", error)
                 self._end_child()
                 self._resume_at = time.monotonic() + self._pause

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interplant.client.directory import PlantDirectory
-from interplant.client.receiving import verify_release
+from interplant.client.receiving import verify_kept
 from interplant.core import processes
 from interplant.core.errors import InterplantError
 from interplant.core.inference import Session
@@ -28,6 +28,10 @@ from interplant.core.release import ONNX
 _READY: Final = 0
 _PREDICTED: Final = 1
 _FAILED: Final = 2
+_LARGEST: Final = 1 << 26
+"""Bytes of an answer: of a batch of windows, some numbers each."""
+
+_LAST_SECONDS: Final = 1.0
 _HEAD: Final = struct.Struct("<II")
 _SHAPE: Final = struct.Struct("<II")
 
@@ -67,7 +71,7 @@ class Process:
             if given_up() or time.monotonic() > end:
                 raise Failed(f"the release was not loaded within {seconds:g} s")
         kind, content = self._read(end)
-        if kind != _READY:
+        if kind != _READY or len(content) != _SHAPE.size:
             raise Failed(content.decode(errors="replace"))
         self.predict(np.zeros((1, *_SHAPE.unpack(content)), np.float32), patience)
 
@@ -83,8 +87,11 @@ class Process:
         kind, content = self._read(end)
         if kind != _PREDICTED:
             raise Failed(content.decode(errors="replace"))
-        found = np.frombuffer(content, np.float32)
-        return found if len(found) == len(x) else found.reshape(len(x), -1)
+        try:
+            found = np.frombuffer(content, np.float32)
+            return found if len(found) == len(x) else found.reshape(len(x), -1)
+        except ValueError as error:
+            raise self._lost(f"no predictions of {len(x)} windows came: {error}") from None
 
     def end(self) -> None:
         """End the process at once."""
@@ -108,6 +115,8 @@ class Process:
 
     def _read(self, end: float) -> tuple[int, bytes]:
         kind, size = _HEAD.unpack(self._piece(_HEAD.size, end))
+        if size > _LARGEST:
+            raise self._lost(f"the release's process announced {size} bytes")
         return kind, self._piece(size, end)
 
     def _piece(self, size: int, end: float) -> bytes:
@@ -122,12 +131,19 @@ class Process:
 
     def _wait(self, end: float, writing: bool = False) -> None:
         if not _ready(self._in if writing else self._out, end - time.monotonic(), writing):
-            self.alive = False
-            raise Failed("the release does not answer in time; its process is ended")
+            raise self._lost("the release does not answer in time; its process is ended")
 
     def _gone(self) -> NoReturn:
+        try:
+            ended = f"ended ({self._process.wait(_LAST_SECONDS)})"
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            ended = "closed its answers"
+        raise self._lost(f"the release's process {ended}")
+
+    def _lost(self, why: str) -> Failed:
         self.alive = False
-        raise Failed(f"the release's process ended ({self._process.wait()})")
+        return Failed(why)
 
 
 def _ready(descriptor: int, seconds: float, writing: bool = False) -> bool:
@@ -164,7 +180,7 @@ def serve(plant: PlantDirectory, release: str, requests: BinaryIO, answers: Bina
     """
     settings = plant.load()
     # Its key was looked at when the pointer moved.
-    found = verify_release(plant.releases / release, plant.release_public_key, settings.policy, kept=True)
+    found = verify_kept(plant, release)
     shape, outputs = found.task.shape, found.task.target.outputs
     session = Session(found.folder / ONNX, outputs, settings.serving.threads, arena=True)
     answers.write(_frame(_READY, _SHAPE.pack(*shape)))

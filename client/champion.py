@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from interplant.client.directory import PlantDirectory
-from interplant.client.receiving import verify_release
+from interplant.client.receiving import verify_kept, verify_release
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import disk_errors, sync_folder, write_atomic
 from interplant.core.release import check_id
@@ -163,8 +163,10 @@ def _serve(plant: PlantDirectory, release: str, previous: str | None, kept: bool
 
 
 def _verify(plant: PlantDirectory, release: str, kept: bool) -> None:
-    folder = plant.releases / check_id(release)
-    verify_release(folder, plant.release_public_key, plant.load().policy, kept)
+    if kept:
+        verify_kept(plant, release)
+    else:
+        verify_release(plant.releases / check_id(release), plant.release_public_key, plant.load().policy)
 
 
 def _read(path: Path, wanted: str, remedy: str) -> dict[str, Any] | None:

@@ -8,9 +8,12 @@ on record with its reason. `interplant.client.trial` decides about releases on t
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from interplant.client import champion as pointers
+from interplant.client import history
 from interplant.client.champion import PROBATION
 from interplant.client.directory import PlantDirectory
 from interplant.client.receiving import verify_release
@@ -25,12 +28,16 @@ from interplant.client.verdicts import (
     Verdict,
     deciding,
     record,
+    try_again,
     verdict_of,
     verdicts,
 )
 from interplant.core.errors import Refusal, UsageError
 from interplant.core.release import TASK, ReleaseRefused, parse_task, sentence
 from interplant.core.schema import Policy
+
+_TRIES: Final = 3
+"""How often a release is held against the champion anew because another has taken its place."""
 
 
 def try_release(plant: PlantDirectory, folder: Path) -> Verdict:
@@ -47,16 +54,24 @@ def try_release(plant: PlantDirectory, folder: Path) -> Verdict:
     """
     from interplant.client import gate  # not where a person only goes back, in a hurry
 
-    policy = plant.load().policy
-    try:
-        release = verify_release(folder, plant.release_public_key, policy)
-        now = pointers.champion(plant)
-        figures = gate.try_out(plant, release, now.release if now else None)
-    except (ReleaseRefused, Refusal) as error:
-        refusal = _refusal(error, error.figures if isinstance(error, gate.Worse) else {})
-        return _conclude(plant, folder.name, lambda: record(plant, folder.name, refusal))
-    said = gate.result(figures, release.task.target)
-    return _conclude(plant, release.id, lambda: _passed(plant, release.id, policy, said, figures))
+    for _ in range(_TRIES):
+        policy, against = plant.load().policy, _serving(plant)
+        try:
+            release = verify_release(folder, plant.release_public_key, policy)
+            figures = gate.try_out(plant, release, against or None)
+        except (ReleaseRefused, Refusal) as error:
+            refusal = _refusal(error, error.figures if isinstance(error, gate.Worse) else {})
+            act = partial(record, plant, folder.name, refusal)
+        except FileNotFoundError as error:
+            raise UsageError(f"{error.filename}: expected it here, found none; restore it") from None
+        else:
+            said = gate.result(figures, release.task.target)
+            act = partial(_passed, plant, release.id, policy, said, figures)
+        if (verdict := _conclude(plant, folder.name, against, act)) is not None:
+            return verdict
+    raise Refusal(
+        "internal", f"the champion has changed {_TRIES} times while release {folder.name} was tried"
+    )
 
 
 def record_fault(plant: PlantDirectory, release: str, fault: str) -> Verdict:
@@ -67,7 +82,10 @@ def record_fault(plant: PlantDirectory, release: str, fault: str) -> Verdict:
         release: The release's id.
         fault: For the plant's own people.
     """
-    return record(plant, release, _refusal(Refusal("internal", fault)))
+    fault_of = _refusal(Refusal("internal", fault))
+    verdict = _conclude(plant, release, None, lambda: record(plant, release, fault_of))
+    assert verdict
+    return verdict
 
 
 def approve(plant: PlantDirectory, release: str) -> Verdict:
@@ -81,13 +99,17 @@ def approve(plant: PlantDirectory, release: str) -> Verdict:
         if waiting is None or waiting.state != WAITING:
             state = waiting.state if waiting else "not tried here"
             raise UsageError(f"release {release}: expected one that waits for approval; it is {state}")
+        now = _serving(plant)
+        if waiting.against is not None and waiting.against != now:
+            held = f"it was held against {waiting.against or 'none'}, and {now or 'none'} serves now"
+            try_again(plant, release, held)
+            raise UsageError(f"release {release}: {held}: it is tried again, approve it after that")
         return _begin(plant, release, "approved by a person", waiting.figures, by_person=True)
 
 
 def standing(plant: PlantDirectory) -> list[tuple[str, Verdict]]:
     """Return how every release that came here stands now, by name: one alone, the champion, is active."""
-    now = pointers.champion(plant)
-    serving = now.release if now else None
+    serving = _serving(plant)
     return [
         (name, replace(one, state=SUPERSEDED) if one.state == ACTIVE and serving != name else one)
         for name, one in verdicts(plant)
@@ -105,13 +127,13 @@ def to_canary(plant: PlantDirectory, release: str, share: float, why: str) -> Ve
 
 def promote(plant: PlantDirectory, release: str, why: str, figures: Mapping[str, float]) -> Verdict:
     """Make a release the champion; on probation, where the policy asks for one, beside the one before."""
-    # First the pointer, then the record: who dies between them finds out and goes on, see `rollback.mend`.
+    # First the pointers, then the record: who dies between them finds out and goes on, see `rollback.mend`.
     _replace_challenger(plant, release)
     now = pointers.activate(plant, release)
-    verdict = record(plant, release, Verdict(ACTIVE, "", why, figures))
-    if now.previous and plant.load().policy.release.probation.asked:
-        pointers.challenge(plant, now.previous, PROBATION)
-    return verdict
+    before = history.good_before(plant, release, now.previous)
+    if before and plant.load().policy.release.probation.asked:
+        pointers.challenge(plant, before, PROBATION)
+    return record(plant, release, Verdict(ACTIVE, "", why, figures))
 
 
 def withdraw(
@@ -123,18 +145,33 @@ def withdraw(
     return verdict
 
 
-def _conclude(plant: PlantDirectory, release: str, act: Callable[[], Verdict]) -> Verdict:
-    """Act on the gate's result, unless the release was tried before and has gone on since."""
+def _serving(plant: PlantDirectory) -> str:
+    """The champion, or empty."""
+    now = pointers.champion(plant)
+    return now.release if now else ""
+
+
+def _conclude(
+    plant: PlantDirectory, release: str, against: str | None, act: Callable[[], Verdict]
+) -> Verdict | None:
+    """Act on the gate's result, unless the release was tried before and has gone on since.
+
+    Returns:
+        The verdict; None if it would be of a comparison with another champion than ``against``.
+    """
     with deciding(plant):
         before = verdict_of(plant, release)
-        return before if before and before.state not in (WAITING, REFUSED) else act()
+        if before and before.state not in (WAITING, REFUSED):
+            return before
+        return act() if against is None or against == _serving(plant) else None
 
 
 def _passed(
     plant: PlantDirectory, release: str, policy: Policy, said: str, figures: Mapping[str, float]
 ) -> Verdict:
     if policy.release.approval == "person":
-        return record(plant, release, Verdict(WAITING, "", f"waits for a person: {said}", figures))
+        waiting = Verdict(WAITING, "", f"waits for a person: {said}", figures, against=_serving(plant))
+        return record(plant, release, waiting)
     return _begin(plant, release, said, figures)
 
 
@@ -152,7 +189,7 @@ def _begin(
         if by_person:
             return promote(plant, release, why, figures)
         said = f"waits for a person: it takes other windows than {now.release}, beside which it was to answer"
-        return record(plant, release, Verdict(WAITING, "", f"{said}; {why}", figures))
+        return record(plant, release, Verdict(WAITING, "", f"{said}; {why}", figures, against=now.release))
     _replace_challenger(plant, release)
     pointers.challenge(plant, release, SHADOW)
     return record(plant, release, Verdict(SHADOW, "", why, figures))

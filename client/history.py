@@ -14,6 +14,9 @@ from typing import Final
 from interplant.client.directory import PlantDirectory
 from interplant.core.files import disk_errors
 
+CALLED_BACK: Final = ("called_back", "rollback_asked", "never_served")
+"""Codes of steps with which the federation went back from a release, whatever the plant made of it."""
+
 _SERVES: Final = "active"
 
 
@@ -80,6 +83,21 @@ def line_of_champions(plant: PlantDirectory) -> list[str]:
         else:
             line.append(step.release)
     return line
+
+
+def good_before(plant: PlantDirectory, release: str, previous: str | None) -> str | None:
+    """Return the good release before a champion, or None: one that was called back is none.
+
+    Args:
+        plant: The plant's directory.
+        release: The champion, on record as one or not yet.
+        previous: What its pointer names, for a plant that kept no history then.
+    """
+    line = line_of_champions(plant)
+    earlier = line[: line.index(release)] if release in line else line
+    bad = {step.release for step in steps(plant) if step.code in CALLED_BACK}
+    good = [one for one in [previous, *earlier] if one and one not in bad]
+    return good[-1] if good else None
 
 
 def has_served(plant: PlantDirectory, release: str) -> bool:

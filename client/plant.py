@@ -1,5 +1,6 @@
 """``interplant plant serve``: its processes, started again when they die; the agent keeps the trainer."""
 
+import logging
 import threading
 from typing import Final
 
@@ -10,6 +11,11 @@ from interplant.core import certificates, processes
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import only_one
 from interplant.core.processes import Service, python_module, supervise
+
+log = logging.getLogger(__name__)
+
+_TURNED_AWAY_SECONDS: Final = 300.0
+"""After how long a plant that the coordinator has turned away asks again, if it serves meanwhile."""
 
 _REMEDY: Final = "ask the coordinator's operator for a new join file"
 
@@ -29,20 +35,29 @@ def serve(plant: PlantDirectory, stopping: threading.Event | None = None) -> int
         InterplantError: Another process runs this plant; its certificate is no good; the coordinator
             will not have it.
     """
-    plant.load()
-    check_keys(plant)
+    serves = bool(plant.load().serving.listen)
+    outside = _keys_trouble(plant)
+    if outside and not serves:
+        raise InterplantError(outside)
     data_repository(plant)
     if stopping is None:
         stopping = threading.Event()
         processes.on_stop_signals(stopping)
     with only_one(plant.serve_lock, "this plant"):
         here = str(plant.path.resolve())
-        services = [Service("agent", python_module("interplant.client.agent", here))]
+        services = []
+        if outside:
+            log.error("%s: the plant serves without a connection", outside)
+            connection.note(plant, connection.TURNED_AWAY, outside)
+        else:
+            # Predictions go on, whatever the coordinator makes of this plant.
+            again = _TURNED_AWAY_SECONDS if serves else 0.0
+            services.append(Service("agent", python_module("interplant.client.agent", here), alone=again))
         if plant.load().data.sources:
             services.append(Service("sources", python_module("interplant.client.feeding", here)))
         if plant.load().automation.monitors:
             services.append(Service("monitor", python_module("interplant.client.monitor", here)))
-        if plant.load().serving.listen:
+        if serves:
             services.append(Service("serving", python_module("interplant.client.serving", here)))
             services.append(Service("trial", python_module("interplant.client.trial", here)))
         try:
@@ -53,6 +68,14 @@ def serve(plant: PlantDirectory, stopping: threading.Event | None = None) -> int
         finally:
             connection.forget(plant)
     return 0
+
+
+def _keys_trouble(plant: PlantDirectory) -> str:
+    try:
+        check_keys(plant)
+    except InterplantError as error:
+        return str(error)
+    return ""
 
 
 def check_keys(plant: PlantDirectory) -> None:

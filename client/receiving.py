@@ -3,8 +3,9 @@
 import os
 import shutil
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from interplant.client import history, verdicts
 from interplant.client.directory import PlantDirectory
@@ -12,8 +13,22 @@ from interplant.client.verdicts import REFUSED, Verdict
 from interplant.core import keyring
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sync_folder
-from interplant.core.release import LINEAGE, Release, ReleaseRefused, check_id, parse_lineage, read_release
+from interplant.core.release import (
+    LINEAGE,
+    Release,
+    ReleaseRefused,
+    check_id,
+    is_id,
+    parse_lineage,
+    read_release,
+)
 from interplant.core.schema import Policy
+
+_AHEAD: Final = timedelta(days=1)
+"""A release that is signed as if made so much later than now would make every later one old."""
+
+_COUNT_NOT: Final = (verdicts.ROLLED_BACK, REFUSED)
+"""States of releases that make no other one old: they have not served here, or serve no more."""
 
 
 def incoming(plant: PlantDirectory, release: str) -> Path:
@@ -36,43 +51,66 @@ def accept(plant: PlantDirectory, release: str) -> Release:
         The release at its place. One that is there already stays, and what was collected is dropped.
 
     Raises:
-        ReleaseRefused: See `verify_release`; or it is ``older`` than another of its task that has come here
-            and was not called back. What was collected is gone, the verdict is on record.
+        ReleaseRefused: See `verify_release`; or it is ``older`` than another of its task that has passed here
+            and was not called back, or was called back while it came. What was collected is gone, the verdict
+            is on record.
     """
-    place, collected = plant.releases / check_id(release), incoming(plant, release)
+    collected = incoming(plant, release)
     try:
-        key, policy = plant.release_public_key, plant.load().policy
-        if place.exists():
-            return verify_release(place, key, policy)
-        found = verify_release(collected, key, policy)
-        _check_newer(plant, found)
-        # A bad copy that came earlier left its verdict; this one is to be tried.
-        verdicts.forget(plant, release)
-        with disk_errors(place):
-            _durably_move(collected, place)
-        return replace(found, folder=place)
-    except ReleaseRefused as error:
-        verdicts.record(plant, release, Verdict(REFUSED, error.code, str(error)))
-        raise
+        # What is decided meanwhile, as that the federation goes back from it, must not be overwritten.
+        with verdicts.deciding(plant):
+            known = verdicts.verdict_of(plant, release)
+            gone_back = known and known.state == verdicts.ROLLED_BACK
+            if known and gone_back and not (plant.releases / release).exists():
+                raise ReleaseRefused(known.code, known.sentence)
+            return _take(plant, release, collected)
     finally:
         shutil.rmtree(collected, ignore_errors=True)
 
 
-def verify_release(folder: Path, public_key: Path, policy: Policy, kept: bool = False) -> Release:
+def _take(plant: PlantDirectory, release: str, collected: Path) -> Release:
+    place, key, policy = plant.releases / release, plant.release_public_key, plant.load().policy
+    try:
+        if place.exists():
+            return verify_release(place, key, policy)
+        found = verify_release(collected, key, policy)
+        _check_newer(plant, found)
+    except ReleaseRefused as error:
+        verdicts.record(plant, release, Verdict(REFUSED, error.code, str(error)))
+        raise
+    # A bad copy that came earlier left its verdict; this one is to be tried.
+    verdicts.forget(plant, release)
+    with disk_errors(place):
+        _durably_move(collected, place)
+    return replace(found, folder=place)
+
+
+def verify_kept(plant: PlantDirectory, release: str) -> Release:
+    """Check that what has served here is whole and signed, by a key that may have been revoked since.
+
+    The policy does not count: nobody is kept from going back by what was changed in plant.yaml since.
+
+    Raises:
+        ReleaseRefused: ``signature``, ``tampered``, ``lineage`` or ``task_invalid``.
+    """
+    folder = plant.releases / check_id(release)
+    return read_release(folder, keyring.read(plant.release_public_key), kept=True)
+
+
+def verify_release(folder: Path, public_key: Path, policy: Policy) -> Release:
     """Check everything about a release that needs neither its model nor any data.
 
     Args:
         folder: Named by the release's id.
         public_key: The federation's Ed25519 public key, PEM.
         policy: The plant's: the tasks and models it takes, and whether a release may be not private.
-        kept: It has served here: then its key may have been revoked since.
 
     Raises:
         ReleaseRefused: ``signature``, ``revoked_key``, ``tampered``, ``lineage``, ``task_invalid``,
             ``policy_task``, ``policy_model`` or ``policy_privacy``.
         InterplantError: The public key cannot be read.
     """
-    release = read_release(folder, keyring.read(public_key), kept)
+    release = read_release(folder, keyring.read(public_key))
     task = release.task
     if task.name not in policy.tasks:
         raise ReleaseRefused("policy_task", f"{task.name!r} is not in policy.tasks")
@@ -86,9 +124,11 @@ def verify_release(folder: Path, public_key: Path, policy: Policy, kept: bool = 
 def _check_newer(plant: PlantDirectory, release: Release) -> None:
     """Refuse an old release that is sent as if it were new: only a rollback goes back, to what is here."""
     created, called_back = _made(release.lineage.created), _called_back(plant)
-    for folder in (one for one in plant.releases.iterdir() if one.is_dir() and one.name[0] != "."):
-        verdict = verdicts.verdict_of(plant, folder.name)
-        if folder.name in called_back or (verdict and verdict.state == verdicts.ROLLED_BACK):
+    if created > datetime.now(UTC) + _AHEAD:
+        raise ReleaseRefused("lineage", f"created: {release.lineage.created} has not come yet")
+    for folder in (one for one in plant.releases.iterdir() if one.is_dir() and is_id(one.name)):
+        verdict = verdicts.known(plant, folder.name)
+        if folder.name in called_back or (verdict and verdict.state in _COUNT_NOT):
             continue
         try:
             other = parse_lineage((folder / LINEAGE).read_bytes())

@@ -12,7 +12,7 @@ from interplant.client import history
 from interplant.client.champion import PROBATION, Champion
 from interplant.client.deployment import promote, to_canary, withdraw
 from interplant.client.directory import PlantDirectory
-from interplant.client.receiving import verify_release
+from interplant.client.receiving import verify_kept
 from interplant.client.verdicts import (
     ACTIVE,
     CANARY,
@@ -30,10 +30,9 @@ from interplant.core.errors import UsageError
 from interplant.core.release import ReleaseRefused, check_id, sentence
 
 _ON_TRIAL: Final = (SHADOW, CANARY)
-_CALLED_BACK: Final = ("called_back", "rollback_asked", "never_served")
 
 
-def roll_back(plant: PlantDirectory, to: str | None = None) -> Champion:
+def roll_back(plant: PlantDirectory, to: str | None = None, reason: str = "") -> Champion:
     """Serve an earlier release again, at the word of a person of this plant.
 
     The release that is left is not taken again by itself: it has its verdict.
@@ -41,6 +40,7 @@ def roll_back(plant: PlantDirectory, to: str | None = None) -> Champion:
     Args:
         plant: The plant's directory.
         to: A release that has served here; by default the good one before the champion.
+        reason: In the person's words, for the history.
 
     Raises:
         UsageError: There is none, it serves already, or it has never served here.
@@ -58,7 +58,8 @@ def roll_back(plant: PlantDirectory, to: str | None = None) -> Champion:
                 f"release {target}: expected one that has served here; "
                 f"see `interplant release list --plant {plant.path}`"
             )
-        return leave(plant, now, target, "rolled_back", f"to {target}", {})
+        why = f"to {target}" + (f": {reason}" if reason else "")
+        return leave(plant, now, target, "rolled_back", why, {})
 
 
 def leave(
@@ -69,7 +70,7 @@ def leave(
     Raises:
         ReleaseRefused: The other does not verify any more; the champion is as it was.
     """
-    verify_release(plant.releases / to, plant.release_public_key, plant.load().policy, kept=True)
+    verify_kept(plant, to)
     _end_trial(plant, f"the plant went back from {now.release} to {to}")
     record(plant, now.release, Verdict(ROLLED_BACK, code, f"{sentence(code)} [{code}]: {why}", figures, to))
     return _serve_again(plant, now.release, to)
@@ -147,7 +148,7 @@ def _mend_champion(plant: PlantDirectory) -> bool:
 
 def _heed_champion(plant: PlantDirectory, now: Champion, to: str, known: Verdict | None) -> Verdict | None:
     steps = [one for one in history.steps(plant) if one.release == now.release]
-    if any(one.code in _CALLED_BACK for one in steps):
+    if any(one.code in history.CALLED_BACK for one in steps):
         return None  # heeded once: a person has decided since, or is to decide
     figures = known.figures if known else {}
     if plant.load().policy.release.rollback != "obey":
@@ -175,14 +176,8 @@ def _serve_again(plant: PlantDirectory, left: str, to: str) -> Champion:
 
 
 def _before(plant: PlantDirectory, now: Champion | None) -> str | None:
-    """The good release before the champion: one that the federation has called back is none."""
-    if now is None:
-        return None
-    line = history.line_of_champions(plant)
-    earlier = line[: line.index(now.release)] if now.release in line else []
-    bad = {one.release for one in history.steps(plant) if one.code in _CALLED_BACK}
-    good = [one for one in [now.previous, *earlier] if one and one not in bad]
-    return good[-1] if good else None
+    """The good release before the champion."""
+    return history.good_before(plant, now.release, now.previous) if now else None
 
 
 def _has_served(plant: PlantDirectory, release: str) -> bool:

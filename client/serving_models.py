@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from interplant.client.champion import champion
+from interplant.client import history
+from interplant.client.champion import Champion, champion
 from interplant.client.directory import PlantDirectory
 from interplant.client.standing import is_drifting
 from interplant.core import keyring
@@ -110,8 +111,8 @@ class Followed:
 
     def start(self) -> None:
         """Load what is there, and follow it from now on."""
-        self._look()
-        self._look_at_drift()
+        self._follow_once(self._look)
+        self._follow_once(self._look_at_drift)
         self._thread.start()
 
     def close(self) -> None:
@@ -123,15 +124,18 @@ class Followed:
     def _follow(self) -> None:
         tried = time.monotonic()
         while not self._stopping.wait(LOOK_SECONDS):
-            try:
-                self._look_at_drift()
-                again = self.trouble and time.monotonic() - tried > AGAIN_SECONDS
-                if again or file_state(self._plant.champion) != self._seen:
-                    tried = time.monotonic()
-                    self._look()
-            except Exception as error:  # whatever it was, the next champion must still be followed
-                log.exception("the champion could not be followed")
-                self.trouble = str(error) or type(error).__name__
+            self._follow_once(self._look_at_drift)
+            again = self.trouble and time.monotonic() - tried > AGAIN_SECONDS
+            if again or file_state(self._plant.champion) != self._seen:
+                tried = time.monotonic()
+                self._follow_once(self._look)
+
+    def _follow_once(self, look: Callable[[], None]) -> None:
+        try:
+            look()
+        except Exception as error:  # whatever it was, the next champion must still be followed
+            log.exception("the champion could not be followed")
+            self.trouble = str(error) or type(error).__name__
 
     def _look(self) -> None:
         """Serve what the pointer names, or what served before it."""
@@ -140,23 +144,38 @@ class Followed:
         try:
             now = champion(self._plant)
         except (InterplantError, OSError) as error:
-            names, trouble = [], str(error)
+            names, trouble = self._good_ones(None), str(error)
         else:
-            names = [now.release, now.previous] if now else []
+            names = [now.release, *self._good_ones(now)] if now else self._good_ones(None)
             trouble = "" if now else "no release serves here yet"
+            if names and not now:
+                trouble = (
+                    f"{self._plant.champion}: expected the champion, found none; restore it from a backup"
+                )
         for name in names:
-            if name is None or (self.model and name == self.model.release):
+            if self.model and name == self.model.release:
                 break
             try:
                 self.model = load(self._plant, name, *self._sizes)
                 break
-            except (InterplantError, OSError) as error:
-                trouble = trouble or f"release {name}: {error}"
+            except (InterplantError, OSError, MemoryError) as error:
+                trouble = trouble or f"release {name}: {error or 'out of memory'}"
                 if self.model:
                     break  # it goes on serving
         self.trouble = trouble
         if (self.model, self.trouble) != before:
             self._tell()
+
+    def _good_ones(self, now: Champion | None) -> list[str]:
+        """What serves if the champion cannot: the good releases before it, the newest first."""
+        if now is None:
+            return history.line_of_champions(self._plant)[::-1]
+        found = []
+        name = history.good_before(self._plant, now.release, now.previous)
+        while name and name not in found:
+            found.append(name)
+            name = history.good_before(self._plant, name, None)
+        return found
 
     def _look_at_drift(self) -> None:
         state = file_state(self._plant.drift_now)

@@ -93,7 +93,7 @@ def judge(counted: Tally, apart: Apart, trial: Trial, seconds: float) -> Decisio
         return Decision(OUT, "trial_disagrees", f"{said}, at most {trial.disagreement:g} allowed", figures)
     # What a canary is to show is that it answers: those count that were heard.
     predicted = counted.heard if counted.stage == CANARY else counted.predictions
-    if length_over(trial, predicted, seconds):
+    if predicted and length_over(trial, predicted, seconds):
         return Decision(OVER, "", f"{predicted} predictions in {seconds:.0f} s", figures)
     return Decision(GO_ON, figures=figures)
 
@@ -162,7 +162,12 @@ class Watch:
             champion, second = pointers.champion(self._plant), pointers.challenger(self._plant)
             if champion is None or second is None:
                 return None
-            self._follow(second)
+            try:
+                self._follow(second)
+            except OSError as error:
+                why = f"its folder cannot be read: {error.strerror}"
+                deployment.withdraw(self._plant, second.release, "trial_failed", why, {})
+                return Decision(OUT, "trial_failed", why)
             decision = self._decide(champion, second, now)
             if decision.what != GO_ON:
                 self._act(champion, second, decision)
@@ -267,7 +272,7 @@ def watch(plant: PlantDirectory, stopping: threading.Event) -> int:
         try:
             watched.look(time.time())
             said = ""
-        except InterplantError as error:
+        except (InterplantError, OSError) as error:
             watched.close()
             if str(error) != said:
                 log.error("%s", error)

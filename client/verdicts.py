@@ -6,6 +6,7 @@ says what may leave.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -17,8 +18,10 @@ from interplant.client import history
 from interplant.client.directory import PlantDirectory
 from interplant.core.errors import InterplantError
 from interplant.core.files import takes_turns, write_atomic
-from interplant.core.release import check_id
+from interplant.core.release import check_id, is_id
 from interplant.core.schema import Policy
+
+log = logging.getLogger(__name__)
 
 WAITING: Final = "waiting"
 SHADOW: Final = "shadow"
@@ -52,6 +55,7 @@ class Verdict:
         sentence: The same for the plant's own people, with figures.
         figures: Exact results: errors and scores on the plant's data. They stay in the plant.
         to: With ``rolled_back``: the release that the plant goes back to.
+        against: With ``waiting``: the champion that the gate held it against; empty: there was none.
     """
 
     state: str
@@ -59,6 +63,7 @@ class Verdict:
     sentence: str
     figures: Mapping[str, float] = field(default_factory=dict)
     to: str = ""
+    against: str | None = None
 
 
 def deciding(plant: PlantDirectory) -> AbstractContextManager[None]:
@@ -71,9 +76,16 @@ def record(plant: PlantDirectory, release: str, verdict: Verdict) -> Verdict:
     content = json.dumps(asdict(verdict), indent=2) + "\n"
     write_atomic(_verdict_path(plant, release), content, mode=0o600)
     # Who sees the history grow finds the verdict; a line that a kill kept away is added by `rollback.mend`.
-    at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    history.append(plant, history.Step(at, release, **asdict(verdict)))
+    told = asdict(verdict)
+    del told["against"]
+    history.append(plant, history.Step(_now(), release, **told))
     return verdict
+
+
+def try_again(plant: PlantDirectory, release: str, why: str) -> None:
+    """Have a release tried anew, by whoever looks for `untried` ones; the reason stands in the history."""
+    forget(plant, release)
+    history.append(plant, history.Step(_now(), release, RECEIVED, "", why))
 
 
 def forget(plant: PlantDirectory, release: str) -> None:
@@ -88,14 +100,23 @@ def verdict_of(plant: PlantDirectory, release: str) -> Verdict | None:
         return Verdict(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise InterplantError(f"{path}: cannot be read: {error}; remove it and try again") from None
+
+
+def known(plant: PlantDirectory, release: str) -> Verdict | None:
+    """Return what became of a release, or None; one whose record cannot be read holds up no other."""
+    try:
+        return verdict_of(plant, release)
+    except InterplantError as error:
+        log.warning("%s", error)
+        return None
 
 
 def verdicts(plant: PlantDirectory) -> list[tuple[str, Verdict]]:
     """Return what became of every release that came here, by name."""
     names = sorted(path.name.removesuffix(_VERDICT) for path in plant.releases.glob(f"*{_VERDICT}"))
-    return [(name, verdict) for name in names if (verdict := verdict_of(plant, name))]
+    return [(name, found) for name in names if is_id(name) and (found := known(plant, name))]
 
 
 def untried(plant: PlantDirectory) -> list[str]:
@@ -103,7 +124,7 @@ def untried(plant: PlantDirectory) -> list[str]:
     if not plant.releases.is_dir():
         return []
     names = sorted(path.name for path in plant.releases.iterdir() if path.is_dir())
-    return [name for name in names if name[0] != "." and not _verdict_path(plant, name).exists()]
+    return [name for name in names if is_id(name) and not _verdict_path(plant, name).exists()]
 
 
 def report_for_coordinator(policy: Policy, verdict: Verdict) -> tuple[str, str]:
@@ -118,6 +139,10 @@ def report_for_coordinator(policy: Policy, verdict: Verdict) -> tuple[str, str]:
     if policy.release.report == "verdict" or free:
         return verdict.state, verdict.code
     return RECEIVED, ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _verdict_path(plant: PlantDirectory, release: str) -> Path:

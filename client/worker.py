@@ -12,7 +12,7 @@ from typing import Any
 
 from interplant.client.directory import PlantDirectory
 from interplant.core import blobs, config, logs, processes
-from interplant.core.errors import InterplantError, Refusal
+from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.tensors import WEIGHTS, of_record
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,8 @@ def _try(plant: PlantDirectory, job: dict[str, Any]) -> dict[str, Any]:
     try:
         deployment.try_release(plant, plant.releases / job["release"])
     except Exception as error:
+        if isinstance(error, UsageError) or isinstance(error.__cause__, OSError):
+            raise  # a file is wrong, or the disk is full: the release is tried again
         deployment.record_fault(plant, job["release"], f"{type(error).__name__}: {error}")
         raise
     return {}

@@ -169,6 +169,8 @@ class Service:
     log_file: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     give_up: tuple[int, ...] = (2, HOPELESS)
+    alone: float = 0.0
+    """If not 0, what is hopeless for it does not end the others: it is tried again after so many seconds."""
     child: "subprocess.Popen[bytes] | None" = None
     deaths: list[float] = field(default_factory=list)
     resume_at: float = 0.0
@@ -245,6 +247,10 @@ def _tend(service: Service, patience: float) -> int | None:
     if service.child and (code := service.child.poll()) is not None:
         service.child = None
         spoilt = code == UsageError.exit_code and service.has_worked
+        if code == HOPELESS and service.alone:
+            service.resume_at = now + service.alone
+            log.error("%s: %s; trying again in %.0f s", service.name, service.last_line(), service.alone)
+            return None
         if code in service.give_up and not spoilt:
             return code
         service.has_worked = True
@@ -254,7 +260,11 @@ def _tend(service: Service, patience: float) -> int | None:
         how = service.last_line() if spoilt else _how(code)
         log.warning("%s ended (%s); starting it again in %.1f s", service.name, how, pause)
     if service.child is None and now >= service.resume_at:
-        service.begin()
+        try:
+            service.begin()
+        except OSError as error:  # memory or processes are short, which passes
+            log.error("%s cannot be started: %s", service.name, error)
+            service.resume_at = now + 30.0
     return None
 
 

@@ -181,13 +181,18 @@ def sentence(code: str) -> str:
     return RELEASE_REFUSALS.get(code) or REFUSALS.get(code) or unknown
 
 
+def is_id(name: str) -> bool:
+    """Tell whether a name can be a release's; see `check_id`."""
+    return _ID.fullmatch(name) is not None
+
+
 def check_id(release: str) -> str:
     """Return ``release`` if it can name a release and its folder.
 
     Raises:
         UsageError: It is not 1 to 63 letters, digits and hyphens, or starts with a hyphen.
     """
-    if not _ID.fullmatch(release):
+    if not is_id(release):
         raise UsageError(f"release {release!r}: expected letters, digits and hyphens (at most 63)")
     return release
 

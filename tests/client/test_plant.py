@@ -14,6 +14,9 @@ from interplant.core import certificates
 from interplant.core.errors import InterplantError
 from interplant.core.files import only_one
 
+from .conftest import edit
+from .coordinator import until
+
 AGENT = """
 import sys
 sys.path[:0] = {path!r}
@@ -105,6 +108,43 @@ def test_keys_that_every_coordinator_would_turn_away_start_nothing(
     assert str(caught.value).count("new join file") == 1
     assert "\n" not in str(caught.value)
     assert started == []
+
+
+def test_who_serves_goes_on_when_the_coordinator_turns_it_away(
+    served: PlantDirectory, started: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    edit(served, lambda one: setattr(one.serving, "listen", "0"))
+    stopping = threading.Event()
+    code: list[int] = []
+    child = "import sys, time; print('revoked', flush=True); "
+    ends = {"interplant.client.agent": child + "sys.exit(3)"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            plant,
+            "python_module",
+            lambda module, *_: [sys.executable, "-S", "-c", ends.get(module, child + "time.sleep(60)")],
+        )
+        thread = threading.Thread(target=lambda: code.append(plant.serve(served, stopping)))
+        thread.start()
+        until(lambda: "agent: revoked; trying again in 300 s" in caplog.text)
+        assert thread.is_alive()
+        stopping.set()
+        thread.join(30)
+    assert code == [0]
+
+
+def test_who_serves_does_so_also_with_keys_that_have_ended(
+    served: PlantDirectory, certify: Callable[..., None], started: list[str]
+) -> None:
+    edit(served, lambda one: setattr(one.serving, "listen", "0"))
+    ended(served, certify)
+    stopping = threading.Event()
+    thread = threading.Thread(target=lambda: plant.serve(served, stopping))
+    thread.start()
+    until(lambda: "interplant.client.serving" in started and served.connection.exists())
+    stopping.set()
+    thread.join(30)
+    assert "interplant.client.agent" not in started
 
 
 def test_a_coordinators_certificate_is_not_a_plants(

@@ -192,7 +192,8 @@ def test_what_is_called_back_before_it_serves_never_does(
         assert (verdict.state, verdict.code) == ("rolled_back", "called_back")
     with pytest.raises(UsageError, match="it is rolled_back"):
         deployment.approve(three, "r-3")
-    federation.deliver(federation.make("r-4", 0.04))
+    with pytest.raises(ReleaseRefused):
+        federation.deliver(federation.make("r-4", 0.04))
     assert serving(three) == ("r-2", "r-1")
     assert rollback.heed(three, "r-1", "r-0") is None, "it serves no more"
 
@@ -219,11 +220,11 @@ def test_what_a_revoked_key_has_signed_is_not_taken_but_what_has_served_can_serv
 # --- older releases --------------------------------------------------------------------------------
 
 
-def made_at(federation: Federation, name: str, year: int, **words: float) -> Path:
+def made_at(federation: Federation, name: str, year: int, shift: float, month: int = 5) -> Path:
     """A release with another date, signed like the others."""
-    folder = federation.make(name, **words)
+    folder = federation.make(name, shift)
     path = folder / "lineage.json"
-    path.write_text(path.read_text().replace("2025-05-01", f"{year}-05-01"))
+    path.write_text(path.read_text().replace("2025-05-01", f"{year}-{month:02}-01"))
     federation.sign_again(folder)
     return folder
 
@@ -275,8 +276,8 @@ def test_an_older_release_that_is_sent_as_new_is_refused(
 
 
 def test_older_than_what_was_called_back_is_not_old(federation: Federation, three: PlantDirectory) -> None:
-    federation.deliver(made_at(federation, "r-3", 2027, shift=0.01))
-    between = made_at(federation, "r-4", 2026, shift=0.01)
+    federation.deliver(made_at(federation, "r-3", 2026, shift=0.01))
+    between = made_at(federation, "r-4", 2025, shift=0.01, month=9)
     with pytest.raises(ReleaseRefused):
         federation.deliver(between)
     rollback.heed(three, "r-3", "r-2")

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
-from interplant.client import champion, serving, serving_models, standing
+from interplant.client import champion, deployment, serving, serving_models, standing, verdicts
 from interplant.client.directory import PlantDirectory
 from interplant.client.predictions import Predictions
 from interplant.client.protocol import ProtocolError
@@ -463,6 +463,23 @@ def test_no_fault_keeps_the_next_champion_from_serving(
     finally:
         models.close()
     assert (failed, models.trouble) == (["r-2"], "")
+
+
+def test_with_a_damaged_pointer_the_newest_good_release_serves(federation: Federation) -> None:
+    plant = federation.plant
+    with verdicts.deciding(plant):
+        deployment.promote(plant, "r-1", "the first", {})
+        deployment.promote(plant, "r-2", "better", {})
+    for content in ("{", None):
+        plant.champion.unlink()
+        if content:
+            plant.champion.write_text(content)
+        models = serving_models.Followed(plant, lambda _: None)
+        models.start()
+        models.close()
+        assert models.model is not None
+        assert models.model.release == "r-2"
+        assert "champion.json: expected" in models.trouble
 
 
 # --- the process -----------------------------------------------------------------------------------

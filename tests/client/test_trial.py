@@ -55,8 +55,10 @@ def test_a_stage_lasts_as_long_as_the_policy_says(found: Tally, seconds: float, 
 
 
 def test_without_predictions_asked_time_alone_decides() -> None:
-    assert judge(counted(), apart(), Trial(seconds=5.0), 4.9).what == GO_ON
-    assert judge(counted(), apart(), Trial(seconds=5.0), 5.0).what == OVER
+    asked = counted(requests=1, predictions=1)
+    assert judge(asked, apart(), Trial(seconds=5.0), 4.9).what == GO_ON
+    assert judge(asked, apart(), Trial(seconds=5.0), 5.0).what == OVER
+    assert judge(counted(), apart(), Trial(seconds=5.0), 1e6).what == GO_ON, "nobody has asked it"
 
 
 @pytest.mark.parametrize(

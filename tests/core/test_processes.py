@@ -227,6 +227,17 @@ def test_what_starting_again_cannot_mend_ends_everything(tmp_path, supervised, c
     assert not any(is_running(pid) for pid in pids(path))
 
 
+def test_what_is_hopeless_for_one_alone_ends_no_other(tmp_path, supervised, caplog):
+    path = tmp_path / "pids"
+    away = Service("away", writes_its_pid(path, "print('revoked'); raise SystemExit(3)"), alone=0.2)
+    other = Service("other", python(WAIT))
+    codes, _, _ = supervised(away, other)
+    until(lambda: len(pids(path)) == 3)
+    assert "away: revoked; trying again in 0 s" in caplog.text
+    assert other.child.poll() is None
+    assert codes == []
+
+
 def test_a_file_that_is_spoilt_later_ends_nothing_and_is_waited_for(tmp_path, supervised, caplog):
     path, good = tmp_path / "pids", tmp_path / "good"
     good.touch()
