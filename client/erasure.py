@@ -82,11 +82,12 @@ def erase(
     )
     # First: what is found in these readings is not known any more once they are gone.
     told = _forget_events(directory, _spans(store, machine, first, last))
-    changed = store.erase(machine, first, last)
+    # Before the store: what is erased here, nobody carries there any more.
     if directory.predictions.exists():
         with Predictions.open(directory) as log:
             until = None if last is None else _logged(last, counted) + _reach(directory, store.contract)
             log.erase(machine, None if first is None else _logged(first, counted), until)
+    changed = store.erase(machine, first, last)
     made = ""
     if store.partitions():
         snapshots = repository.log()

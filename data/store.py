@@ -6,7 +6,9 @@ between the two steps is harmless: what is moved again is recognised by its key,
 contract's clock counts, a "day" is a block of `BLOCK` counts.
 
 A reading that is there already is dropped; one that says something else for the same key goes to quarantine.
-Readings of which each has only some values (``contract.hold``) complete each other.
+Readings of which each has only some values (``contract.hold``) complete each other. A label may come later
+than its reading, by itself or with the reading again: it fills the empty one and overwrites nothing. What comes
+without its reading waits for it (`interplant.data.late`), corrections by persons among them.
 """
 
 import hashlib
@@ -14,7 +16,7 @@ import math
 import os
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,8 +31,9 @@ from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sync_folder, takes_turns, write_atomic
 from interplant.core.schema import Source
-from interplant.data import door, parsing
+from interplant.data import corrections, door, parsing
 from interplant.data.index import VERSIONS, Index, Partition, versions_of
+from interplant.data.late import Late, Waiting
 from interplant.data.quarantine import Quarantine
 
 if TYPE_CHECKING:
@@ -104,6 +107,7 @@ class Store:
                 folder.mkdir(parents=True, exist_ok=True)
         self.index = Index(self.path / "index.db")
         self.quarantine = Quarantine(self.path / "quarantine")
+        self.late = Waiting(self.path / "late.db")
 
     @property
     def readings(self) -> Path:
@@ -138,6 +142,50 @@ class Store:
                 return self._move([_Batch(table, origin, str(self.contract.version))])
             self._write_down(table, origin)
             return self._settle() if sum(self._incoming.values()) >= MOST else Added()
+
+    def tell(self, labels: "pa.Table", source: str, origin: str) -> None:
+        """Keep labels that came without their readings; when this returns they are on disk.
+
+        Args:
+            labels: As `interplant.data.door.Admitted.labels`.
+            source: The name of the source.
+            origin: Where they were found.
+        """
+        if not len(labels):
+            return
+        machines, times = labels.column(self.contract.machine).to_pylist(), moments(labels, self.contract)
+        columns = {
+            name: labels.column(name).to_pylist() for name in (self.contract.label, *self.contract.never)
+        }
+        found = [
+            Late(machine, time, name, values[row], origin, source)
+            for row, (machine, time) in enumerate(zip(machines, times.tolist(), strict=True))
+            for name, values in columns.items()
+            if values[row] is not None
+        ]
+        self.correct(lambda: found)
+
+    def correct(self, take: Callable[[], Sequence[Late]]) -> None:
+        """Keep labels that came without their readings; when this returns they are on disk.
+
+        Args:
+            take: Returns them. Nobody erases while it runs, so that what it reads has not been erased before.
+        """
+        with self.locked():
+            self.late.put((self._part(one.machine, one.time), one) for one in take())
+
+    def has(self, machines: Sequence[str], times: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which readings, by machine and time, are in the partitions (N,)."""
+        import pyarrow.parquet as pq
+
+        names = np.array([self._part(*key) for key in zip(machines, times.tolist(), strict=True)])
+        found = np.zeros(len(names), np.bool_)
+        for name in np.unique(names):
+            path, own = self.readings / str(name), names == name
+            if path.exists():
+                table = pq.ParquetFile(path).read(columns=[self.contract.time])
+                found[own] = np.isin(times[own], moments(table, self.contract))
+        return found
 
     def hold(self, marked: "pa.Table") -> Counter[str]:
         """Put rows into quarantine, each once however often it comes; return how many are new, by machine.
@@ -195,6 +243,7 @@ class Store:
                 else:
                     (self.readings / one.name).unlink()
             self.index.partitions(self.readings, self.contract)
+            self.late.erase(machine, low, high)
             self.quarantine.erase(self.contract, machine, low, high)
             self.index.forget_held()
             return changed
@@ -202,7 +251,8 @@ class Store:
     def hold_again(self, partition: Partition) -> tuple[int, Counter[str]]:
         """Hold a partition's readings to the contract as it is now; what breaks it goes to quarantine.
 
-        Done again after a kill, it completes what was begun.
+        Corrections wait for the readings that stay, or come again. Done again after a kill, it completes what
+        was begun.
 
         Returns:
             How many readings stay, and of each machine how many went.
@@ -210,7 +260,11 @@ class Store:
         with self.locked():
             contract = replace(self.contract, late=0.0)
             source = Source(name=HELD_AGAIN, kind="folder")
-            admitted = door.admit(self.read(partition), contract, source, f"readings/{partition.name}")
+            whole = self.read(partition)
+            said = corrections.late(whole, partition.machine, moments(whole, contract), contract)
+            self.late.put((partition.name, one) for one in said)
+            readings = whole.select([name for name in whole.column_names if name not in corrections.COLUMNS])
+            admitted = door.admit(readings, contract, source, f"readings/{partition.name}")
             gone = self._hold(admitted.bad)
             table = merge_readings(admitted.good.slice(0, 0), admitted.good, contract).table
             if len(table):
@@ -264,7 +318,7 @@ class Store:
                 path.unlink()
             paths = paths[len(batches) :]
         self._incoming.clear()
-        return added
+        return added + self._join()
 
     # --- partitions ----------------------------------------------------------------------------
 
@@ -277,7 +331,7 @@ class Store:
         coded = table.column(self.contract.machine).combine_chunks().dictionary_encode()
         machine = coded.indices.to_numpy(zero_copy_only=False)
         times = moments(table, self.contract)
-        span = np.floor_divide(times, _DAY if self.contract.clock == "timestamp" else BLOCK).astype(np.int64)
+        span = np.floor_divide(times, _span(self.contract)).astype(np.int64)
         order = np.lexsort((times, span, machine))
         table, whence, machine, span = (
             table.take(pa.array(order)),
@@ -324,7 +378,45 @@ class Store:
             return known, merged
         own = {*versions_of(found.schema).split(",")} if len(found) else set()
         every = sorted(own if same else own | versions, key=int)
-        return self._write(name, merged.table, ",".join(every)), merged
+        table = corrections.attach(merged.table, found, self.contract)
+        return self._write(name, table, ",".join(every)), merged
+
+    def _join(self) -> Added:
+        """Give the labels that wait to the readings that are there.
+
+        A kill leaves a label waiting that has joined already: it then changes nothing.
+        """
+        added, known = Added(), {}
+        if self.late.count():
+            known = self.index.known()
+        for name, waiting in self.late.unseen({one.name: one.sha256 for one in known.values()}):
+            found, partition = self._read(self.readings / name), known[name]
+            table = corrections.attach(fitted(found, self.contract), found, self.contract)
+            joined = corrections.join(table, moments(table, self.contract), waiting, self.contract)
+            if joined.corrected or joined.filled:
+                partition = self._write(name, joined.table, versions_of(found.schema))
+                sync_folder((self.readings / name).parent)
+                self.index.put([partition])
+                self.index.note_corrections(joined.corrected)
+            for one in joined.refused:
+                self._refuse_label(one)
+            self.late.looked(name, partition.sha256, joined.done)
+            added += Added(conflicts=len(joined.refused))
+        return added
+
+    def _part(self, machine: str, time: float) -> str:
+        """Name of the partition of a reading."""
+        return partition_name(machine, int(time // _span(self.contract)), self.contract)
+
+    def _refuse_label(self, one: Late) -> None:
+        import pyarrow as pa
+
+        names = [self.contract.machine, self.contract.time, one.column]
+        layout = door.layout(self.contract)
+        time = pa.array([one.time], pa.int64() if self.contract.clock == "timestamp" else pa.float64())
+        columns = [pa.array([one.machine]), time.cast(layout.field(names[1]).type), pa.array([one.value])]
+        row = pa.table(columns, names)
+        self._hold(door.mark(row, [("conflict", one.column)], [f"{one.value:g}"], one.source, one.origin))
 
     def _write(self, name: str, table: "pa.Table", versions: str) -> Partition:
         return write_partition(self.readings / name, name, table, self.contract, versions)
@@ -405,7 +497,8 @@ def merge_readings(old: "pa.Table", fresh: "pa.Table", contract: Contract) -> Me
     Args:
         old: In the order of their times, each once.
         fresh: In the order of their times.
-        contract: With ``hold``, a reading that has only other values than one of its time completes it.
+        contract: With ``hold``, a reading that has only other values than one of its time completes it. Its
+            label and what tells it are taken where there is none, whatever else it says.
     """
     import pyarrow as pa
 
@@ -423,15 +516,16 @@ def merge_readings(old: "pa.Table", fresh: "pa.Table", contract: Contract) -> Me
     first = np.flatnonzero(~again)
     known, wrong, adds = values[first].copy(), np.zeros(len(order), np.bool_), np.zeros(len(order), np.bool_)
     # A label may come later than the values that it is about.
-    late = np.array([bool(contract.hold) or name in (contract.label, *contract.never) for name in names])
+    told = np.array([name in (contract.label, *contract.never) for name in names])
+    late = told | bool(contract.hold)
     same = (np.isnan(values) | (values == known[group])).all(axis=1)
     for row in np.flatnonzero(again & ~same):
         place, there = group[row], ~np.isnan(values[row])
         empty = np.isnan(known[place])
         wrong[row] = (known[place] != values[row])[there & ~empty].any() or (there & empty & ~late).any()
-        if not wrong[row]:
-            adds[row] = (there & empty).any()
-            known[place] = np.where(empty, values[row], known[place])
+        fills = there & empty & (told if wrong[row] else late)
+        adds[row] = fills.any()
+        known[place] = np.where(fills, values[row], known[place])
     columns = {name: pa.array(known[:, place], from_pandas=True) for place, name in enumerate(names)}
     kept = table.take(pa.array(order[first]))
     for place, name in enumerate(kept.column_names):
@@ -439,6 +533,11 @@ def merge_readings(old: "pa.Table", fresh: "pa.Table", contract: Contract) -> Me
             kept = kept.set_column(place, kept.schema.field(name), columns[name])
     conflicts = order[wrong & (order >= len(old))] - len(old)
     return Merged(kept, len(old), int((again & ~wrong & ~adds).sum()), np.sort(conflicts))
+
+
+def _span(contract: Contract) -> int:
+    """How much time a partition spans."""
+    return _DAY if contract.clock == "timestamp" else BLOCK
 
 
 def partition_name(machine: str, span: int, contract: Contract) -> str:
@@ -464,7 +563,7 @@ def write_partition(path: Path, name: str, table: "pa.Table", contract: Contract
     import pyarrow.parquet as pq
 
     buffer = pa.BufferOutputStream()
-    marked = table.replace_schema_metadata({VERSIONS: versions.encode()})
+    marked = corrections.kept(table).replace_schema_metadata({VERSIONS: versions.encode()})
     pq.write_table(
         marked,
         buffer,
