@@ -225,6 +225,11 @@ class Index:
         with self._connected() as database:
             database.executemany("INSERT OR IGNORE INTO held VALUES (?)", [(one,) for one in hashes])
 
+    def let_go(self, hashes: Iterable[str]) -> None:
+        """Forget rows that leave quarantine."""
+        with self._connected() as database:
+            database.executemany("DELETE FROM held WHERE hash = ?", [(one,) for one in hashes])
+
     def forget_held(self) -> None:
         """Forget which rows went to quarantine: a hash tells of data, too."""
         with self._connected() as database:

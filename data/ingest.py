@@ -136,6 +136,7 @@ def release(store: Store, sources: Iterable[Source]) -> int:
         # What was late once is no less valid for it.
         contract = replace(store.contract, late=0.0)
         admitted = door.admit(raw, contract, known.get(name, Source(name=name, kind="folder")), origin)
+        store.let_go(rows, admitted.bad)
         store.add(admitted.good, origin)
         store.tell(admitted.labels, name, origin)
         good = _machines(admitted, store.contract)

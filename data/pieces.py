@@ -129,7 +129,9 @@ def _between(parts: "Iterator[pd.DataFrame]", trained: int, held: bool) -> "Iter
             return
 
 
-def unseen(store: Store, known: Mapping[str, str]) -> "Iterator[pd.DataFrame]":
+def unseen(
+    store: Store, known: Mapping[str, str], days: Mapping[str, Mapping[str, int]]
+) -> "Iterator[pd.DataFrame]":
     """Yield what a store holds beside a snapshot: frames as of `pieces`, in the order in which it came about.
 
     Where time is a moment, the machines of a day stand together; where it counts, each has its own frames.
@@ -137,12 +139,15 @@ def unseen(store: Store, known: Mapping[str, str]) -> "Iterator[pd.DataFrame]":
     Args:
         store: The plant's.
         known: SHA-256 of the snapshot's files by name.
+        days: How many readings it has of each day and machine. As many as then: only labels came since.
     """
     import pandas as pd
 
     partitions, contract = store.partitions(), store.contract
     numbers = numbered({one.machine for one in partitions})
     fresh = [one for one in partitions if known.get(one.name) != one.sha256]
+    if not contract.hold:  # else a reading may have been completed
+        fresh = [one for one in fresh if days.get(one.day, {}).get(one.machine) != one.rows]
     stamped = contract.clock == "timestamp"
     groups: dict[str, list[Partition]] = {}
     for one in sorted(fresh, key=lambda one: one.day if stamped else (one.machine, one.first)):

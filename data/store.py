@@ -7,8 +7,8 @@ contract's clock counts, a "day" is a block of `BLOCK` counts.
 
 A reading that is there already is dropped; one that says something else for the same key goes to quarantine.
 Readings of which each has only some values (``contract.hold``) complete each other. A label may come later
-than its reading, by itself or with the reading again: it fills the empty one and overwrites nothing. What comes
-without its reading waits for it (`interplant.data.late`), corrections by persons among them.
+than its reading, by itself or with the reading again: it fills the empty one and overwrites nothing. What
+comes without its reading waits for it (`interplant.data.late`), corrections by persons among them.
 """
 
 import hashlib
@@ -200,14 +200,18 @@ class Store:
 
         if not len(marked):
             return Counter()
-        lines = zip(*(column.to_pylist() for column in marked.columns), strict=True)
-        hashes = [hashlib.sha256(repr((marked.column_names, line)).encode()).hexdigest() for line in lines]
+        hashes = _row_hashes(marked)
         known = self.index.held(hashes)
         fresh = {one: place for place, one in reversed(list(enumerate(hashes))) if one not in known}
         new = marked.take(pa.array(sorted(fresh.values()), pa.int64()))
         self.quarantine.put(new)
         self.index.hold(fresh)
         return machines_of(new, self.contract)
+
+    def let_go(self, released: "pa.Table", staying: "pa.Table") -> None:
+        """Forget that rows went to quarantine, but for those that stay: what is wrong again is held again."""
+        self.index.let_go(_row_hashes(released))
+        self.index.hold(_row_hashes(staying))
 
     def settle(self) -> Added:
         """Move all that waits in ``incoming/`` to its partitions."""
@@ -388,7 +392,7 @@ class Store:
         """
         added, known = Added(), {}
         if self.late.count():
-            known = self.index.known()
+            known = {one.name: one for one in self.partitions()}
         for name, waiting in self.late.unseen({one.name: one.sha256 for one in known.values()}):
             found, partition = self._read(self.readings / name), known[name]
             table = corrections.attach(fitted(found, self.contract), found, self.contract)
@@ -441,6 +445,11 @@ class Store:
                 f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}; restore it from a "
                 "snapshot (`interplant data log`), or move it away and bring its readings again"
             ) from None
+
+
+def _row_hashes(marked: "pa.Table") -> list[str]:
+    lines = zip(*(column.to_pylist() for column in marked.columns), strict=True)
+    return [hashlib.sha256(repr((marked.column_names, line)).encode()).hexdigest() for line in lines]
 
 
 def machines_of(table: "pa.Table", contract: Contract) -> Counter[str]:
