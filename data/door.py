@@ -112,6 +112,7 @@ def admit(
     newest: Mapping[str, float] | None = None,
     now: float | None = None,
     known: Callable[[Sequence[str], NDArray[Any]], NDArray[np.bool_]] | None = None,
+    apart: bool = True,
 ) -> Admitted:
     """Hold each reading of a batch to the contract.
 
@@ -123,6 +124,7 @@ def admit(
         newest: By machine, the time of its newest stored reading (microseconds, or the contract's count).
         now: Seconds since 1970; by default the clock's.
         known: Tells which readings, by machine and time, the store has: one that comes again is not late.
+        apart: Whether labels may come apart from their readings; else each row is a reading.
 
     Raises:
         UsageError: The source's declared units cannot be converted.
@@ -138,7 +140,9 @@ def admit(
     parsed = {
         name: parsing.numbers(raw.column(name)) for name in _wanted(contract) if name in raw.column_names
     }
-    alone = _labels_alone(parsed, len(raw), contract)
+    alone = np.zeros(len(raw), np.bool_)
+    if apart and not contract.hold:  # where readings may be partial, these are such
+        alone = _labels_alone(parsed, len(raw), contract)
     _check_ahead(values[contract.time], contract, found, now)
     if contract.late and newest:
         found.add(
@@ -291,14 +295,12 @@ def _wanted(contract: Contract) -> list[str]:
 
 
 def _labels_alone(parsed: Mapping[str, parsing.Parsed], rows: int, contract: Contract) -> NDArray[np.bool_]:
-    """Which rows tell a label and have no input; none where readings may be partial: these are such."""
+    """Which rows tell a label and have no input."""
 
     def any_of(names: list[str]) -> NDArray[np.bool_]:
         there = [~parsed[name].missing for name in names if name in parsed]
         return np.logical_or.reduce(there) if there else np.zeros(rows, np.bool_)
 
-    if contract.hold:
-        return np.zeros(rows, np.bool_)
     return any_of([contract.label, *contract.never]) & ~any_of(columns(contract))
 
 

@@ -74,6 +74,13 @@ class Waiting:
                     rows,
                 )
 
+    def parts(self) -> list[str]:
+        """Return the names of the partitions for whose readings labels wait."""
+        if not self.path.exists():
+            return []
+        with self._connected() as database:
+            return [row[0] for row in database.execute("SELECT DISTINCT part FROM late")]
+
     def unseen(self, partitions: dict[str, str]) -> Iterator[tuple[str, list[tuple[int, Late]]]]:
         """Yield the labels of each partition that was not looked at for all of them, in their order.
 

@@ -268,7 +268,8 @@ class Store:
             said = corrections.late(whole, partition.machine, moments(whole, contract), contract)
             self.late.put((partition.name, one) for one in said)
             readings = whole.select([name for name in whole.column_names if name not in corrections.COLUMNS])
-            admitted = door.admit(readings, contract, source, f"readings/{partition.name}")
+            origin = f"readings/{partition.name}"
+            admitted = door.admit(readings, contract, source, origin, apart=False)
             gone = self._hold(admitted.bad)
             table = merge_readings(admitted.good.slice(0, 0), admitted.good, contract).table
             if len(table):
@@ -390,8 +391,9 @@ class Store:
 
         A kill leaves a label waiting that has joined already: it then changes nothing.
         """
-        added, known = Added(), {}
-        if self.late.count():
+        names = [name for name in self.late.parts() if (self.readings / name).exists()]
+        added, known = Added(), self.index.some(names)
+        if len(known) < len(names):  # the index was lost
             known = {one.name: one for one in self.partitions()}
         for name, waiting in self.late.unseen({one.name: one.sha256 for one in known.values()}):
             found, partition = self._read(self.readings / name), known[name]
