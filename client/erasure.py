@@ -13,9 +13,10 @@ from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import takes_turns
 from interplant.core.release import LINEAGE, TASK, parse_lineage, parse_task
 from interplant.data import events, versions
+from interplant.data.partitions import BLOCK
 from interplant.data.repository import Repository
 from interplant.data.snapshots import Snapshot, keyed_digest
-from interplant.data.store import BLOCK, Store
+from interplant.data.store import Store
 
 
 @dataclass(frozen=True)

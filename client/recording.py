@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from interplant.client.predictions import Label, Prediction, Predictions
+from interplant.client.predictions import Prediction, Predictions
 from interplant.core.errors import InterplantError
 from interplant.core.targets import Target, told
 
@@ -127,10 +127,6 @@ class Recorder:
             with self._changed:
                 self._woken = True
                 self._changed.notify()
-
-    def label(self, prediction: str, value: Label) -> "Future[bool]":
-        """Have a label noted, behind all predictions that were put before; see `Predictions.label`."""
-        return self.ask(lambda log: log.label(prediction, value))
 
     def ask(self, work: Callable[[Predictions], T]) -> "Future[T]":
         """Have something done with the log, behind all predictions that were put before.

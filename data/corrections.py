@@ -101,7 +101,7 @@ def join(
     Args:
         table: One machine's readings, in the order of their times; in the contract's layout, with or without
             corrections.
-        times: Theirs (N,); see `interplant.data.store.moments`.
+        times: Theirs (N,); see `interplant.data.partitions.moments`.
         waiting: Labels of that machine, in the order in which they came, each with its number.
         contract: Names the columns.
     """

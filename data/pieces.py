@@ -21,7 +21,8 @@ from interplant.data.door import layout
 from interplant.data.frames import Dataset
 from interplant.data.frozen import FrozenReader
 from interplant.data.index import Partition
-from interplant.data.store import Store, file_name, fitted, moments
+from interplant.data.partitions import file_name, fitted, moments
+from interplant.data.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

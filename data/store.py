@@ -3,7 +3,7 @@
 Readings that come in small batches are written down at once in ``incoming/`` and moved to their partitions
 together (`Store.settle`); a batch is safe, and its source may forget it, when `Store.add` returns. A kill
 between the two steps is harmless: what is moved again is recognised by its key, machine and time. Where the
-contract's clock counts, a "day" is a block of `BLOCK` counts.
+contract's clock counts, a "day" is a block of counts.
 
 A reading that is there already is dropped; one that says something else for the same key goes to quarantine.
 Readings of which each has only some values (``contract.hold``) complete each other. A label may come later
@@ -13,8 +13,6 @@ comes without its reading waits for it (`interplant.data.late`), corrections by 
 
 import hashlib
 import math
-import os
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +31,19 @@ from interplant.core.schema import Source
 from interplant.data import corrections, door, parsing
 from interplant.data.index import VERSIONS, Index, Partition, versions_of
 from interplant.data.late import Late, Waiting
+from interplant.data.partitions import (
+    Merged,
+    fitted,
+    merge_readings,
+    moments,
+    partition_name,
+    span,
+    write_partition,
+)
 from interplant.data.quarantine import Quarantine
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-BLOCK: Final = 100_000
-"""Counts in a partition where the contract's clock counts."""
 
 DIRECT: Final = 200_000
 """Readings from which on a batch goes to its partitions at once."""
@@ -51,7 +54,6 @@ MOST: Final = 2_000_000
 HELD_AGAIN: Final = "held-again"
 """Stands for the source of readings that were in the store when the contract changed."""
 
-_DAY: Final = 86_400_000_000
 _WRITERS: Final = 4
 
 
@@ -336,19 +338,19 @@ class Store:
         coded = table.column(self.contract.machine).combine_chunks().dictionary_encode()
         machine = coded.indices.to_numpy(zero_copy_only=False)
         times = moments(table, self.contract)
-        span = np.floor_divide(times, _span(self.contract)).astype(np.int64)
-        order = np.lexsort((times, span, machine))
-        table, whence, machine, span = (
+        part = np.floor_divide(times, span(self.contract)).astype(np.int64)
+        order = np.lexsort((times, part, machine))
+        table, whence, machine, part = (
             table.take(pa.array(order)),
             whence[order],
             machine[order],
-            span[order],
+            part[order],
         )
-        starts = np.flatnonzero(np.r_[True, (machine[1:] != machine[:-1]) | (span[1:] != span[:-1])])
+        starts = np.flatnonzero(np.r_[True, (machine[1:] != machine[:-1]) | (part[1:] != part[:-1])])
         ends = np.r_[starts[1:], len(table)]
 
         names = [
-            partition_name(str(coded.dictionary[int(machine[first])]), int(span[first]), self.contract)
+            partition_name(str(coded.dictionary[int(machine[first])]), int(part[first]), self.contract)
             for first in starts
         ]
         known = self.index.some(names)
@@ -412,7 +414,7 @@ class Store:
 
     def _part(self, machine: str, time: float) -> str:
         """Name of the partition of a reading."""
-        return partition_name(machine, int(time // _span(self.contract)), self.contract)
+        return partition_name(machine, int(time // span(self.contract)), self.contract)
 
     def _refuse_label(self, one: Late) -> None:
         import pyarrow as pa
@@ -460,139 +462,3 @@ def machines_of(table: "pa.Table", contract: Contract) -> Counter[str]:
         return Counter({"": len(table)} if len(table) else {})
     own, none = parsing.names(table.column(contract.machine))
     return Counter("" if empty else name for name, empty in zip(own.to_pylist(), none, strict=True))
-
-
-@dataclass(frozen=True)
-class Merged:
-    """Readings of one machine and day.
-
-    Args:
-        table: All, in the order of their times.
-        before: How many were there before.
-        repeats: How many of the new ones were there already.
-        conflicts: Rows of the new ones that contradict one that was there.
-    """
-
-    table: "pa.Table"
-    before: int
-    repeats: int
-    conflicts: NDArray[np.intp]
-
-
-def fitted(table: "pa.Table", contract: Contract) -> "pa.Table":
-    """Return stored readings in a contract's layout: a column that is new in it has no value yet."""
-    import pyarrow as pa
-
-    layout = door.layout(contract)
-    columns = [
-        table.column(field.name).cast(field.type)
-        if field.name in table.column_names
-        else pa.nulls(len(table), field.type)
-        for field in layout
-    ]
-    return pa.Table.from_arrays(columns, schema=layout)
-
-
-def moments(table: "pa.Table", contract: Contract) -> NDArray[Any]:
-    """Return the times of readings: int64 microseconds since 1970 (UTC), or float64 counts (N,)."""
-    import pyarrow as pa
-
-    column = table.column(contract.time)
-    found: NDArray[Any] = (column.cast(pa.int64()) if contract.clock == "timestamp" else column).to_numpy()
-    return found
-
-
-def merge_readings(old: "pa.Table", fresh: "pa.Table", contract: Contract) -> Merged:
-    """Merge readings of one machine; ``old`` ones stand, of ``fresh`` ones the first of a time does.
-
-    Args:
-        old: In the order of their times, each once.
-        fresh: In the order of their times.
-        contract: With ``hold``, a reading that has only other values than one of its time completes it. Its
-            label and what tells it are taken where there is none, whatever else it says.
-    """
-    import pyarrow as pa
-
-    table = pa.concat_tables([old, fresh])
-    times = moments(table, contract)
-    if len(times) < 2 or (times[1:] > times[:-1]).all():
-        return Merged(table.combine_chunks(), len(old), 0, np.empty(0, np.intp))
-    order = np.argsort(times, kind="stable")
-    again = np.r_[False, times[order][1:] == times[order][:-1]]
-    group = np.cumsum(~again) - 1
-    if not again.any():
-        return Merged(table.take(pa.array(order)), len(old), 0, np.empty(0, np.intp))
-    names = [name for name in table.column_names if name not in (contract.machine, contract.time)]
-    values = np.column_stack([table.column(name).to_numpy() for name in names])[order]
-    first = np.flatnonzero(~again)
-    known, wrong, adds = values[first].copy(), np.zeros(len(order), np.bool_), np.zeros(len(order), np.bool_)
-    # A label may come later than the values that it is about.
-    told = np.array([name in (contract.label, *contract.never) for name in names])
-    late = told | bool(contract.hold)
-    same = (np.isnan(values) | (values == known[group])).all(axis=1)
-    for row in np.flatnonzero(again & ~same):
-        place, there = group[row], ~np.isnan(values[row])
-        empty = np.isnan(known[place])
-        wrong[row] = (known[place] != values[row])[there & ~empty].any() or (there & empty & ~late).any()
-        fills = there & empty & (told if wrong[row] else late)
-        adds[row] = fills.any()
-        known[place] = np.where(fills, values[row], known[place])
-    columns = {name: pa.array(known[:, place], from_pandas=True) for place, name in enumerate(names)}
-    kept = table.take(pa.array(order[first]))
-    for place, name in enumerate(kept.column_names):
-        if name in columns:
-            kept = kept.set_column(place, kept.schema.field(name), columns[name])
-    conflicts = order[wrong & (order >= len(old))] - len(old)
-    return Merged(kept, len(old), int((again & ~wrong & ~adds).sum()), np.sort(conflicts))
-
-
-def _span(contract: Contract) -> int:
-    """How much time a partition spans."""
-    return _DAY if contract.clock == "timestamp" else BLOCK
-
-
-def partition_name(machine: str, span: int, contract: Contract) -> str:
-    """Return ``DAY/MACHINE.parquet``, where the contract's clock counts ``BLOCK'S FIRST/MACHINE.parquet``."""
-    day = str(span * BLOCK) if contract.clock == "count" else str(np.datetime64(span, "D"))
-    return f"{day}/{file_name(machine)}"
-
-
-def file_name(machine: str) -> str:
-    """Return a machine's file; its name is percent-encoded where a file's cannot hold it."""
-    own = quote(machine, safe=" +=@,")
-    if len(own) > 200 or own.startswith("."):
-        own = f"%{uuid.uuid5(uuid.NAMESPACE_OID, machine).hex}"
-    return f"{own}.parquet"
-
-
-def write_partition(path: Path, name: str, table: "pa.Table", contract: Contract, versions: str) -> Partition:
-    """Write a partition durably in place of what stood there.
-
-    The same readings, held to the same versions of the contract, give the same bytes.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    buffer = pa.BufferOutputStream()
-    marked = corrections.kept(table).replace_schema_metadata({VERSIONS: versions.encode()})
-    pq.write_table(
-        marked,
-        buffer,
-        compression="zstd",
-        compression_level=1,
-        version="2.6",
-        use_dictionary=[contract.machine],
-    )
-    content = memoryview(buffer.getvalue())
-    path.parent.mkdir(exist_ok=True)
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with staged.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fdatasync(file.fileno())
-        # A snapshot may share the old file; the new one is another.
-        os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
-    return Partition.of(path, name, marked, contract, hashlib.sha256(content).hexdigest())

@@ -10,11 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from interplant.core.contract import Column, Contract
+from interplant.core.contract import RESERVED, Column, Contract
+from interplant.core.possible import Impossible
 from interplant.core.schema import Source, Split, Task, Training, Window
 from interplant.core.targets import Target
 from interplant.data import blocks, corrections, door, ingest
+from interplant.data import labels as labels_of
 from interplant.data.cuts import windows_of
 from interplant.data.ingest import Brought, hold_again
 from interplant.data.late import Late, Waiting
@@ -226,6 +230,31 @@ def test_an_index_of_another_version_is_made_anew(store: Store) -> None:
     with sqlite3.connect(store.index.path) as database:
         database.execute("ALTER TABLE part DROP COLUMN corrected")
     assert Store(store.path, CONTRACT).partitions() == store.partitions()
+
+
+def test_the_columns_of_corrections_are_no_names_of_a_contracts() -> None:
+    assert corrections.COLUMNS == RESERVED
+    taken = replace(CONTRACT, sensors={corrections.TOLD: Column("", 0, 9)})
+    with pytest.raises(Impossible, match="expected other names than _corrected"):
+        taken.check()
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 20), st.integers(0, 20)),
+        min_size=1,
+        max_size=6,
+        unique_by=lambda one: one[0],
+    )
+)
+def test_the_last_word_about_a_machines_failure_is_kept_whatever_was_said_before(
+    said: list[tuple[int, int]],
+) -> None:
+    at, value = (np.array(column, np.float64) for column in zip(*said, strict=True))
+    failures = labels_of.ends(at, value, np.arange(len(said), dtype=np.float64))
+    last = failures[np.searchsorted(failures, at[-1])]
+    assert last == at[-1] + value[-1]
+    assert set(failures) <= set(at + value)
 
 
 # --- snapshots and windows -------------------------------------------------------------------------

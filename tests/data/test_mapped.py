@@ -14,7 +14,7 @@ from interplant.core.contract import Column, Contract
 from interplant.core.errors import Refusal
 from interplant.core.schema import Split, Task, Window
 from interplant.core.targets import CLASS, EVENT, TIME, VALUE, Target
-from interplant.data import door, mapped, store
+from interplant.data import door, mapped, partitions
 from interplant.data.frozen import Frozen, FrozenReader
 from interplant.data.mapped import Cut, mapped_windows
 from interplant.data.pieces import dataset_of
@@ -106,7 +106,7 @@ def test_they_are_the_windows_of_the_tables(
         machine(contract, f"m{place}", sorted(times), rng, known=known) for place, times in enumerate(records)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "BLOCK", 16)
+        patch.setattr(partitions, "BLOCK", 16)
         patch.setattr(store, "_DAY", 16_000_000)
         reader = frozen(folder, contract, machines)
     task = Task(name="t", contract=contract, window=window, target=TARGETS[kind], split=split)
