@@ -294,14 +294,18 @@ def _wanted(contract: Contract) -> list[str]:
     ]
 
 
-def _labels_alone(parsed: Mapping[str, parsing.Parsed], rows: int, contract: Contract) -> NDArray[np.bool_]:
+def _labels_alone(
+    parsed: Mapping[str, parsing.Parsed], rows: int, contract: Contract
+) -> NDArray[np.bool_]:
     """Which rows tell a label and have no input."""
-
-    def any_of(names: list[str]) -> NDArray[np.bool_]:
-        there = [~parsed[name].missing for name in names if name in parsed]
-        return np.logical_or.reduce(there) if there else np.zeros(rows, np.bool_)
-
-    return any_of([contract.label, *contract.never]) & ~any_of(columns(contract))
+    found = np.zeros(rows, np.bool_)
+    for name in (contract.label, *contract.never):
+        if name in parsed:
+            found |= ~parsed[name].missing
+    for name in columns(contract):
+        if name in parsed and found.any():
+            found &= parsed[name].missing
+    return found
 
 
 def _read_numbers(

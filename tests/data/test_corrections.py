@@ -191,6 +191,13 @@ def test_readings_that_are_held_again_keep_their_corrections(store: Store) -> No
     )
 
 
+def test_readings_that_lack_every_input_of_a_newer_contract_are_no_labels(store: Store) -> None:
+    take(store, machine=["1"], cycle=[1], y=[7.0])
+    other = Store(store.path, replace(CONTRACT, version=2, sensors={"b": Column("", 0, 9)}))
+    assert hold_again(other) == (0, 8)
+    assert (other.late.count(), other.quarantine.rows()) == (0, 8)
+
+
 def test_a_kill_while_a_label_joins_loses_and_doubles_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
