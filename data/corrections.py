@@ -44,6 +44,7 @@ class Joined:
         done: Which of the labels need to wait no longer, by their numbers.
         refused: Of these, the ones of sources that contradict another source's.
         corrected: Corrections that changed something.
+        new: Of these, those that had not joined their readings before.
         filled: Labels of sources that did.
     """
 
@@ -51,6 +52,7 @@ class Joined:
     done: list[int] = field(default_factory=list)
     refused: list[Late] = field(default_factory=list)
     corrected: int = 0
+    new: int = 0
     filled: int = 0
 
 
@@ -78,13 +80,31 @@ def kept(table: "pa.Table") -> "pa.Table":
     return table.drop_columns(list(COLUMNS))
 
 
-def late(table: "pa.Table", machine: str, times: NDArray[Any], contract: Contract) -> list[Late]:
-    """Return a partition's corrections as labels that wait for their readings."""
+def late(table: "pa.Table", machine: str, times: NDArray[Any], contract: Contract, source: str) -> list[Late]:
+    """Return a partition's corrections as labels that wait for their readings again.
+
+    Args:
+        table: The partition's.
+        machine: Whose.
+        times: Of its readings (N,).
+        contract: Names the label.
+        source: Stands for where they were.
+    """
     if VALUE not in table.column_names or contract.label not in table.column_names:
         return []
     found = zip(times.tolist(), *(table.column(name).to_pylist() for name in COLUMNS), strict=True)
     return [
-        Late(machine, time, contract.label, value, f"prediction {prediction}", "", horizon, told, prediction)
+        Late(
+            machine,
+            time,
+            contract.label,
+            value,
+            f"prediction {prediction}",
+            source,
+            horizon,
+            told,
+            prediction,
+        )
         for time, value, horizon, told, prediction in found
         if value is not None
     ]
@@ -135,6 +155,7 @@ def join(
             said[VALUE][place], said[HORIZON][place], said[TOLD][place] = *new, one.told
             predictions[place] = one.prediction
             joined.corrected += 1
+            joined.new += not one.source
         elif np.isnan(labels[one.column][place]):
             labels[one.column][place] = one.value
             joined.filled += 1

@@ -294,9 +294,7 @@ def _wanted(contract: Contract) -> list[str]:
     ]
 
 
-def _labels_alone(
-    parsed: Mapping[str, parsing.Parsed], rows: int, contract: Contract
-) -> NDArray[np.bool_]:
+def _labels_alone(parsed: Mapping[str, parsing.Parsed], rows: int, contract: Contract) -> NDArray[np.bool_]:
     """Which rows tell a label and have no input."""
     found = np.zeros(rows, np.bool_)
     for name in (contract.label, *contract.never):

@@ -36,7 +36,7 @@ class Late(NamedTuple):
         column: The label's, or one that tells it.
         value: What it is.
         origin: Where it was found.
-        source: The source's name; empty of a correction.
+        source: The source's name; empty of a correction that has not joined its reading before.
         horizon: Of a correction: how far after the reading it speaks of; 0: of the reading alone.
         told: Of a correction: when it was said, in seconds since 1970 (UTC).
         prediction: Of a correction: id of the prediction; else empty.

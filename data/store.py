@@ -267,7 +267,7 @@ class Store:
             contract = replace(self.contract, late=0.0)
             source = Source(name=HELD_AGAIN, kind="folder")
             whole = self.read(partition)
-            said = corrections.late(whole, partition.machine, moments(whole, contract), contract)
+            said = corrections.late(whole, partition.machine, moments(whole, contract), contract, HELD_AGAIN)
             self.late.put((partition.name, one) for one in said)
             readings = whole.select([name for name in whole.column_names if name not in corrections.COLUMNS])
             origin = f"readings/{partition.name}"
@@ -405,7 +405,7 @@ class Store:
                 partition = self._write(name, joined.table, versions_of(found.schema))
                 sync_folder((self.readings / name).parent)
                 self.index.put([partition])
-                self.index.note_corrections(joined.corrected)
+                self.index.note_corrections(joined.new)
             for one in joined.refused:
                 self._refuse_label(one)
             self.late.looked(name, partition.sha256, joined.done)

@@ -184,6 +184,7 @@ def test_readings_that_are_held_again_keep_their_corrections(store: Store) -> No
     newer = replace(CONTRACT, version=2, sensors={"a": Column("", 0, 3)})
     assert hold_again(Store(store.path, newer)) == (8, 0)
     assert labels(store)[:2] == [(1, None, 3), (2, None, 4)]
+    assert store.index.corrections() == 2, "each is counted once"
     strict = Store(store.path, replace(newer, version=3, sensors={"a": Column("", 0, 1)}))
     hold_again(strict)
     assert (strict.partitions(), strict.late.count()) == ([], 2), (
