@@ -55,6 +55,8 @@ HELD_AGAIN: Final = "held-again"
 """Stands for the source of readings that were in the store when the contract changed."""
 
 _WRITERS: Final = 4
+_FARTHEST: Final = 2**53
+"""Days, or blocks, from 0, within which all readings lie."""
 
 
 @dataclass(frozen=True)
@@ -413,8 +415,9 @@ class Store:
         return added
 
     def _part(self, machine: str, time: float) -> str:
-        """Name of the partition of a reading."""
-        return partition_name(machine, int(time // span(self.contract)), self.contract)
+        """Name of the partition of a reading; of a time that none has, some name that a file may have."""
+        part = min(max(int(time // span(self.contract)), -_FARTHEST), _FARTHEST)
+        return partition_name(machine, part, self.contract)
 
     def _refuse_label(self, one: Late) -> None:
         import pyarrow as pa

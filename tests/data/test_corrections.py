@@ -161,6 +161,14 @@ def test_a_correction_waits_for_its_reading_and_stays_with_it(store: Store) -> N
     assert labels(store)[-2:] == [(5, None, None), (6, None, 3)]
 
 
+@pytest.mark.parametrize("time", [1e308, -1e308])
+def test_a_time_that_no_reading_has_keeps_nothing_from_settling(store: Store, time: float) -> None:
+    correct(store, time, 3.0)
+    correct(store, 1, 4.0)
+    assert (store.late.count(), labels(store)[0]) == (1, (1, None, 4))
+    assert store.has(["1", "1"], np.array([time, 1.0])).tolist() == [False, True]
+
+
 def test_readings_of_a_moment_are_found_by_their_microsecond(tmp_path: Path) -> None:
     store = Store(tmp_path, replace(CONTRACT, clock="timestamp", time="at"))
     take(store, machine=["1"], at=["2026-03-01T23:59:59.999999Z"], a=[5.0])
