@@ -173,8 +173,10 @@ def _check_store(plant: PlantDirectory, release: bool, again: bool, task: str, j
         told = f"{released} readings were released.\n{told}"
     if again:
         told = f"{kept} readings were held again and keep the contract, {gone} went to quarantine.\n{told}"
+    if waiting := store.late.count():
+        told += f"\n{waiting} labels wait for their readings, which the store does not have."
     document = [dict(zip(names[:5], row, strict=False)) for row in rows]
-    counts = {"released": released, "kept": kept, "gone": gone}
+    counts = {"released": released, "kept": kept, "gone": gone, "waiting_labels": waiting}
     show(json, {"store": str(store.path), **counts, "quarantine": document}, told)
 
 
@@ -227,7 +229,7 @@ def snapshot(
 
 
 def _snapshot_store(plant: PlantDirectory, task: str, message: str, json: bool) -> None:
-    from interplant.client import erasure, intake
+    from interplant.client import erasure, feedback, intake
     from interplant.client.directory import data_repository
 
     repository, settings = data_repository(plant), plant.load().data
@@ -237,16 +239,22 @@ def _snapshot_store(plant: PlantDirectory, task: str, message: str, json: bool) 
             "`interplant data ingest` brings them"
         )
     store = intake.store_of(plant, load_task(task) if task else None)
+    feedback.carry(plant, store)
     made = repository.freeze(store, message, settings.simulated)
     gone = erasure.prune(plant, repository, settings.keep)
     document = {name: getattr(made, name) for name in ("digest", "created", "rows", "machines", "simulated")}
     document |= {"sources": dict(made.sources), "quarantined": made.quarantined, "purged": gone}
+    document |= {"corrections": made.corrections}
+    corrected = (
+        f"\n{made.corrections} labels were corrected by persons since the last." if made.corrections else ""
+    )
     show(
         json,
         document,
         f"Snapshot {made.digest[:12]}: {made.rows} readings of {made.machines} machines"
         f"{', simulated' if made.simulated else ''}; {sum(made.sources.values())} came in since the last, "
         f"{made.quarantined} went to quarantine."
+        + corrected
         + (f"\n{len(gone)} older snapshots were removed (data.keep)." if gone else ""),
     )
 

@@ -128,7 +128,8 @@ def _participant(one: Participant) -> list[object]:
 
 def _own(key: str, one: OwnSnapshot) -> list[object]:
     found = one.snapshot
-    brought = ", ".join(f"{name}: {count}" for name, count in found.sources.items())
+    sources = dict(found.sources) | ({"corrections": found.corrections} if found.corrections else {})
+    brought = ", ".join(f"{name}: {count}" for name, count in sources.items())
     now = f"removed: {one.removed}" if one.removed else "kept"
     return [key[:12], found.digest[:12], found.created, found.rows, found.machines, brought, now]
 
@@ -146,6 +147,7 @@ def _opened(one: OwnSnapshot | None) -> dict[str, Any] | None:
         "contract",
         "sources",
         "quarantined",
+        "corrections",
     )
     return {name: getattr(one.snapshot, name) for name in names} | {"removed": one.removed}
 

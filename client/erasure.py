@@ -13,9 +13,10 @@ from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import takes_turns
 from interplant.core.release import LINEAGE, TASK, parse_lineage, parse_task
 from interplant.data import events, versions
+from interplant.data.partitions import BLOCK
 from interplant.data.repository import Repository
 from interplant.data.snapshots import Snapshot, keyed_digest
-from interplant.data.store import BLOCK, Store
+from interplant.data.store import Store
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,12 @@ def erase(
     )
     # First: what is found in these readings is not known any more once they are gone.
     told = _forget_events(directory, _spans(store, machine, first, last))
-    changed = store.erase(machine, first, last)
+    # Before the store: what is erased here, nobody carries there any more.
     if directory.predictions.exists():
         with Predictions.open(directory) as log:
             until = None if last is None else _logged(last, counted) + _reach(directory, store.contract)
             log.erase(machine, None if first is None else _logged(first, counted), until)
+    changed = store.erase(machine, first, last)
     made = ""
     if store.partitions():
         snapshots = repository.log()

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from interplant.client import erasure, intake, proposals, telling
+from interplant.client import erasure, feedback, intake, proposals, telling
 from interplant.client.directory import PlantDirectory, data_repository
 from interplant.core import logs, processes
 from interplant.core.errors import InterplantError
@@ -91,6 +91,7 @@ def _watch(plant: PlantDirectory) -> None:
 def _snapshot(plant: PlantDirectory, mark: Mark) -> Snapshot | None:
     """Make the newest snapshot of the store; return it if the mark knows another."""
     store, repository, settings = intake.store_of(plant), data_repository(plant), plant.load().data
+    feedback.carry(plant, store)
     store.settle()
     if not store.partitions():
         return None  # all of it was erased, or is in quarantine

@@ -1,5 +1,7 @@
 """The plant's log of predictions: what was answered, by which release, and the label where one came.
 
+Labels that the plant's store is still to take stand in a table of their own until they are carried there.
+
 A bounded SQLite file in the plant's directory. Monitoring, trials and late labels read and join it;
 numbers in it are numbers about data, which stay in the plant.
 """
@@ -12,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from time import time as now
 from typing import Any, Final, Self
@@ -28,11 +30,17 @@ _COLUMNS: Final = (
     "id, time, release, machine, at, prediction, challenger, challenger_prediction, drifting, label"
     ", labelled_at"
 )
+_CORRECTION: Final = "prediction, release, machine, at, clock, label, value, horizon, told"
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS predictions (
   row INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, time REAL NOT NULL, release TEXT NOT NULL,
   machine TEXT, at REAL, prediction TEXT NOT NULL, challenger TEXT, challenger_prediction TEXT,
   drifting INTEGER NOT NULL, label TEXT, labelled_at REAL
+) STRICT;
+CREATE TABLE IF NOT EXISTS corrections (
+  row INTEGER PRIMARY KEY AUTOINCREMENT, prediction TEXT NOT NULL UNIQUE, release TEXT NOT NULL,
+  machine TEXT NOT NULL, at REAL NOT NULL, clock TEXT NOT NULL, label TEXT NOT NULL, value REAL NOT NULL,
+  horizon REAL NOT NULL, told REAL NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS by_time ON predictions (time);
 CREATE INDEX IF NOT EXISTS by_label ON predictions (labelled_at) WHERE label IS NOT NULL;
@@ -72,6 +80,35 @@ class Prediction:
     drifting: bool = False
     label: Label | None = None
     labelled_at: float | None = None
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A label that is still to be carried into the plant's store; see `interplant.client.feedback`.
+
+    Args:
+        prediction: The id.
+        release: Which release answered.
+        machine: As the store names it.
+        at: Time of the window's last reading, as of a `Prediction`.
+        clock: The contract's.
+        label: Column that the value is of.
+        value: What it is.
+        horizon: How far after ``at`` it speaks of, in the contract's time; 0: of that reading alone.
+        told: When it was told, in seconds since 1970 (UTC); noted with it.
+        row: Number, increasing; 0 before it is noted.
+    """
+
+    prediction: str
+    release: str
+    machine: str
+    at: float
+    clock: str
+    label: str
+    value: float
+    horizon: float
+    told: float = 0.0
     row: int = 0
 
 
@@ -134,12 +171,13 @@ class Predictions:
                 "DELETE FROM predictions WHERE row <= (SELECT max(row) FROM predictions) - ?", (self.keep,)
             )
 
-    def label(self, prediction: str, value: Label) -> bool:
+    def label(self, prediction: str, value: Label, correction: Correction | None = None) -> bool:
         """Note what turned out to be true of a prediction; a later word replaces an earlier one.
 
         Args:
             prediction: Its id.
             value: The label, in the label's own units or words.
+            correction: The same as the plant's store takes it; None if it does not. Noted together with it.
 
         Returns:
             Whether there is such a prediction; it may have left the log.
@@ -149,10 +187,35 @@ class Predictions:
         """
         text = _label(value)
         with self._transaction("FULL") as database:
+            told = now()
             changed = database.execute(
-                "UPDATE predictions SET label = ?, labelled_at = ? WHERE id = ?", (text, now(), prediction)
+                "UPDATE predictions SET label = ?, labelled_at = ? WHERE id = ?", (text, told, prediction)
             )
+            database.execute("DELETE FROM corrections WHERE prediction = ?", (prediction,))
+            if correction is not None and changed.rowcount:
+                values = astuple(replace(correction, told=told))[:-1]
+                database.execute(
+                    f"INSERT INTO corrections ({_CORRECTION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                    values,
+                )
+                database.execute(
+                    "DELETE FROM corrections WHERE row <= (SELECT max(row) FROM corrections) - ?",
+                    (self.keep,),
+                )
             return changed.rowcount == 1
+
+    def corrections(self) -> list[Correction]:
+        """Return what is still to be carried into the plant's store, in the order in which it came."""
+        with self._reading() as database:
+            rows = database.execute(
+                f"SELECT {_CORRECTION}, row FROM corrections ORDER BY row"  # noqa: S608 our own words
+            ).fetchall()
+        return [Correction(*row) for row in rows]
+
+    def carried(self, corrections: Iterable[Correction]) -> None:
+        """Forget corrections that the store has on disk."""
+        with self._transaction("FULL") as database:
+            database.executemany("DELETE FROM corrections WHERE row = ?", [(one.row,) for one in corrections])
 
     def find(self, prediction: str) -> Prediction | None:
         """Return the prediction of an id."""
@@ -208,6 +271,11 @@ class Predictions:
                 "AND (?2 IS NULL OR at IS NULL OR at >= ?2) AND (?3 IS NULL OR at IS NULL OR at <= ?3)",
                 (machine, first, last),
             ).rowcount
+            database.execute(
+                "DELETE FROM corrections WHERE (?1 IS NULL OR machine = ?1) "
+                "AND (?2 IS NULL OR at >= ?2) AND (?3 IS NULL OR at <= ?3)",
+                (machine, first, last),
+            )
         with self._reading() as database:
             busy = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy:

@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from interplant.client.predictions import Label, Prediction, Predictions
+from interplant.client.predictions import Prediction, Predictions
 from interplant.core.errors import InterplantError
 from interplant.core.targets import Target, told
 
@@ -30,6 +30,8 @@ MOST: Final = 100_000
 
 HOLD: Final = 1.0
 """Seconds for which predictions wait for what a release beside the champion says to them."""
+
+T = TypeVar("T")
 
 _PART: Final = 100
 """Predictions written in one transaction, so that the thread never holds the interpreter for long."""
@@ -104,7 +106,7 @@ class Recorder:
         self._open = open_log
         self._log: Predictions | None = None
         self._answered: deque[Answered] = deque()
-        self._labels: deque[tuple[str, Label, Future[bool]]] = deque()
+        self._asked: deque[Callable[[], None]] = deque()
         self._rows = 0
         self._woken = False
         self._changed = threading.Condition()
@@ -126,13 +128,26 @@ class Recorder:
                 self._woken = True
                 self._changed.notify()
 
-    def label(self, prediction: str, value: Label) -> "Future[bool]":
-        """Have a label noted, behind all predictions that were put before; see `Predictions.label`."""
-        noted: Future[bool] = Future()
+    def ask(self, work: Callable[[Predictions], T]) -> "Future[T]":
+        """Have something done with the log, behind all predictions that were put before.
+
+        What it raises, the future does; `InterplantError` where the log cannot be used.
+        """
+        done: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(work(self._opened()))
+            except (InterplantError, OSError) as error:
+                self._forget()
+                done.set_exception(InterplantError(str(error)))
+            except Exception as error:  # noqa: BLE001 # who asked hears it, and the thread goes on
+                done.set_exception(error)
+
         with self._changed:
-            self._labels.append((prediction, value, noted))
+            self._asked.append(run)
             self._changed.notify()
-        return noted
+        return done
 
     def close(self) -> None:
         """Write what waits, and end."""
@@ -144,13 +159,13 @@ class Recorder:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._woken or self._closed or self._labels)
-                self._changed.wait_for(lambda: self._closed or self._labels, PAUSE)
-                self._woken, closed, labels = False, self._closed, list(self._labels)
-                self._labels.clear()
-            self._write(at_once=closed or bool(labels))
-            for prediction, value, noted in labels:
-                self._note(prediction, value, noted)
+                self._changed.wait_for(lambda: self._woken or self._closed or self._asked)
+                self._changed.wait_for(lambda: self._closed or self._asked, PAUSE)
+                self._woken, closed, asked = False, self._closed, list(self._asked)
+                self._asked.clear()
+            self._write(at_once=closed or bool(asked))
+            for run in asked:
+                run()
             if closed:
                 if self._log:
                     self._log.close()
@@ -184,13 +199,6 @@ class Recorder:
         except (InterplantError, OSError) as error:
             self._forget()
             self._lose(len(rows), str(error))
-
-    def _note(self, prediction: str, value: Label, noted: "Future[bool]") -> None:
-        try:
-            noted.set_result(self._opened().label(prediction, value))
-        except (InterplantError, OSError) as error:
-            self._forget()
-            noted.set_exception(InterplantError(str(error)))
 
     def _opened(self) -> Predictions:
         if self._log is None:

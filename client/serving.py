@@ -81,7 +81,7 @@ async def _serve(
     log.info("predictions are served at %s", address)
     server = uvicorn.Server(
         uvicorn.Config(
-            App(models, batcher, beside, recorder, settings),
+            App(plant, models, batcher, beside, recorder, settings),
             http=Connection,
             ws="none",
             lifespan="off",

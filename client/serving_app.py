@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mutabl
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from interplant.client import answering, protocol, requests
+from interplant.client import answering, feedback, protocol, requests
 from interplant.client.batching import Batcher
 from interplant.client.beside import Beside
+from interplant.client.directory import PlantDirectory
 from interplant.client.predictions import new_id
 from interplant.client.protocol import HEADER_LENGTH, ProtocolError, json_bytes, json_object
 from interplant.client.recording import Answered, Recorder
@@ -42,6 +43,7 @@ class App:
     """One plant's predictions.
 
     Args:
+        plant: Its directory.
         models: What answers.
         batcher: Runs it.
         beside: What answers beside it.
@@ -50,8 +52,15 @@ class App:
     """
 
     def __init__(
-        self, models: Followed, batcher: Batcher, beside: Beside, recorder: Recorder, settings: Serving
+        self,
+        plant: PlantDirectory,
+        models: Followed,
+        batcher: Batcher,
+        beside: Beside,
+        recorder: Recorder,
+        settings: Serving,
     ) -> None:
+        self._plant = plant
         self._models, self._batcher, self._beside, self._recorder = models, batcher, beside, recorder
         self._bodies = Bodies(settings.body_megabytes * 1_000_000)
         self._rate = Rate(settings.rate) if settings.rate else None
@@ -144,17 +153,15 @@ class App:
         prediction = content.get("prediction_id")
         if set(content) != {"prediction_id", "label"} or not isinstance(prediction, str):
             raise ProtocolError(400, "expected prediction_id, the text that came with it, and label")
-        value = requests.label_of(content["label"], self._ready().task.target)
+        model, label = self._ready(), content["label"]
+        asked = self._recorder.ask(
+            lambda log: feedback.note(self._plant, log, prediction, label, model.release, model.task)
+        )
         try:
-            known = await asyncio.wrap_future(self._recorder.label(prediction, value))
+            said = await asyncio.wrap_future(asked)
         except InterplantError as error:
             raise ProtocolError(503, str(error), retry_after=5) from None
-        if not known:
-            raise ProtocolError(
-                404,
-                f"prediction {prediction[:64]!r}: not in this plant's log, or no longer; nothing was noted",
-            )
-        return 200, json_bytes({"prediction_id": prediction, "label": value}), _JSON
+        return 200, json_bytes(said), _JSON
 
     def _ready(self) -> Model:
         model = self._models.model

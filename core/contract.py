@@ -16,6 +16,10 @@ CLOCKS = ("count", "timestamp")
 """What a contract's time is: a number that counts (cycles, seconds of a recording), or a moment."""
 
 
+RESERVED = ("_corrected", "_horizon", "_told", "_prediction")
+"""Columns that a store keeps beside the contract's; see `interplant.data.corrections`."""
+
+
 @dataclass
 class Column:
     """One input column: its unit and the public range that also normalises it."""
@@ -98,6 +102,8 @@ class Contract:
                     f"expected low < high, found {column.low} and {column.high}",
                 )
         inputs = set(self.settings) | set(self.sensors)
+        taken = inputs.union((self.machine, self.time, self.label, self.cycle, *self.never)) & set(RESERVED)
+        need(not taken, f"{prefix}sensors", f"expected other names than {', '.join(RESERVED)}, found one")
         for reserved in (self.machine, self.time, self.label, self.cycle, *self.never):
             need(
                 reserved not in inputs,

@@ -107,7 +107,8 @@ def of_snapshot(snapshot: Snapshot, contract: Contract, split: Split) -> Iterato
 
 def of_store(store: Store, snapshot: Snapshot, contract: Contract) -> Iterator[Block]:
     """Yield the readings of a store's partitions that a snapshot does not hold as they are, oldest first."""
-    for frame in unseen(store, snapshot.files):
+    reader = reader_of(snapshot)
+    for frame in unseen(store, snapshot.files, reader.manifest["days"] if reader else {}):
         yield of_frame(frame, contract)
 
 

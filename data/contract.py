@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from interplant.core.contract import Contract
 from interplant.core.errors import Refusal
+from interplant.data.corrections import NUMBERS as CORRECTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ class Violation:
 
 
 def usable(frame: "pd.DataFrame", contract: Contract) -> "pd.DataFrame":
-    """Return the contract's columns as numbers, whatever single readings hold; the label's if it is there.
+    """Return the contract's columns as numbers, whatever single readings hold; labels' if they are there.
 
     A cell that is no number becomes NaN, and a reading without a machine's number or a time is left out.
     Each reading's fate follows from itself alone, so that no single one decides whether a table is read.
@@ -73,7 +74,7 @@ def usable(frame: "pd.DataFrame", contract: Contract) -> "pd.DataFrame":
     for name in needed:
         if name not in frame.columns:
             raise Refusal("contract", f"column {name!r}: expected by the contract, not in the data")
-    needed += [contract.label] if contract.label in frame.columns else []
+    needed += [name for name in (contract.label, *CORRECTIONS) if name in frame.columns]
     numbers = pd.DataFrame(
         {
             name: frame[name] if _kind(frame[name]) in "iuf" else pd.to_numeric(frame[name], errors="coerce")
@@ -123,7 +124,7 @@ def check(frame: "pd.DataFrame", contract: Contract) -> list[Violation]:
     found += [
         Violation("extra", str(name), 0, rows, "not in the contract; it is ignored")
         for name in frame.columns
-        if name not in {*needed, contract.label, *contract.never}
+        if name not in {*needed, contract.label, *contract.never, *CORRECTIONS}
     ]
     present = [name for name in [*needed, contract.label] if name in frame.columns]
     wrong = list(_wrong_types(frame, contract, present))

@@ -3,10 +3,13 @@
 What keeps it goes in, in the contract's units and in UTC. What breaks it goes to quarantine with the rule,
 the column and the value, as it came, so that it can be released after a fix. The values are checked with
 pandera; what has to be known first, which machine and when, is read here.
+
+A row without any input that tells a label is no reading: it is a label that came apart from its reading, and
+may be as late as it likes.
 """
 
 import time as clock
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,7 +37,7 @@ RULES: Final = {
     "type": "not a number",
     "finite": "not a finite number",
     "range": "far outside the declared range",
-    "conflict": "another reading of the same machine and time has another value",
+    "conflict": "another reading, or another label, of the same machine and time has another value",
 }
 """Why a reading is in quarantine. Later rules are looked at only where the earlier ones hold."""
 
@@ -53,10 +56,12 @@ class Admitted:
         good: Readings as the store keeps them; see `layout`.
         bad: Readings as they came, by the source's names, all columns as text, behind their `REASONS` (named
             ``_rule`` and so on).
+        labels: Machine, time, label and what tells it, of rows that have no reading: it came before, or will.
     """
 
     good: "pa.Table"
     bad: "pa.Table"
+    labels: "pa.Table"
 
 
 class _Findings:
@@ -106,6 +111,8 @@ def admit(
     origin: str,
     newest: Mapping[str, float] | None = None,
     now: float | None = None,
+    known: Callable[[Sequence[str], NDArray[Any]], NDArray[np.bool_]] | None = None,
+    apart: bool = True,
 ) -> Admitted:
     """Hold each reading of a batch to the contract.
 
@@ -116,6 +123,8 @@ def admit(
         origin: Where they were found.
         newest: By machine, the time of its newest stored reading (microseconds, or the contract's count).
         now: Seconds since 1970; by default the clock's.
+        known: Tells which readings, by machine and time, the store has: one that comes again is not late.
+        apart: Whether labels may come apart from their readings; else each row is a reading.
 
     Raises:
         UsageError: The source's declared units cannot be converted.
@@ -128,8 +137,18 @@ def admit(
     raw = table.rename_columns(_once(renamed(own, source.columns)))
     found = _Findings(len(raw))
     machine, values = _identity(raw, contract, source, found)
-    _check_times(machine, values[contract.time], contract, found, newest or {}, now)
-    values |= _read_numbers(raw, contract, source, found)
+    parsed = {
+        name: parsing.numbers(raw.column(name)) for name in _wanted(contract) if name in raw.column_names
+    }
+    alone = np.zeros(len(raw), np.bool_)
+    if apart and not contract.hold:  # where readings may be partial, these are such
+        alone = _labels_alone(parsed, len(raw), contract)
+    _check_ahead(values[contract.time], contract, found, now)
+    if contract.late and newest:
+        found.add(
+            ~alone & _late(machine, values[contract.time], contract, newest, known), "late", contract.time
+        )
+    values |= _read_numbers(parsed, alone, contract, source, found)
     _check_values(values, contract, found)
     spared = _spare(raw, own, values, contract, found, source.name, origin)
     arrays = {name: _array(own) for name, own in values.items()} | {contract.machine: machine}
@@ -138,16 +157,17 @@ def admit(
         [arrays[field.name] if field.name in arrays else pa.nulls(len(raw), field.type) for field in fields],
         schema=fields,
     )
-    bad = np.flatnonzero(found.code)
-    if not len(bad):
-        return Admitted(kept, spared)
+    bad, told = np.flatnonzero(found.code), [contract.machine, contract.time, contract.label, *contract.never]
+    labels = kept.take(pa.array(np.flatnonzero((found.code == 0) & alone))).select(told)
+    if not len(bad) and not len(labels):
+        return Admitted(kept, spared, labels)
     reasons, wrong = found.of(bad), raw.take(pa.array(bad))
     shown = {name: parsing.texts(wrong.column(name)) for _, name in reasons if name in raw.column_names}
     cells = [shown[name].iloc[row] if name in shown else None for row, (_, name) in enumerate(reasons)]
-    good = kept.take(pa.array(np.flatnonzero(found.code == 0)))
+    good = kept.take(pa.array(np.flatnonzero((found.code == 0) & ~alone)))
     # Under the source's own names, so that it can be released when those were the mistake.
     refused = mark(wrong.rename_columns(own), reasons, cells, source.name, origin)
-    return Admitted(good, pa.concat_tables([refused, spared]) if len(spared) else refused)
+    return Admitted(good, pa.concat_tables([refused, spared]) if len(spared) else refused, labels)
 
 
 def _spare(
@@ -238,50 +258,77 @@ def _identity(
     return machine, {contract.time: moment.values}
 
 
-def _check_times(
+def _check_ahead(times: NDArray[Any], contract: Contract, found: _Findings, now: float | None) -> None:
+    if contract.clock == "timestamp":
+        latest = ((clock.time() if now is None else now) + contract.ahead) * 1e6
+        found.add(times > latest, "ahead", contract.time)
+
+
+def _late(
     machine: "pa.ChunkedArray",
     times: NDArray[Any],
     contract: Contract,
-    found: _Findings,
     newest: Mapping[str, float],
-    now: float | None,
-) -> None:
-    second = 1e6 if contract.clock == "timestamp" else 1.0
-    if contract.clock == "timestamp":
-        latest = ((clock.time() if now is None else now) + contract.ahead) * second
-        found.add(times > latest, "ahead", contract.time)
-    if contract.late and newest:
-        coded = machine.combine_chunks().dictionary_encode()
-        bounds = np.array([newest.get(str(name), -np.inf) for name in coded.dictionary] + [-np.inf])
-        place = coded.indices.fill_null(len(bounds) - 1).to_numpy(zero_copy_only=False)
-        found.add(times < bounds[place] - contract.late * second, "late", contract.time)
+    known: Callable[[Sequence[str], NDArray[Any]], NDArray[np.bool_]] | None,
+) -> NDArray[np.bool_]:
+    """Which readings are too late, and new."""
+    coded = machine.combine_chunks().dictionary_encode()
+    bounds = np.array([newest.get(str(name), -np.inf) for name in coded.dictionary] + [-np.inf])
+    place = coded.indices.fill_null(len(bounds) - 1).to_numpy(zero_copy_only=False)
+    found: NDArray[np.bool_] = times < bounds[place] - contract.late * (
+        1e6 if contract.clock == "timestamp" else 1.0
+    )
+    if known is not None and found.any():
+        rows = np.flatnonzero(found)
+        found[rows] = ~known([str(coded.dictionary[int(one)]) for one in place[rows]], times[rows])
+    return found
 
 
-def _read_numbers(
-    raw: "pa.Table", contract: Contract, source: Source, found: _Findings
-) -> dict[str, NDArray[np.float64]]:
-    """All other columns as numbers in the contract's units, NaN where there is none."""
-    units = {name: column.unit for name, column in {**contract.settings, **contract.sensors}.items()}
-    wanted = [
+def _wanted(contract: Contract) -> list[str]:
+    """All columns but machine and time."""
+    return [
         *columns(contract),
         *([contract.cycle] if contract.cycle else []),
         contract.label,
         *contract.never,
     ]
+
+
+def _labels_alone(parsed: Mapping[str, parsing.Parsed], rows: int, contract: Contract) -> NDArray[np.bool_]:
+    """Which rows tell a label and have no input."""
+    found = np.zeros(rows, np.bool_)
+    for name in (contract.label, *contract.never):
+        if name in parsed:
+            found |= ~parsed[name].missing
+    for name in columns(contract):
+        if name in parsed and found.any():
+            found &= parsed[name].missing
+    return found
+
+
+def _read_numbers(
+    columns_by_name: Mapping[str, parsing.Parsed],
+    alone: NDArray[np.bool_],
+    contract: Contract,
+    source: Source,
+    found: _Findings,
+) -> dict[str, NDArray[np.float64]]:
+    """All other columns as numbers in the contract's units, NaN where there is none."""
+    units = {name: column.unit for name, column in {**contract.settings, **contract.sensors}.items()}
     inputs = columns(contract) if contract.hold else []
     optional = {contract.label, *contract.never, *inputs}
     values: dict[str, NDArray[np.float64]] = {}
-    some = np.zeros(len(raw), np.bool_)
-    for name in wanted:
-        if name not in raw.column_names:
+    some = np.zeros(len(alone), np.bool_)
+    for name in _wanted(contract):
+        if name not in columns_by_name:
             if name not in optional:
-                found.add(np.ones(len(raw), np.bool_), "column", name)
+                found.add(~alone, "column", name)
             continue
-        parsed = parsing.numbers(raw.column(name))
+        parsed = columns_by_name[name]
         note = found.add_cell if name in inputs else found.add
         note(parsed.wrong, "type", name)
         if name not in optional:
-            found.add(parsed.missing, "missing", name)
+            found.add(parsed.missing & ~alone, "missing", name)
         note(~np.isfinite(parsed.values) & ~parsed.missing & ~parsed.wrong, "finite", name)
         some |= ~parsed.missing
         given = source.units.get(name, "")

@@ -3,7 +3,9 @@
 The manifest repeats the contract, so that a snapshot can be read by itself, and counts readings by day and
 machine. It counts them by the versions of the contract that the readings of their partition were held to as
 they came (``versions``), and names the partitions of which some were held to another than this one
-(``others``). Who brought the readings is no part of it: the same readings are the same snapshot.
+(``others``). Labels of sources (``labelled``) and, if there are any, of persons (``corrected``) are counted
+apart; the latter have columns of their own (`interplant.data.corrections`). Who brought the readings is no
+part of it: the same readings are the same snapshot.
 """
 
 import hashlib
@@ -64,11 +66,12 @@ class Frozen:
         counts: Counter[str] = Counter()
         for one in partitions:
             counts[one.versions] += one.rows
-        own = str(contract.version)
+        own, corrected = str(contract.version), sum(one.corrected for one in partitions)
         content = {
             "versions": dict(sorted(counts.items())),
             "others": {one.name: one.versions for one in partitions if one.versions != own},
             "labelled": sum(one.labelled for one in partitions),
+            **({"corrected": corrected} if corrected else {}),
             "version": VERSION,
             "simulated": simulated,
             "contract": config.dump(contract),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sha256_file
+from interplant.data.corrections import VALUE as CORRECTED
 from interplant.data.hashes import State, files_in
 
 if TYPE_CHECKING:
@@ -24,13 +25,15 @@ _ASKED: Final = 500
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS part (
     name TEXT PRIMARY KEY, sha256 TEXT, size INTEGER, changed INTEGER,
-    rows INTEGER, machine TEXT, first NUMERIC, last NUMERIC, labelled INTEGER, versions TEXT
+    rows INTEGER, machine TEXT, first NUMERIC, last NUMERIC, labelled INTEGER, versions TEXT,
+    corrected INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS newest_of ON part (machine, last);
 CREATE TABLE IF NOT EXISTS held (hash TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS came (
     source TEXT, machine TEXT, rows INTEGER, bad INTEGER, PRIMARY KEY (source, machine)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS told (what TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID;
 """
 
 
@@ -46,9 +49,10 @@ class Partition(NamedTuple):
         machine: Whose.
         first: Time of the first reading: microseconds since 1970, or a count.
         last: Of the last.
-        labelled: Readings whose label is known.
+        labelled: Readings whose label a source told.
         versions: Versions of the contract that its readings were held to as they came, ``1`` or ``1,2``;
             ``0`` where the file does not say.
+        corrected: Readings whose label a person told.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Partition(NamedTuple):
     last: float
     labelled: int
     versions: str
+    corrected: int = 0
 
     @property
     def day(self) -> str:
@@ -80,9 +85,9 @@ class Partition(NamedTuple):
         known = contract.label in table.column_names
         labelled = len(table) - table.column(contract.label).null_count if known else 0
         versions = versions_of(table.schema)
-        return cls(
-            name, sha256, state.st_size, state.st_mtime_ns, len(table), machine, *ends, labelled, versions
-        )
+        own = len(table) - table.column(CORRECTED).null_count if CORRECTED in table.column_names else 0
+        size, changed = state.st_size, state.st_mtime_ns
+        return cls(name, sha256, size, changed, len(table), machine, *ends, labelled, versions, own)
 
 
 def versions_of(schema: "pa.Schema") -> str:
@@ -120,6 +125,9 @@ class Index:
 
     def __post_init__(self) -> None:
         with self._connected() as database:
+            columns = [row[1] for row in database.execute("PRAGMA table_info(part)")]
+            if columns and tuple(columns) != Partition._fields:
+                database.execute("DROP TABLE part")  # another version's; it is made anew from the files
             database.executescript(_TABLES)
 
     def put(self, partitions: Iterable[Partition]) -> None:
@@ -183,6 +191,24 @@ class Index:
             )
             database.execute("DELETE FROM came WHERE rows <= 0 AND bad <= 0")
 
+    def note_corrections(self, number: int) -> None:
+        """Count corrections of persons that changed what readings' labels are."""
+        with self._connected() as database:
+            database.execute(
+                "INSERT INTO told VALUES ('corrections', ?1) ON CONFLICT DO UPDATE SET number = number + ?1",
+                (number,),
+            )
+
+    def corrections(self) -> int:
+        """Return how many were counted since they were last forgotten."""
+        with self._connected() as database:
+            row = database.execute("SELECT number FROM told WHERE what = 'corrections'").fetchone()
+        return int(row[0]) if row else 0
+
+    def forget_corrections(self, counted: int) -> None:
+        """Take off what a snapshot has on record."""
+        self.note_corrections(-counted)
+
     def held(self, hashes: list[str]) -> set[str]:
         """Return which of these rows, by their hashes, went to quarantine before."""
         known: set[str] = set()
@@ -198,6 +224,11 @@ class Index:
         """Note rows that went to quarantine."""
         with self._connected() as database:
             database.executemany("INSERT OR IGNORE INTO held VALUES (?)", [(one,) for one in hashes])
+
+    def let_go(self, hashes: Iterable[str]) -> None:
+        """Forget rows that leave quarantine."""
+        with self._connected() as database:
+            database.executemany("DELETE FROM held WHERE hash = ?", [(one,) for one in hashes])
 
     def forget_held(self) -> None:
         """Forget which rows went to quarantine: a hash tells of data, too."""
@@ -227,7 +258,7 @@ def _all(database: sqlite3.Connection) -> dict[str, Partition]:
 
 def _put(database: sqlite3.Connection, partitions: Iterable[Partition]) -> None:
     database.executemany(
-        "INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", list(partitions)
+        "INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", list(partitions)
     )
 
 
@@ -246,7 +277,7 @@ def _look(path: Path, name: str, contract: Contract) -> Partition:
     import pyarrow.parquet as pq
 
     try:
-        names = [contract.machine, contract.time, contract.label]
+        names = [contract.machine, contract.time, contract.label, CORRECTED]
         table = pq.ParquetFile(path).read(columns=names)  # a name that is not there is passed over
         return Partition.of(path, name, table, contract, sha256_file(path))
     except (pa.ArrowException, OSError, KeyError, IndexError):

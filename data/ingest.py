@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from interplant.core.contract import Contract
 from interplant.core.schema import Source
 from interplant.data import door
+from interplant.data.door import Admitted
 from interplant.data.sources import Batch, Feed
 from interplant.data.store import HELD_AGAIN, Store
 
@@ -28,7 +30,8 @@ class Brought:
 
     Args:
         source: Its name.
-        rows: Readings that kept the contract, those that were there already among them.
+        rows: Readings that kept the contract, those that were there already among them, and labels that came
+            alone.
         bad: Readings that went to quarantine.
         rules: Of these, how many broke which rule in which column.
         origins: Where the first few bad ones were found.
@@ -44,12 +47,13 @@ class Brought:
 def take(store: Store, source: Source, batch: Batch, brought: Brought) -> None:
     """Bring one batch into the store, and tell its source."""
     newest = store.newest() if store.contract.late else None
-    admitted = door.admit(batch.table, store.contract, source, batch.origin, newest)
+    admitted = door.admit(batch.table, store.contract, source, batch.origin, newest, known=store.has)
     bad = store.hold(admitted.bad)
     store.add(admitted.good, batch.origin)
-    store.index.note(source.name, _machines(admitted.good, store.contract), bad)
+    store.tell(admitted.labels, source.name, batch.origin)
+    store.index.note(source.name, _machines(admitted, store.contract), bad)
     batch.kept()
-    brought.rows += len(admitted.good)
+    brought.rows += len(admitted.good) + len(admitted.labels)
     brought.bad += bad.total()
     if bad:
         for rule, column, count in door.told(admitted.bad):
@@ -132,8 +136,10 @@ def release(store: Store, sources: Iterable[Source]) -> int:
         # What was late once is no less valid for it.
         contract = replace(store.contract, late=0.0)
         admitted = door.admit(raw, contract, known.get(name, Source(name=name, kind="folder")), origin)
+        store.let_go(rows, admitted.bad)
         store.add(admitted.good, origin)
-        good = _machines(admitted.good, store.contract)
+        store.tell(admitted.labels, name, origin)
+        good = _machines(admitted, store.contract)
         store.index.note(name, good, {machine: -count for machine, count in good.items()})
         return admitted.bad
 
@@ -155,10 +161,15 @@ def hold_again(store: Store) -> tuple[int, int]:
             good, bad = store.hold_again(one)
             store.index.note(HELD_AGAIN, {one.machine: good}, bad)
             kept, gone = kept + good, gone + bad.total()
+    store.settle()  # corrections join their readings again
     return kept, gone
 
 
-def _machines(good: "pa.Table", contract: Contract) -> dict[str, int]:
-    """Return how many readings each machine has, of readings that have one each."""
-    counted = good.column(contract.machine).value_counts()
-    return dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
+def _machines(admitted: Admitted, contract: Contract) -> Counter[str]:
+    """Return how many readings, and labels that came alone, each machine has, of rows that have one each."""
+    found: Counter[str] = Counter()
+    for table in (admitted.good, admitted.labels):
+        counted = table.column(contract.machine).value_counts()
+        pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
+        found.update(dict(pairs))
+    return found

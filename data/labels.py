@@ -3,10 +3,16 @@
 Each reading's label follows from its own machine's readings alone. One that cannot be known (no class of
 the task's, no number, an event that would lie after the end of the record) is not finite, and its window is
 left out.
+
+What a person said of a reading stands in the place of what a source said. Of a target that looks at later
+readings it is about that one window: an event within the horizon is one within the horizon of the target that
+was asked. Of a machine without labels, that fails at the end of its record, the time left at a reading tells
+when it fails, and so the time left at the readings before (`ends`).
 """
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +21,8 @@ from numpy.typing import NDArray
 from interplant.core.schema import Task
 from interplant.core.targets import CLASS, EVENT, TIME, VALUE
 from interplant.data.contract import TOLERANCE, Violation
+from interplant.data.corrections import HORIZON, NUMBERS
+from interplant.data.corrections import VALUE as SAID
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +39,7 @@ def encoded(frame: "pd.DataFrame", task: Task) -> "pd.DataFrame":
         frame: Readings; without the label's column, or with a time or a value in it, it is returned as is.
         task: Names the label and the target's kind.
     """
-    target, label = task.target, task.contract.label
+    target, label, frame = task.target, task.contract.label, corrected(frame, task)
     if target.kind not in (CLASS, EVENT) or label not in frame.columns:
         return frame
     values = target.classes if target.kind == CLASS else [0, 1]
@@ -40,12 +48,24 @@ def encoded(frame: "pd.DataFrame", task: Task) -> "pd.DataFrame":
     return frame.assign(**{label: found.mask(found.isna() & frame[label].notna(), np.inf)})
 
 
+def corrected(frame: "pd.DataFrame", task: Task) -> "pd.DataFrame":
+    """Return readings whose label is what a person said, where one did.
+
+    Of machines that fail at the end of their record there is no label to put it in; see `values`.
+    """
+    label, target = task.contract.label, task.target
+    if SAID not in frame.columns or (label not in frame.columns and target.kind == TIME):
+        return frame
+    said = frame[SAID].where(frame[HORIZON] == 0)
+    return frame.assign(**{label: said.fillna(frame[label]) if label in frame.columns else said})
+
+
 def violations(frame: "pd.DataFrame", task: Task) -> Iterator[Violation]:
     """Yield what keeps a table's label from being that of the task, beside what the contract says.
 
     Only ``time_to_failure`` needs no label: a machine's record may end with its failure.
     """
-    label, rows = task.contract.label, len(frame)
+    label, rows, frame = task.contract.label, len(frame), corrected(frame, task)
     if label not in frame.columns:
         if task.target.kind != TIME:
             said = f"expected by target.kind {task.target.kind} at each reading, not in the data"
@@ -61,7 +81,31 @@ def violations(frame: "pd.DataFrame", task: Task) -> Iterator[Violation]:
         yield from _out_of_range(frame, task)
 
 
-def values(label: Floats | None, task: Task, time: Floats, machines: NDArray[np.intp]) -> Floats:
+@dataclass(frozen=True)
+class Said:
+    """What persons said of readings; NaN where none did. See `interplant.data.corrections`.
+
+    Args:
+        value: Of each reading (N,).
+        horizon: How far after it the value speaks of (N,).
+        told: When it was said (N,).
+    """
+
+    value: Floats
+    horizon: Floats
+    told: Floats
+
+    @classmethod
+    def of(cls, frame: "pd.DataFrame", order: NDArray[np.intp]) -> "Said | None":
+        """Take the readings of a table in an order; None if nobody said anything."""
+        if SAID not in frame.columns:
+            return None
+        return cls(*(frame[name].to_numpy(dtype=np.float64)[order] for name in NUMBERS))
+
+
+def values(
+    label: Floats | None, task: Task, time: Floats, machines: NDArray[np.intp], said: Said | None = None
+) -> Floats:
     """Return the label of each reading, in the unit of `interplant.data.windows.Windows.y`.
 
     Args:
@@ -70,17 +114,55 @@ def values(label: Floats | None, task: Task, time: Floats, machines: NDArray[np.
         task: Its target.
         time: Of each reading (N,).
         machines: Place of the first reading of each machine, and N at the end.
+        said: What persons said; where it is about the reading alone, the label has it already.
     """
     target = task.target
     if label is None:
         last = machines[1:] - 1
-        return np.repeat(time[last], np.diff(machines)) - time
+        found = np.repeat(time[last], np.diff(machines)) - time
+        return found if said is None else _to_the_end(found, time, machines, said)
     if target.kind == EVENT:
-        return _within(label, time, machines, target.horizon)
+        within = _within(label, time, machines, target.horizon)
+        if said is None or not target.horizon:
+            return within
+        return np.where(said.horizon == target.horizon, said.value, within)
     if target.kind == VALUE:
         width = TOLERANCE * (target.high - target.low)
         return np.clip(label, target.low - width, target.high + width)
     return label
+
+
+def ends(at: Floats, value: Floats, told: Floats) -> Floats:
+    """Return when a machine fails, by what persons said of the time left at its readings.
+
+    Each says that the machine fails at ``at + value``, and not between. Of two that cannot both be true the
+    one that was said last is.
+
+    Args:
+        at: Times of the readings (N,).
+        value: The time left that was said (N,).
+        told: When it was said (N,).
+    """
+    kept: list[tuple[float, float]] = []
+    for place in np.argsort(-told, kind="stable"):
+        begin, end = float(at[place]), float(at[place] + value[place])
+        if not any(begin <= other < end or first <= end < other for first, other in kept):
+            kept.append((begin, end))
+    return np.array(sorted({end for _, end in kept}))
+
+
+def _to_the_end(found: Floats, time: Floats, machines: NDArray[np.intp], said: Said) -> Floats:
+    """The time to the next failure that was told; after the last of them, to the machine's last reading."""
+    left = found.copy()
+    known = np.isfinite(said.value) & (said.horizon == 0)
+    for first, end in itertools.pairwise(machines):
+        own = first + np.flatnonzero(known[first:end])
+        if len(own):
+            failures = ends(time[own], said.value[own], said.told[own])
+            next_one = np.searchsorted(failures, time[first:end])
+            before = np.append(failures, np.nan)[next_one]
+            left[first:end] = np.where(np.isnan(before), found[first:end], before - time[first:end])
+    return left
 
 
 def _within(label: Floats, time: Floats, machines: NDArray[np.intp], horizon: float) -> Floats:

@@ -27,6 +27,7 @@ from interplant.core.schema import Task
 from interplant.core.targets import TIME
 from interplant.data import labels
 from interplant.data.contract import Violation, check, columns, usable
+from interplant.data.corrections import NUMBERS
 from interplant.data.features import features
 from interplant.data.frozen import FrozenReader
 from interplant.data.pieces import parted
@@ -228,7 +229,7 @@ def _runs(starts: NDArray[np.int64], stride: int) -> NDArray[np.int64]:
 def _outline(part: "pd.DataFrame", contract: Contract) -> list[str]:
     return [
         name
-        for name in (contract.machine, contract.time, contract.cycle, contract.label)
+        for name in (contract.machine, contract.time, contract.cycle, contract.label, *NUMBERS)
         if name in part.columns
     ]
 

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from interplant.core.contract import Contract
 from interplant.core.errors import Refusal
 from interplant.core.schema import Split
+from interplant.data import corrections
 from interplant.data.contract import columns
 from interplant.data.door import layout
 from interplant.data.frames import Dataset
 from interplant.data.frozen import FrozenReader
 from interplant.data.index import Partition
-from interplant.data.store import Store, file_name, fitted, moments
+from interplant.data.partitions import file_name, fitted, moments
+from interplant.data.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,12 +50,15 @@ def records(reader: FrozenReader, split: Split) -> list[Record]:
     """Return the machines of a snapshot, and what of each is held out.
 
     Raises:
-        Refusal: ``contract``: no label is known, and the end of each record is to be held out: what is left
-            then has no end that would tell one.
+        Refusal: ``contract``: no source told a label, and the end of each record is to be held out: what
+            is left then has no end that would tell one.
     """
     manifest = reader.manifest
     if split.by == "time" and not manifest["labelled"]:
-        raise Refusal("contract", "split.by: time needs a label at each reading, found none in the snapshot")
+        raise Refusal(
+            "contract",
+            "split.by: time needs a label at each reading, from a source: found none in the snapshot",
+        )
     names = {file_name(machine): machine for day in manifest["days"].values() for machine in day}
     numbers = numbered(set(names.values()))
     outside = held_out(set(names.values()), split.holdout) if split.by == "unit" else set()
@@ -68,15 +73,15 @@ def records(reader: FrozenReader, split: Split) -> list[Record]:
 def pieces(reader: FrozenReader, record: Record) -> "Iterator[pd.DataFrame]":
     """Yield one machine's readings in the order of time, one partition in memory at a time.
 
-    Each is a frame of machine, time (counts, or seconds since 1970), cycle, inputs, and the label if it is
-    known of any reading of the snapshot.
+    Each is a frame of machine, time (counts, or seconds since 1970), cycle, inputs, and the label if a source
+    told it of any reading of the snapshot; and if a person did, what was said: `interplant.data.corrections`.
     """
     import pandas as pd
 
-    contract, labelled = reader.contract, bool(reader.manifest["labelled"])
+    contract, told_of = reader.contract, _labels(reader)
     before, told = None, -np.inf
     for name in record.partitions:
-        frame = _frame(reader.read(name), record.number, contract, labelled)
+        frame = _frame(reader.read(name), record.number, contract, told_of)
         if contract.hold:
             raw = frame if before is None else pd.concat([before, frame], ignore_index=True)
             end = raw[contract.time].iloc[-1]
@@ -125,7 +130,9 @@ def _between(parts: "Iterator[pd.DataFrame]", trained: int, held: bool) -> "Iter
             return
 
 
-def unseen(store: Store, known: Mapping[str, str]) -> "Iterator[pd.DataFrame]":
+def unseen(
+    store: Store, known: Mapping[str, str], days: Mapping[str, Mapping[str, int]]
+) -> "Iterator[pd.DataFrame]":
     """Yield what a store holds beside a snapshot: frames as of `pieces`, in the order in which it came about.
 
     Where time is a moment, the machines of a day stand together; where it counts, each has its own frames.
@@ -133,18 +140,21 @@ def unseen(store: Store, known: Mapping[str, str]) -> "Iterator[pd.DataFrame]":
     Args:
         store: The plant's.
         known: SHA-256 of the snapshot's files by name.
+        days: How many readings it has of each day and machine. As many as then: only labels came since.
     """
     import pandas as pd
 
     partitions, contract = store.partitions(), store.contract
     numbers = numbered({one.machine for one in partitions})
     fresh = [one for one in partitions if known.get(one.name) != one.sha256]
+    if not contract.hold:  # else a reading may have been completed
+        fresh = [one for one in fresh if days.get(one.day, {}).get(one.machine) != one.rows]
     stamped = contract.clock == "timestamp"
     groups: dict[str, list[Partition]] = {}
     for one in sorted(fresh, key=lambda one: one.day if stamped else (one.machine, one.first)):
         groups.setdefault(one.day if stamped else one.name, []).append(one)
     for group in groups.values():
-        frames = [_frame(store.read(one), numbers[one.machine], contract, False) for one in group]
+        frames = [_frame(store.read(one), numbers[one.machine], contract, []) for one in group]
         frames = [_held_over(frame, contract) if contract.hold else frame for frame in frames]
         yield pd.concat(frames, ignore_index=True)
 
@@ -167,19 +177,33 @@ def held_out(names: set[str], share: float) -> set[str]:
     return found - {max(names, key=place.__getitem__)}
 
 
-def _frame(table: "pa.Table", number: int, contract: Contract, labelled: bool) -> "pd.DataFrame":
+def _labels(reader: FrozenReader) -> list[str]:
+    """Columns that tell labels of a snapshot's readings."""
+    manifest = reader.manifest
+    own = [reader.contract.label] if manifest["labelled"] else []
+    return own + (list(corrections.NUMBERS) if manifest.get("corrected") else [])
+
+
+def _frame(table: "pa.Table", number: int, contract: Contract, labels: list[str]) -> "pd.DataFrame":
     import pandas as pd
 
-    table = fitted(table, contract)
-    times = moments(table, contract)
+    known = fitted(table, contract)
+    times = moments(known, contract)
     inputs = [*([contract.cycle] if contract.cycle else []), *columns(contract)]
+    said = table if corrections.VALUE in table.column_names else None
+    nothing = np.full(len(table), np.nan)
     return pd.DataFrame(
         {
             contract.machine: np.full(len(table), number, np.int64),
             contract.time: times / 1e6 if contract.clock == "timestamp" else times,
+            **{name: known.column(name).to_numpy() for name in inputs},
             **{
-                name: table.column(name).to_numpy()
-                for name in [*inputs, *([contract.label] if labelled else [])]
+                name: known.column(name).to_numpy()
+                if name == contract.label
+                else said.column(name).to_numpy()
+                if said is not None
+                else nothing
+                for name in labels
             },
         }
     )
@@ -201,10 +225,11 @@ def _held_over(frame: "pd.DataFrame", contract: Contract) -> "pd.DataFrame":
     found = frame.iloc[: len(last)].copy()
     found[contract.time] = last.index.to_numpy() * contract.interval
     found[names] = values
-    label = last[contract.label].to_numpy() if contract.label in names else None
-    if label is not None:
-        found[contract.label] = label
-    inputs = [name for name in names if name != contract.label]
+    # What is said of one reading is said of no other.
+    labels = [name for name in names if name in (contract.label, *corrections.NUMBERS)]
+    for name in labels:
+        found[name] = last[name].to_numpy()
+    inputs = [name for name in names if name not in labels]
     return found[found[inputs].notna().all(axis=1)].reset_index(drop=True)
 
 
@@ -216,9 +241,7 @@ def _forward(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _nothing(reader: FrozenReader) -> "pd.DataFrame":
-    return _frame(
-        layout(reader.contract).empty_table(), 0, reader.contract, bool(reader.manifest["labelled"])
-    )
+    return _frame(layout(reader.contract).empty_table(), 0, reader.contract, _labels(reader))
 
 
 def dataset_of(reader: FrozenReader, split: Split) -> Dataset:

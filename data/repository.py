@@ -123,11 +123,15 @@ class Repository:
             newest = records.newest(self.path)
             with store.locked():
                 content = Frozen.of(store.readings, store.partitions(), store.contract, simulated)
-                intake = store.index.intake()
+                intake, corrections = store.index.intake(), store.index.corrections()
                 placed = self._place(content, newest)
-            made = self._finish(content, newest, placed, message, store.contract.version, intake)
+            record = _counted(intake) | {"corrections": corrections, "contract": store.contract.version}
+            if newest and corrections and not intake:
+                record |= {"quarantined": newest[0].quarantined, "intake": newest[0].intake}
+            made = self._finish(content, newest, placed, message, record, any(one.bad for one in intake))
             if newest is None or newest[0].commit != made.commit:
                 store.index.forget_intake(intake)
+                store.index.forget_corrections(corrections)
         return made
 
     @property
@@ -243,17 +247,26 @@ class Repository:
         newest: tuple[Snapshot, str] | None,
         placed: set[str] | None,
         message: str,
-        version: int = 0,
-        intake: Sequence[Intake] = (),
+        record: Mapping[str, Any] | None = None,
+        news: bool = False,
     ) -> Snapshot:
-        """Track, push, commit and tag what was placed."""
+        """Track, push, commit and tag what was placed.
+
+        Args:
+            content: The snapshot's.
+            newest: The snapshot before, and its pointer.
+            placed: See `_place`.
+            message: The commit's.
+            record: What the snapshot has on record beside its content.
+            news: Whether that is to be on record where the readings are those of the snapshot before.
+        """
         pointer = newest[1] if newest else ""
         if placed is not None:
             pointer = self._track(content, newest)
             remember(self._memory, self._readings, {name: content.hashes[name] for name in placed})
         # That much went to quarantine is news even where no reading is.
-        if newest is None or newest[0].files != content.hashes or any(one.bad for one in intake):
-            made = self._commit(content, pointer, message, version, intake)
+        if newest is None or newest[0].files != content.hashes or news:
+            made = self._commit(content, pointer, message, record or {})
         else:
             made = newest[0]
             if placed is not None:
@@ -271,9 +284,7 @@ class Repository:
             known = {before.files[name]: md5 for name, md5 in listing.items() if name in before.files}
         return track(self._readings, content.hashes, known, content.linked)
 
-    def _commit(
-        self, content: Content, pointer: str, message: str, version: int, intake: Sequence[Intake]
-    ) -> Snapshot:
+    def _commit(self, content: Content, pointer: str, message: str, record: Mapping[str, Any]) -> Snapshot:
         snapshot = Snapshot(
             digest=tables.digest(content.hashes),
             commit="",
@@ -282,8 +293,7 @@ class Repository:
             machines=content.machines,
             simulated=content.simulated,
             files=content.hashes,
-            contract=version,
-            **_counted(intake),
+            **record,
         )
         return records.commit(self.path, snapshot, pointer, message)
 

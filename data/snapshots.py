@@ -40,7 +40,9 @@ class Snapshot:
         sources: Readings that each source brought since the snapshot before.
         quarantined: Readings that broke the contract since then.
         intake: Of each machine, readings since then that kept the contract, and that broke it; those that
-            named no machine stand under an empty name.
+            named no machine stand under an empty name. Corrections alone are no news of readings: what the
+            snapshot before says of these then stands.
+        corrections: Labels that persons corrected since the snapshot before.
         folder: Where the checked files lie, once opened.
     """
 
@@ -55,6 +57,7 @@ class Snapshot:
     sources: Mapping[str, int] = field(default_factory=dict)
     quarantined: int = 0
     intake: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    corrections: int = 0
     folder: Path | None = None
 
     def dataset(self, split: Split) -> Dataset:

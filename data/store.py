@@ -3,24 +3,23 @@
 Readings that come in small batches are written down at once in ``incoming/`` and moved to their partitions
 together (`Store.settle`); a batch is safe, and its source may forget it, when `Store.add` returns. A kill
 between the two steps is harmless: what is moved again is recognised by its key, machine and time. Where the
-contract's clock counts, a "day" is a block of `BLOCK` counts.
+contract's clock counts, a "day" is a block of counts.
 
 A reading that is there already is dropped; one that says something else for the same key goes to quarantine.
-Readings of which each has only some values (``contract.hold``) complete each other.
+Readings of which each has only some values (``contract.hold``) complete each other. A label may come later
+than its reading, by itself or with the reading again: it fills the empty one and overwrites nothing. What
+comes without its reading waits for it (`interplant.data.late`), corrections by persons among them.
 """
 
 import hashlib
 import math
-import os
-import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +28,22 @@ from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sync_folder, takes_turns, write_atomic
 from interplant.core.schema import Source
-from interplant.data import door, parsing
+from interplant.data import corrections, door, parsing
 from interplant.data.index import VERSIONS, Index, Partition, versions_of
+from interplant.data.late import Late, Waiting
+from interplant.data.partitions import (
+    Merged,
+    fitted,
+    merge_readings,
+    moments,
+    partition_name,
+    span,
+    write_partition,
+)
 from interplant.data.quarantine import Quarantine
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-BLOCK: Final = 100_000
-"""Counts in a partition where the contract's clock counts."""
 
 DIRECT: Final = 200_000
 """Readings from which on a batch goes to its partitions at once."""
@@ -48,8 +54,9 @@ MOST: Final = 2_000_000
 HELD_AGAIN: Final = "held-again"
 """Stands for the source of readings that were in the store when the contract changed."""
 
-_DAY: Final = 86_400_000_000
 _WRITERS: Final = 4
+_FARTHEST: Final = 2**53
+"""Days, or blocks, from 0, within which all readings lie."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,7 @@ class Store:
                 folder.mkdir(parents=True, exist_ok=True)
         self.index = Index(self.path / "index.db")
         self.quarantine = Quarantine(self.path / "quarantine")
+        self.late = Waiting(self.path / "late.db")
 
     @property
     def readings(self) -> Path:
@@ -139,6 +147,50 @@ class Store:
             self._write_down(table, origin)
             return self._settle() if sum(self._incoming.values()) >= MOST else Added()
 
+    def tell(self, labels: "pa.Table", source: str, origin: str) -> None:
+        """Keep labels that came without their readings; when this returns they are on disk.
+
+        Args:
+            labels: As `interplant.data.door.Admitted.labels`.
+            source: The name of the source.
+            origin: Where they were found.
+        """
+        if not len(labels):
+            return
+        machines, times = labels.column(self.contract.machine).to_pylist(), moments(labels, self.contract)
+        columns = {
+            name: labels.column(name).to_pylist() for name in (self.contract.label, *self.contract.never)
+        }
+        found = [
+            Late(machine, time, name, values[row], origin, source)
+            for row, (machine, time) in enumerate(zip(machines, times.tolist(), strict=True))
+            for name, values in columns.items()
+            if values[row] is not None
+        ]
+        self.correct(lambda: found)
+
+    def correct(self, take: Callable[[], Sequence[Late]]) -> None:
+        """Keep labels that came without their readings; when this returns they are on disk.
+
+        Args:
+            take: Returns them. Nobody erases while it runs, so that what it reads has not been erased before.
+        """
+        with self.locked():
+            self.late.put((self._part(one.machine, one.time), one) for one in take())
+
+    def has(self, machines: Sequence[str], times: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which readings, by machine and time, are in the partitions (N,)."""
+        import pyarrow.parquet as pq
+
+        names = np.array([self._part(*key) for key in zip(machines, times.tolist(), strict=True)])
+        found = np.zeros(len(names), np.bool_)
+        for name in np.unique(names):
+            path, own = self.readings / str(name), names == name
+            if path.exists():
+                table = pq.ParquetFile(path).read(columns=[self.contract.time])
+                found[own] = np.isin(times[own], moments(table, self.contract))
+        return found
+
     def hold(self, marked: "pa.Table") -> Counter[str]:
         """Put rows into quarantine, each once however often it comes; return how many are new, by machine.
 
@@ -152,14 +204,18 @@ class Store:
 
         if not len(marked):
             return Counter()
-        lines = zip(*(column.to_pylist() for column in marked.columns), strict=True)
-        hashes = [hashlib.sha256(repr((marked.column_names, line)).encode()).hexdigest() for line in lines]
+        hashes = _row_hashes(marked)
         known = self.index.held(hashes)
         fresh = {one: place for place, one in reversed(list(enumerate(hashes))) if one not in known}
         new = marked.take(pa.array(sorted(fresh.values()), pa.int64()))
         self.quarantine.put(new)
         self.index.hold(fresh)
         return machines_of(new, self.contract)
+
+    def let_go(self, released: "pa.Table", staying: "pa.Table") -> None:
+        """Forget that rows went to quarantine, but for those that stay: what is wrong again is held again."""
+        self.index.let_go(_row_hashes(released))
+        self.index.hold(_row_hashes(staying))
 
     def settle(self) -> Added:
         """Move all that waits in ``incoming/`` to its partitions."""
@@ -195,6 +251,7 @@ class Store:
                 else:
                     (self.readings / one.name).unlink()
             self.index.partitions(self.readings, self.contract)
+            self.late.erase(machine, low, high)
             self.quarantine.erase(self.contract, machine, low, high)
             self.index.forget_held()
             return changed
@@ -202,7 +259,8 @@ class Store:
     def hold_again(self, partition: Partition) -> tuple[int, Counter[str]]:
         """Hold a partition's readings to the contract as it is now; what breaks it goes to quarantine.
 
-        Done again after a kill, it completes what was begun.
+        Corrections wait for the readings that stay, or come again. Done again after a kill, it completes what
+        was begun.
 
         Returns:
             How many readings stay, and of each machine how many went.
@@ -210,7 +268,12 @@ class Store:
         with self.locked():
             contract = replace(self.contract, late=0.0)
             source = Source(name=HELD_AGAIN, kind="folder")
-            admitted = door.admit(self.read(partition), contract, source, f"readings/{partition.name}")
+            whole = self.read(partition)
+            said = corrections.late(whole, partition.machine, moments(whole, contract), contract, HELD_AGAIN)
+            self.late.put((partition.name, one) for one in said)
+            readings = whole.select([name for name in whole.column_names if name not in corrections.COLUMNS])
+            origin = f"readings/{partition.name}"
+            admitted = door.admit(readings, contract, source, origin, apart=False)
             gone = self._hold(admitted.bad)
             table = merge_readings(admitted.good.slice(0, 0), admitted.good, contract).table
             if len(table):
@@ -264,7 +327,7 @@ class Store:
                 path.unlink()
             paths = paths[len(batches) :]
         self._incoming.clear()
-        return added
+        return added + self._join()
 
     # --- partitions ----------------------------------------------------------------------------
 
@@ -277,19 +340,19 @@ class Store:
         coded = table.column(self.contract.machine).combine_chunks().dictionary_encode()
         machine = coded.indices.to_numpy(zero_copy_only=False)
         times = moments(table, self.contract)
-        span = np.floor_divide(times, _DAY if self.contract.clock == "timestamp" else BLOCK).astype(np.int64)
-        order = np.lexsort((times, span, machine))
-        table, whence, machine, span = (
+        part = np.floor_divide(times, span(self.contract)).astype(np.int64)
+        order = np.lexsort((times, part, machine))
+        table, whence, machine, part = (
             table.take(pa.array(order)),
             whence[order],
             machine[order],
-            span[order],
+            part[order],
         )
-        starts = np.flatnonzero(np.r_[True, (machine[1:] != machine[:-1]) | (span[1:] != span[:-1])])
+        starts = np.flatnonzero(np.r_[True, (machine[1:] != machine[:-1]) | (part[1:] != part[:-1])])
         ends = np.r_[starts[1:], len(table)]
 
         names = [
-            partition_name(str(coded.dictionary[int(machine[first])]), int(span[first]), self.contract)
+            partition_name(str(coded.dictionary[int(machine[first])]), int(part[first]), self.contract)
             for first in starts
         ]
         known = self.index.some(names)
@@ -324,7 +387,47 @@ class Store:
             return known, merged
         own = {*versions_of(found.schema).split(",")} if len(found) else set()
         every = sorted(own if same else own | versions, key=int)
-        return self._write(name, merged.table, ",".join(every)), merged
+        table = corrections.attach(merged.table, found, self.contract)
+        return self._write(name, table, ",".join(every)), merged
+
+    def _join(self) -> Added:
+        """Give the labels that wait to the readings that are there.
+
+        A kill leaves a label waiting that has joined already: it then changes nothing.
+        """
+        names = [name for name in self.late.parts() if (self.readings / name).exists()]
+        added, known = Added(), self.index.some(names)
+        if len(known) < len(names):  # the index was lost
+            known = {one.name: one for one in self.partitions()}
+        for name, waiting in self.late.unseen({one.name: one.sha256 for one in known.values()}):
+            found, partition = self._read(self.readings / name), known[name]
+            table = corrections.attach(fitted(found, self.contract), found, self.contract)
+            joined = corrections.join(table, moments(table, self.contract), waiting, self.contract)
+            if joined.corrected or joined.filled:
+                partition = self._write(name, joined.table, versions_of(found.schema))
+                sync_folder((self.readings / name).parent)
+                self.index.put([partition])
+                self.index.note_corrections(joined.new)
+            for one in joined.refused:
+                self._refuse_label(one)
+            self.late.looked(name, partition.sha256, joined.done)
+            added += Added(conflicts=len(joined.refused))
+        return added
+
+    def _part(self, machine: str, time: float) -> str:
+        """Name of the partition of a reading; of a time that none has, some name that a file may have."""
+        part = min(max(int(time // span(self.contract)), -_FARTHEST), _FARTHEST)
+        return partition_name(machine, part, self.contract)
+
+    def _refuse_label(self, one: Late) -> None:
+        import pyarrow as pa
+
+        names = [self.contract.machine, self.contract.time, one.column]
+        layout = door.layout(self.contract)
+        time = pa.array([one.time], pa.int64() if self.contract.clock == "timestamp" else pa.float64())
+        columns = [pa.array([one.machine]), time.cast(layout.field(names[1]).type), pa.array([one.value])]
+        row = pa.table(columns, names)
+        self._hold(door.mark(row, [("conflict", one.column)], [f"{one.value:g}"], one.source, one.origin))
 
     def _write(self, name: str, table: "pa.Table", versions: str) -> Partition:
         return write_partition(self.readings / name, name, table, self.contract, versions)
@@ -351,138 +454,14 @@ class Store:
             ) from None
 
 
+def _row_hashes(marked: "pa.Table") -> list[str]:
+    lines = zip(*(column.to_pylist() for column in marked.columns), strict=True)
+    return [hashlib.sha256(repr((marked.column_names, line)).encode()).hexdigest() for line in lines]
+
+
 def machines_of(table: "pa.Table", contract: Contract) -> Counter[str]:
     """Return how many rows each machine has; those that name none, under an empty name."""
     if contract.machine not in table.column_names:
         return Counter({"": len(table)} if len(table) else {})
     own, none = parsing.names(table.column(contract.machine))
     return Counter("" if empty else name for name, empty in zip(own.to_pylist(), none, strict=True))
-
-
-@dataclass(frozen=True)
-class Merged:
-    """Readings of one machine and day.
-
-    Args:
-        table: All, in the order of their times.
-        before: How many were there before.
-        repeats: How many of the new ones were there already.
-        conflicts: Rows of the new ones that contradict one that was there.
-    """
-
-    table: "pa.Table"
-    before: int
-    repeats: int
-    conflicts: NDArray[np.intp]
-
-
-def fitted(table: "pa.Table", contract: Contract) -> "pa.Table":
-    """Return stored readings in a contract's layout: a column that is new in it has no value yet."""
-    import pyarrow as pa
-
-    layout = door.layout(contract)
-    columns = [
-        table.column(field.name).cast(field.type)
-        if field.name in table.column_names
-        else pa.nulls(len(table), field.type)
-        for field in layout
-    ]
-    return pa.Table.from_arrays(columns, schema=layout)
-
-
-def moments(table: "pa.Table", contract: Contract) -> NDArray[Any]:
-    """Return the times of readings: int64 microseconds since 1970 (UTC), or float64 counts (N,)."""
-    import pyarrow as pa
-
-    column = table.column(contract.time)
-    found: NDArray[Any] = (column.cast(pa.int64()) if contract.clock == "timestamp" else column).to_numpy()
-    return found
-
-
-def merge_readings(old: "pa.Table", fresh: "pa.Table", contract: Contract) -> Merged:
-    """Merge readings of one machine; ``old`` ones stand, of ``fresh`` ones the first of a time does.
-
-    Args:
-        old: In the order of their times, each once.
-        fresh: In the order of their times.
-        contract: With ``hold``, a reading that has only other values than one of its time completes it.
-    """
-    import pyarrow as pa
-
-    table = pa.concat_tables([old, fresh])
-    times = moments(table, contract)
-    if len(times) < 2 or (times[1:] > times[:-1]).all():
-        return Merged(table.combine_chunks(), len(old), 0, np.empty(0, np.intp))
-    order = np.argsort(times, kind="stable")
-    again = np.r_[False, times[order][1:] == times[order][:-1]]
-    group = np.cumsum(~again) - 1
-    if not again.any():
-        return Merged(table.take(pa.array(order)), len(old), 0, np.empty(0, np.intp))
-    names = [name for name in table.column_names if name not in (contract.machine, contract.time)]
-    values = np.column_stack([table.column(name).to_numpy() for name in names])[order]
-    first = np.flatnonzero(~again)
-    known, wrong, adds = values[first].copy(), np.zeros(len(order), np.bool_), np.zeros(len(order), np.bool_)
-    # A label may come later than the values that it is about.
-    late = np.array([bool(contract.hold) or name in (contract.label, *contract.never) for name in names])
-    same = (np.isnan(values) | (values == known[group])).all(axis=1)
-    for row in np.flatnonzero(again & ~same):
-        place, there = group[row], ~np.isnan(values[row])
-        empty = np.isnan(known[place])
-        wrong[row] = (known[place] != values[row])[there & ~empty].any() or (there & empty & ~late).any()
-        if not wrong[row]:
-            adds[row] = (there & empty).any()
-            known[place] = np.where(empty, values[row], known[place])
-    columns = {name: pa.array(known[:, place], from_pandas=True) for place, name in enumerate(names)}
-    kept = table.take(pa.array(order[first]))
-    for place, name in enumerate(kept.column_names):
-        if name in columns:
-            kept = kept.set_column(place, kept.schema.field(name), columns[name])
-    conflicts = order[wrong & (order >= len(old))] - len(old)
-    return Merged(kept, len(old), int((again & ~wrong & ~adds).sum()), np.sort(conflicts))
-
-
-def partition_name(machine: str, span: int, contract: Contract) -> str:
-    """Return ``DAY/MACHINE.parquet``, where the contract's clock counts ``BLOCK'S FIRST/MACHINE.parquet``."""
-    day = str(span * BLOCK) if contract.clock == "count" else str(np.datetime64(span, "D"))
-    return f"{day}/{file_name(machine)}"
-
-
-def file_name(machine: str) -> str:
-    """Return a machine's file; its name is percent-encoded where a file's cannot hold it."""
-    own = quote(machine, safe=" +=@,")
-    if len(own) > 200 or own.startswith("."):
-        own = f"%{uuid.uuid5(uuid.NAMESPACE_OID, machine).hex}"
-    return f"{own}.parquet"
-
-
-def write_partition(path: Path, name: str, table: "pa.Table", contract: Contract, versions: str) -> Partition:
-    """Write a partition durably in place of what stood there.
-
-    The same readings, held to the same versions of the contract, give the same bytes.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    buffer = pa.BufferOutputStream()
-    marked = table.replace_schema_metadata({VERSIONS: versions.encode()})
-    pq.write_table(
-        marked,
-        buffer,
-        compression="zstd",
-        compression_level=1,
-        version="2.6",
-        use_dictionary=[contract.machine],
-    )
-    content = memoryview(buffer.getvalue())
-    path.parent.mkdir(exist_ok=True)
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with staged.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fdatasync(file.fileno())
-        # A snapshot may share the old file; the new one is another.
-        os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
-    return Partition.of(path, name, marked, contract, hashlib.sha256(content).hexdigest())

@@ -124,7 +124,7 @@ def _counts(manifest: Mapping[str, Any]) -> dict[tuple[str, str], int]:
 
 def _is_in(key: tuple[str, str], files: set[str]) -> bool:
     """Whether the file that holds a day's machine is among those that did not change."""
-    from interplant.data.store import file_name
+    from interplant.data.partitions import file_name
 
     day, machine = key
     return (f"{day}.parquet" if day in _TABLES else f"{day}/{file_name(machine)}") in files

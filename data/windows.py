@@ -268,7 +268,8 @@ def labelled_ends(frame: "pd.DataFrame", rows: Rows, ends: NDArray[np.intp], tas
     contract, target = task.contract, task.target
     known = contract.label in frame.columns
     label = frame[contract.label].to_numpy(dtype=np.float64)[rows.order] if known else None
-    found = labels.values(label, task, _times(frame, contract)[rows.order], rows.machines)[ends]
+    said = labels.Said.of(frame, rows.order)
+    found = labels.values(label, task, _times(frame, contract)[rows.order], rows.machines, said)[ends]
     ends, found = ends[np.isfinite(found)], found[np.isfinite(found)]
     return Labelled(
         ends, (np.minimum(found, target.cap) if target.kind == TIME else found).astype(np.float32)

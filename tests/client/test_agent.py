@@ -754,10 +754,10 @@ def test_a_typo_in_plant_yaml_ends_no_agent_and_is_said_once(
     running = start()
     until(lambda: running.agent._welcomed < math.inf)
     good = joined.config.read_text()
-    joined.config.write_text("nmae: north\n")
+    write_atomic(joined.config, "nmae: north\n")
     until(lambda: "nothing is proposed until that is mended" in caplog.text)
     time.sleep(0.2)  # ten more looks
-    joined.config.write_text(good)
+    write_atomic(joined.config, good)
     proposals.propose(joined, "wear", "person", None, datetime.now(UTC))
     until(lambda: coordinator.proposed)
     assert running.thread.is_alive()

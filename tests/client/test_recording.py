@@ -91,8 +91,11 @@ def test_a_label_comes_behind_the_prediction_that_it_is_for(log: Predictions) ->
     for _ in range(20):
         one = answered()
         recorder.put(one)
-        assert recorder.label(one.ids[0], 5.0).result(30)
-    assert not recorder.label("unknown", 5.0).result(30)
+        assert recorder.ask(lambda log, id=one.ids[0]: log.label(id, 5.0)).result(30)  # type: ignore[misc]
+    assert not recorder.ask(lambda log: log.label("unknown", 5.0)).result(30)
+    with pytest.raises(ZeroDivisionError):
+        recorder.ask(lambda _: 1 // 0).result(30)
+    assert recorder.ask(Predictions.count).result(30) > 0, "the thread goes on"
     recorder.close()
     assert len(log.labelled()) == 20
 
@@ -112,7 +115,7 @@ def test_a_log_that_cannot_be_written_loses_predictions_not_answers(
     recorder.put(answered(3))
     until(lambda: recorder.lost == 3)
     with pytest.raises(InterplantError, match="the disk is full"):
-        recorder.label("a", 1.0).result(30)
+        recorder.ask(lambda log: log.label("a", 1.0)).result(30)
     assert caplog.text.count("predictions are not logged: the disk is full") == 1
     full.clear()
     recorder.put(answered(2))

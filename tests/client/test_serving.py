@@ -299,7 +299,8 @@ def test_the_rate_comes_back_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_label_joins_its_prediction(asking: Asking) -> None:
     prediction = asking.infer(readings())["outputs"][1]["data"][0]
     said = asking.post("/feedback", {"prediction_id": prediction, "label": 17})
-    assert said == {"prediction_id": prediction, "label": 17}
+    why = "the plant keeps no store of readings"
+    assert said == {"prediction_id": prediction, "label": 17, "store": False, "why": why}
     row = in_log(asking.plant, prediction)
     assert (row.label, row.prediction) == (17, (pytest.approx(12.0),))
 

@@ -14,8 +14,9 @@ from interplant.core.contract import Column, Contract
 from interplant.core.errors import Refusal
 from interplant.core.schema import Split, Task, Window
 from interplant.core.targets import CLASS, EVENT, TIME, VALUE, Target
-from interplant.data import door, mapped, store
+from interplant.data import door, mapped, partitions
 from interplant.data.frozen import Frozen, FrozenReader
+from interplant.data.late import Late
 from interplant.data.mapped import Cut, mapped_windows
 from interplant.data.pieces import dataset_of
 from interplant.data.store import Store
@@ -41,6 +42,8 @@ def frozen(folder: Path, contract: Contract, machines: list[dict[str, Any]]) -> 
         size = len(columns[contract.time])
         own = {name: columns.get(name, [None] * size) for name in layout.names}
         kept.add(pa.table(own, schema=layout))
+        said = columns.get("said", [])
+        kept.correct(lambda said=said: said)  # type: ignore[misc]
     kept.settle()
     content = Frozen.of(kept.readings, kept.partitions(), contract, False)
     content.place(folder / "readings", {})
@@ -64,7 +67,7 @@ def same(reader: FrozenReader, task: Task, folder: Path, cut: Cut = Cut()) -> No
 
 
 def machine(
-    contract: Contract, name: str, times: list[int], rng: np.random.Generator, *, known: float
+    contract: Contract, name: str, times: list[int], rng: np.random.Generator, *, known: float, said: float
 ) -> dict[str, Any]:
     size, scale = len(times), 1_000_000 if contract.clock == "timestamp" else 1.0
     partial = contract.hold > 0
@@ -72,7 +75,16 @@ def machine(
     def some(values: Any, share: float) -> list[float | None]:
         return [float(value) if rng.random() < share else None for value in values]
 
+    corrections = [
+        Late(
+            name, time * scale, "y", float(rng.integers(0, 2)), "", "",
+            float(rng.choice([0, 2])), rng.random(), f"{time}"
+        )
+        for time in times
+        if rng.random() < said
+    ]  # fmt: skip
     return {
+        "said": corrections,
         "machine": [name] * size, contract.time: [time * scale for time in times],
         "lot": [float(time // 7) for time in times],
         "a": some(rng.uniform(-9, 19, size), 0.7 if partial else 1.0),
@@ -92,22 +104,24 @@ def machine(
     records=st.lists(
         st.lists(st.integers(0, 40), min_size=1, max_size=25, unique=True), min_size=1, max_size=4
     ),
-    known=st.sampled_from([1.0, 0.8]),
+    known=st.sampled_from([1.0, 0.8, 0.0]),
+    said=st.sampled_from([0.0, 0.3]),
     cut=st.builds(Cut, held=st.booleans(), last=st.booleans(), checked=st.booleans()),
     seed=st.integers(0, 99),
 )
 def test_they_are_the_windows_of_the_tables(
     tmp_path_factory: pytest.TempPathFactory, contract: Contract, kind: str, window: Window, split: Split,
-    records: list[list[int]], known: float, cut: Cut, seed: int,
+    records: list[list[int]], known: float, said: float, cut: Cut, seed: int,
 ) -> None:  # fmt: skip
     rng = np.random.default_rng(seed)
     folder = tmp_path_factory.mktemp("mapped")
     machines = [
-        machine(contract, f"m{place}", sorted(times), rng, known=known) for place, times in enumerate(records)
+        machine(contract, f"m{place}", sorted(times), rng, known=known, said=said)
+        for place, times in enumerate(records)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "BLOCK", 16)
-        patch.setattr(store, "_DAY", 16_000_000)
+        patch.setattr(partitions, "BLOCK", 16)
+        patch.setattr(partitions, "DAY", 16_000_000)
         reader = frozen(folder, contract, machines)
     task = Task(name="t", contract=contract, window=window, target=TARGETS[kind], split=split)
     try:

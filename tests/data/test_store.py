@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError
-from interplant.data import door, store
+from interplant.data import door, partitions, store
 from interplant.data.index import Index
 from interplant.data.ingest import hold_again, release
 from interplant.data.store import Added, Store
@@ -67,7 +67,7 @@ def test_a_partition_is_one_machines_day(tmp_path: Path) -> None:
 
 def test_counts_fall_into_blocks(tmp_path: Path) -> None:
     found = Store(tmp_path, COUNTED)
-    add(found, row("1", -1), row("1", 0), row("1", store.BLOCK))
+    add(found, row("1", -1), row("1", 0), row("1", partitions.BLOCK))
     assert [partition.name for partition in found.partitions()] == [
         "-100000/1.parquet", "0/1.parquet", "100000/1.parquet",
     ]  # fmt: skip
@@ -166,8 +166,8 @@ def test_what_waits_moves_when_it_is_much(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_newest_time_of_each_machine_is_known(tmp_path: Path) -> None:
     found = Store(tmp_path, COUNTED)
-    add(found, row("1", 1), row("1", store.BLOCK + 4), row("2", 3))
-    assert found.newest() == {"1": store.BLOCK + 4, "2": 3}
+    add(found, row("1", 1), row("1", partitions.BLOCK + 4), row("2", 3))
+    assert found.newest() == {"1": partitions.BLOCK + 4, "2": 3}
 
 
 def test_the_same_readings_make_the_same_bytes(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
 
 
 def test_times_are_whole_microseconds(tmp_path: Path) -> None:
-    assert store.moments(readings(STAMPED, [row("1", 7)]), STAMPED).dtype == np.int64
+    assert partitions.moments(readings(STAMPED, [row("1", 7)]), STAMPED).dtype == np.int64
 
 
 def test_a_column_that_is_new_in_the_contract_has_no_value_in_older_readings(tmp_path: Path) -> None:

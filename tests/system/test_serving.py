@@ -18,6 +18,8 @@ from interplant.core.release import ONNX, TASK, parse_task
 from interplant.core.schema import Plant
 from interplant.core.targets import told
 from interplant.data.contract import columns
+from interplant.data.cuts import windows_of
+from interplant.data.mapped import Cut
 from interplant.data.simulator import simulate
 from interplant.data.windows import last_windows
 from interplant.lab.federation import LocalFederation, local_federation
@@ -58,11 +60,12 @@ def ask(address: str, path: str, content: Any) -> Any:
     return answer.json()
 
 
-def status(plant: PlantDirectory) -> Any:
-    """What `plant status` prints."""
-    words = ["plant", "status", "--dir", str(plant.path), "--json"]
+def command(plant: PlantDirectory, *words: str) -> Any:
+    """What a command prints of the plant."""
     done = subprocess.run(
-        [sys.executable, "-m", "interplant.cli.main", *words], capture_output=True, check=True
+        [sys.executable, "-m", "interplant.cli.main", *words, "--dir", str(plant.path), "--json"],
+        capture_output=True,
+        check=True,
     )
     return json.loads(done.stdout)
 
@@ -78,7 +81,7 @@ def test_a_release_is_served_from_readings_to_label(federation: LocalFederation)
     assert run.state == "finished"
     federation.until(lambda: bool(serving_status(plant).release), 60, "the release to serve", "north")
     release = serving_status(plant).release
-    assert status(plant)["serving"] == {
+    assert command(plant, "plant", "status")["serving"] == {
         "state": "serving", "address": address, "model": "turbofan", "release": release, "trouble": ""
     }  # fmt: skip
 
@@ -86,23 +89,41 @@ def test_a_release_is_served_from_readings_to_label(federation: LocalFederation)
     frame = simulate(1, 6, seed=3).holdout
     windows = last_windows(frame, task)
     expected = told(task.target, export.predict_onnx(plant.releases / release / ONNX, windows.x[:]))
+    # The same machines' readings are in the plant's own store, without a label.
+    frame.drop(columns="rul").to_csv(plant.path / "export.csv", index=False)
+    command(plant, "data", "ingest", "--from", str(plant.path / "export.csv"), "--task", "turbofan")
     found, ids = [], []
     for machine in windows.machine:
         readings = frame[frame["machine"] == machine].sort_values("cycle").tail(task.window.length)
         values = readings[columns(task.contract)].to_numpy()
         tensor = {"name": "readings", "datatype": "FP64", "shape": [1, *values.shape]}
         machine_input = {"name": "machine", "datatype": "INT64", "shape": [1], "data": [int(machine)]}
-        inputs = [{**tensor, "data": values.ravel().tolist()}, machine_input]
+        last = [float(readings["cycle"].iloc[-1])]
+        time_input = {"name": "time", "datatype": "FP64", "shape": [1], "data": last}
+        inputs = [{**tensor, "data": values.ravel().tolist()}, machine_input, time_input]
         answer = ask(address, "/v2/models/turbofan/infer", {"inputs": inputs})
         assert answer["parameters"] == {"release": release, "drifting": False}
         found += answer["outputs"][0]["data"]
         ids += answer["outputs"][1]["data"]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
-    ask(address, "/feedback", {"prediction_id": ids[0], "label": 42})
+    said = ask(address, "/feedback", {"prediction_id": ids[0], "label": 42})
+    assert said == {"prediction_id": ids[0], "label": 42, "store": True}
     with Predictions.open(plant) as log:
         (labelled,) = log.labelled(release)
         assert (labelled.id, labelled.label, labelled.machine) == (ids[0], 42, str(windows.machine[0]))
+
+    made = command(plant, "data", "snapshot", "--task", "turbofan")
+    assert (made["corrections"], made["rows"]) == (1, len(frame))
+    snapshot = plant.repository().open(made["digest"])
+    cuts = [windows_of(snapshot, task, plant.windows, Cut(held=held)) for held in (False, True)]
+    of_machine = {
+        machine: [float(y) for cut in cuts for y in cut.y[np.asarray(cut.machine) == machine]]
+        for machine in windows.machine
+    }
+    first, *others = of_machine.values()
+    assert first[-3:] == [44, 43, 42], "it fails 42 cycles after its last reading"
+    assert all(own[-3:] == [2, 1, 0] for own in others), "nobody said of the others that they go on"
 
 
 def test_a_killed_serving_process_comes_back_and_training_does_not_notice(
