@@ -37,6 +37,11 @@ CREATE TABLE IF NOT EXISTS predictions (
 CREATE INDEX IF NOT EXISTS by_time ON predictions (time);
 CREATE INDEX IF NOT EXISTS by_label ON predictions (labelled_at) WHERE label IS NOT NULL;
 """
+_LABELLED: Final = """
+UPDATE predictions SET label = ?1, labelled_at = CASE WHEN label IS ?1 THEN labelled_at
+  ELSE max(?2, coalesce((SELECT max(labelled_at) FROM predictions WHERE label IS NOT NULL) + 1e-6, 0)) END
+WHERE id = ?3
+"""
 
 Label = float | str
 
@@ -137,6 +142,9 @@ class Predictions:
     def label(self, prediction: str, value: Label) -> bool:
         """Note what turned out to be true of a prediction; a later word replaces an earlier one.
 
+        The same word again changes nothing. Labels are in the order of their times, each with another, also
+        where the clock is put back.
+
         Args:
             prediction: Its id.
             value: The label, in the label's own units or words.
@@ -150,7 +158,8 @@ class Predictions:
         text = _label(value)
         with self._transaction("FULL") as database:
             changed = database.execute(
-                "UPDATE predictions SET label = ?, labelled_at = ? WHERE id = ?", (text, now(), prediction)
+                _LABELLED,
+                (text, now(), prediction),
             )
             return changed.rowcount == 1
 

@@ -16,7 +16,7 @@ import grpc
 
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
-from interplant.core import logs, processes
+from interplant.core import processes
 from interplant.core.errors import InterplantError, UsageError
 from interplant.server.control import connect, ring
 from interplant.server.deciding import NOTHING, PROPOSE, START, WAIT, Facts, decide
@@ -237,11 +237,8 @@ def _listen(directory: CoordinatorDirectory, bell: threading.Event, stopping: th
 
 def main(words: list[str]) -> int:
     """Run the automation of the coordinator in the directory ``words[0]``."""
-    processes.follow_parent()
-    logs.setup()
-    stopping = threading.Event()
-    processes.on_stop_signals(stopping)
-    return processes.ended(lambda: work(CoordinatorDirectory(Path(words[0])), stopping), log)
+    directory = CoordinatorDirectory(Path(words[0]))
+    return processes.work_until_told(lambda stopping: work(directory, stopping), log)
 
 
 if __name__ == "__main__":
