@@ -132,22 +132,23 @@ def _live(plant: PlantDirectory, held: Against, name: str) -> Block:
     with Predictions.open(plant) as log:
         try:
             if name == ERRORS:
-                return _errors(log, serves.release, held.task.target, since if mark is None else mark)
+                return _errors(log, held, since, mark)
             if mark is not None and not log.since(int(mark) - 1, 1):
                 drift.begin_anew(plant, held, name)  # the log was moved away, and counts from one again
                 mark = None
             row = log.row_before(since) if mark is None else int(mark)
-            return _predictions(log, serves.release, held.task.target, row)
+            return _predictions(log, held, row)
         except (ValueError, TypeError) as error:
             raise InterplantError(f"{log.path}: a row is damaged: {error}; move the file away") from None
 
 
-def _predictions(log: Predictions, release: str, target: Target, row: int) -> Block:
+def _predictions(log: Predictions, held: Against, row: int) -> Block:
+    target = held.task.target
     rows, values, last = [], [], dict[str, float]()
     while page := log.since(row, _PAGE):
         row = page[-1].row
         for one in page:
-            said = _said(one, release)
+            said = _said(one, held.release)
             if said is None:
                 continue
             if one.machine is not None and one.at is not None:
@@ -162,10 +163,11 @@ def _predictions(log: Predictions, release: str, target: Target, row: int) -> Bl
     return of_series(_series(target, table), np.array(rows, np.float64))
 
 
-def _errors(log: Predictions, release: str, target: Target, since: float) -> Block:
+def _errors(log: Predictions, held: Against, since: float, mark: float | None) -> Block:
+    target = held.task.target
     times, values, labels = [], [], []
-    for one in _labelled(log, since):
-        said, label = _said(one, release), evidence.trained_label(target, one.label)
+    for one in _labelled(log, since) if mark is None else _labelled(log, mark, mark):
+        said, label = _said(one, held.release), evidence.trained_label(target, one.label)
         if said is not None and label is not None and one.labelled_at is not None:
             times.append(one.labelled_at)
             values.append(said)
@@ -174,9 +176,8 @@ def _errors(log: Predictions, release: str, target: Target, since: float) -> Blo
     return of_series(errors_of(target, table, np.array(labels, np.float64)), np.array(times, np.float64))
 
 
-def _labelled(log: Predictions, since: float) -> Iterator[Prediction]:
-    """Labelled predictions in the order in which labels came, each once."""
-    before = -np.inf
+def _labelled(log: Predictions, since: float, before: float = -np.inf) -> Iterator[Prediction]:
+    """Labelled predictions in the order in which labels came, each once; those ``before`` are left out."""
     while page := log.labelled(since=since, limit=_PAGE):
         new = [one for one in page if one.labelled_at is not None and one.labelled_at > before]
         if not new:
@@ -185,7 +186,7 @@ def _labelled(log: Predictions, since: float) -> Iterator[Prediction]:
         since = before = new[-1].labelled_at or 0.0
 
 
-def _said(row: Prediction, release: str) -> tuple[float, ...] | None:
+def _said(row: Prediction, release: str | None) -> tuple[float, ...] | None:
     """What a release has predicted, whether it was heard or stood beside."""
     if row.release == release:
         return row.prediction
