@@ -22,7 +22,7 @@ _SPAN: Final = re.compile(
     rf"(?:(?P<days>{_DAY}(?:-{_DAY})?)(?: |$))?(?:(?P<begin>{_CLOCK})-(?P<end>{_CLOCK}|24:00))?"
 )
 _TWO_WEEKS: Final = 15
-"""Days that are looked back for a weekly moment that may have been skipped once."""
+"""Days that are looked at for a weekly moment that may have been skipped once."""
 
 _MOMENT: Final = re.compile(rf"(?:(?P<days>{_DAY}(?:-{_DAY})?) )?(?P<begin>{_CLOCK})")
 
@@ -112,6 +112,21 @@ def latest(moments: Sequence[str], now: datetime, zone: str) -> datetime | None:
                 found.append(max(came))
                 break
     return max(found, default=None)
+
+
+def upcoming(moments: Sequence[str], now: datetime, zone: str) -> datetime | None:
+    """Return when one of ``moments`` comes next, in UTC; None if there are none. See `latest`."""
+    place = ZoneInfo(zone)
+    today = now.astimezone(place).date()
+    found = [
+        at
+        for one in map(moment, moments)
+        for day in (today + timedelta(days=ahead) for ahead in range(_TWO_WEEKS))
+        if day.weekday() in one.days
+        for at in _times(day, one.begin, place)
+        if at > now
+    ]
+    return min(found, default=None)
 
 
 def _times(day: date, minutes: int, place: ZoneInfo) -> list[datetime]:

@@ -7,7 +7,6 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -45,30 +44,6 @@ LOOK_SECONDS: Final = 5.0
 """How often the time of the week is looked at; a plant's word is heard at once."""
 
 Starter: TypeAlias = Callable[[CoordinatorDirectory, str, str, str], str]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How a followed task stands, for people.
-
-    Args:
-        task: Its name.
-        action: ``start`` or ``propose``.
-        state: The last decision: ``waits``, ``proposed`` (to a person), ``approved``, ``declined``,
-            ``started``, ``failed``, ``begins``; empty before the first.
-        why: Its reasons.
-        since: When.
-        proposals: By plant the reasons for which it proposes a run.
-        runs: By plant how many more runs its budget pays, of those that tell.
-    """
-
-    task: str
-    action: str
-    state: str
-    why: str
-    since: datetime | None
-    proposals: dict[str, list[str]]
-    runs: dict[str, int]
 
 
 class Automation:
@@ -190,26 +165,6 @@ def _say(directory: CoordinatorDirectory, task: str, kind: str, text: str) -> Ev
         registry.close()
     ring(directory)
     return event
-
-
-def standings(directory: CoordinatorDirectory, registry: Registry) -> list[Standing]:
-    """Return how each followed task stands."""
-    found = []
-    for name, one in followed(directory).items():
-        known = said(registry, name, last_queued(registry, name))
-        last = known.last
-        found.append(
-            Standing(
-                name,
-                one.policy.action,
-                last.kind.partition(".")[2] if last else "",
-                last.text if last else "",
-                last.time if last else None,
-                {plant: list(reasons) for plant, reasons in known.proposals.items()},
-                dict(known.runs),
-            )
-        )
-    return found
 
 
 def work(directory: CoordinatorDirectory, stopping: threading.Event) -> int:

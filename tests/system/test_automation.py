@@ -16,7 +16,8 @@ from interplant.data.simulator import simulate
 from interplant.lab import stocked
 from interplant.lab.federation import LocalFederation, local_federation
 from interplant.lab.stocked import Stock
-from interplant.server.automation import approve, standings
+from interplant.server.automation import approve
+from interplant.server.standings import standings
 
 from .conftest import PLANTS, processes_of, turbofan
 

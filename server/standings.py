@@ -1,0 +1,77 @@
+"""How the tasks stand whose runs start without a command: rules, proposals, decisions, budgets."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from interplant.core.automation_config import Automation
+from interplant.core.certificates import utc_now
+from interplant.core.week import upcoming
+from interplant.server.deciding import WAYS_OUT
+from interplant.server.directory import CoordinatorDirectory
+from interplant.server.followed import Said, followed, last_queued, said
+from interplant.server.registry import Registry
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a followed task stands.
+
+    Args:
+        task: Its name.
+        action: ``start`` or ``propose``.
+        state: The last decision: ``waits``, ``proposed`` (to a person), ``approved``, ``declined``,
+            ``started``, ``failed``, ``begins``; empty before the first.
+        why: Its reasons.
+        since: When.
+        proposals: By plant the reasons for which it proposes a run.
+        runs: By plant how many more runs its budget pays, of those that tell.
+        policy: The rules of ``federation.yaml``.
+        next_scheduled: When a run is due by the schedule next; None if ``on`` or ``schedule`` has none.
+        not_before: Before this none starts by itself, as runs are apart and a failed start waits; None if it
+            is over.
+        ways_out: What can be done, where a plant's budget pays no more than one further run; else empty.
+    """
+
+    task: str
+    action: str
+    state: str
+    why: str
+    since: datetime | None
+    proposals: dict[str, list[str]]
+    runs: dict[str, int]
+    policy: Automation
+    next_scheduled: datetime | None
+    not_before: datetime | None
+    ways_out: str
+
+
+def standings(directory: CoordinatorDirectory, registry: Registry) -> list[Standing]:
+    """Return how each followed task stands."""
+    now = utc_now()
+    return [_standing(registry, name, one.policy, now) for name, one in followed(directory).items()]
+
+
+def _standing(registry: Registry, name: str, policy: Automation, now: datetime) -> Standing:
+    queued = last_queued(registry, name)
+    known = said(registry, name, queued)
+    last, plants = known.last, {one.name for one in registry.plants() if one.is_enrolled}
+    runs = {plant: runs for plant, runs in known.runs.items() if plant in plants}
+    return Standing(
+        task=name,
+        action=policy.action,
+        state=last.kind.partition(".")[2] if last else "",
+        why=last.text if last else "",
+        since=last.time if last else None,
+        proposals={plant: list(reasons) for plant, reasons in known.proposals.items()},
+        runs=runs,
+        policy=policy,
+        next_scheduled=upcoming(policy.schedule, now, policy.zone) if "schedule" in policy.on else None,
+        not_before=_not_before(policy, known, queued, now),
+        ways_out=WAYS_OUT if any(left <= 1 for left in runs.values()) else "",
+    )
+
+
+def _not_before(policy: Automation, known: Said, queued: datetime | None, now: datetime) -> datetime | None:
+    apart = queued + timedelta(hours=policy.apart_hours) if queued else None
+    end = max(filter(None, (apart, known.retry)), default=None)
+    return end if end and end > now else None
