@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from interplant.core.possible import Impossible
-from interplant.core.week import check_times, check_zone, covering, latest, moment, span
+from interplant.core.week import check_times, check_zone, covering, latest, moment, span, upcoming
 
 THURSDAY = datetime(2026, 11, 26, tzinfo=UTC)
 
@@ -93,3 +93,24 @@ def test_what_is_no_moment_is_told(text: str) -> None:
 def test_an_unknown_zone_is_told(zone: str) -> None:
     with pytest.raises(Impossible, match="expected a time zone"):
         check_zone(zone, "automation.zone")
+
+
+@pytest.mark.parametrize(
+    ("moments", "day", "clock"),
+    [
+        (["02:00"], 26, "02:00"),
+        (["00:00"], 27, "00:00"),
+        (["Thu 00:00"], 3, "00:00"),
+        (["Sun 02:00", "Sat 23:00"], 28, "23:00"),
+    ],
+)
+def test_the_next_moment_is_after_now(moments: list[str], day: int, clock: str) -> None:
+    found = upcoming(moments, THURSDAY, "UTC")
+    assert found is not None
+    assert (found.day, f"{found:%H:%M}") == (day, clock)
+    assert upcoming([], THURSDAY, "UTC") is None
+
+
+def test_a_moment_that_the_clocks_skip_comes_the_week_after() -> None:
+    before = datetime(2026, 3, 28, 12, tzinfo=UTC)  # the 29th has no 02:30 in Vienna
+    assert upcoming(["Sun 02:30"], before, "Europe/Vienna") == datetime(2026, 4, 5, 0, 30, tzinfo=UTC)
