@@ -1,5 +1,6 @@
 """The champion's predictions and late errors, from a real log, against its own hold-out."""
 
+import json
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from interplant.cli.commands import call
 from interplant.client import champion, drift, looking, outcomes, proposals, standing
 from interplant.client.directory import PlantDirectory
 from interplant.client.predictions import Prediction, Predictions, new_id
@@ -268,6 +270,27 @@ def test_a_model_that_no_longer_runs_is_said(
         assert windows(serves) == {}
     assert "predictions are not watched: stopped" in caplog.text
     assert windows(serves) == {PREDICTIONS: 1}
+
+
+def test_the_drift_command_shows_predictions_and_errors(
+    serves: PlantDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label(serves, answer(serves, range(200, 240)), off=5.0)
+    words = ["data", "drift", "--dir", str(serves.path)]
+    call([*words, "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert [(one["watched"], one["kind"]) for one in said["alarms"]] == [(ERRORS, "error")]
+    assert said[ERRORS]["drifting"] == {ERRORS: "error"}
+    assert (said[PREDICTIONS]["windows"], said[PREDICTIONS]["drifting"]) == (13, {})
+    assert said["drifting"] == {}
+    label(serves, answer(serves, range(240, 250), moved=-8.0), off=-8.0)
+    call(words)
+    shown = capsys.readouterr().out
+    assert "4 of 50 predictions" in shown
+    assert "predictions: prediction: the champion predicts otherwise than on its hold-out" in shown
+    # Another snapshot is no champion's.
+    call([*words, "--snapshot", said["snapshot"], "--json"])
+    assert json.loads(capsys.readouterr().out)[ERRORS] is None
 
 
 def test_erasing_forgets_what_was_found_in_predictions(serves: PlantDirectory) -> None:
