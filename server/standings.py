@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from interplant.core.automation_config import Automation
 from interplant.core.certificates import utc_now
-from interplant.core.week import upcoming
+from interplant.core.week import begin_of, covering, end_of, upcoming
 from interplant.server.deciding import WAYS_OUT
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.followed import Said, followed, last_queued, said
 from interplant.server.registry import Registry
+
+_STEPS: Final = 64
+"""Ends of quiet times and begins of maintenance windows that are looked at for the next run's."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class Standing:
         runs: By plant how many more runs its budget pays, of those that tell.
         policy: The rules of ``federation.yaml``.
         next_scheduled: When a run is due by the schedule next; None if ``on`` or ``schedule`` has none.
-        not_before: Before this none starts by itself, as runs are apart and a failed start waits; None if it
-            is over.
+        not_before: Before this none starts by itself: runs are apart, a failed start waits, it is a quiet
+            time or no maintenance window. None if nothing is in the way, or always something.
         ways_out: What can be done, where a plant's budget pays no more than one further run; else empty.
     """
 
@@ -73,5 +77,12 @@ def _standing(registry: Registry, name: str, policy: Automation, now: datetime) 
 
 def _not_before(policy: Automation, known: Said, queued: datetime | None, now: datetime) -> datetime | None:
     apart = queued + timedelta(hours=policy.apart_hours) if queued else None
-    end = max(filter(None, (apart, known.retry)), default=None)
-    return end if end and end > now else None
+    at = max(filter(None, (now, apart, known.retry)))
+    for _ in range(_STEPS):
+        if quiet := end_of(policy.quiet, at, policy.zone):
+            at = max(quiet, at + timedelta(seconds=1))
+        elif policy.maintenance and not covering(policy.maintenance, at, policy.zone):
+            at = begin_of(policy.maintenance, at, policy.zone) or at
+        else:
+            return at if at > now else None
+    return None  # quiet times leave no room in a fortnight or so
