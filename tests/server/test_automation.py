@@ -10,7 +10,6 @@ from interplant.core.certificates import utc_now
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.schema import Task
 from interplant.server import automation, followed, run_records, setup, store
-from interplant.server import standings as standings_module
 from interplant.server.automation import Automation
 from interplant.server.database import writing
 from interplant.server.directory import CoordinatorDirectory
@@ -270,22 +269,3 @@ def tiny():
     task = config.load(__import__("pathlib").Path(__file__).parents[2] / "data" / "turbofan.yaml", Task)
     task.name = "tiny"
     return task
-
-
-@pytest.mark.parametrize(
-    ("words", "due"),
-    [
-        ({}, None),
-        ({"quiet": ["09:00-22:00"]}, "2026-11-26 22:00"),
-        ({"quiet": ["09:00-22:00", "Thu 22:00-23:00"]}, "2026-11-26 23:00"),
-        ({"maintenance": ["Sun 02:00-04:00"]}, "2026-11-29 02:00"),
-        ({"maintenance": ["Sun 02:00-04:00"], "quiet": ["Sun 00:00-03:00"]}, "2026-11-29 03:00"),
-        ({"quiet": ["Mon-Sun"]}, None),
-    ],
-)
-def test_people_see_before_when_no_run_starts(directory, registry, monkeypatch, words, due):
-    follow(directory, **words)
-    now = datetime(2026, 11, 26, 12, tzinfo=UTC)
-    monkeypatch.setattr(standings_module, "utc_now", lambda: now)
-    (standing,) = standings(directory, registry)
-    assert standing.not_before == (due and datetime.fromisoformat(due).replace(tzinfo=UTC))
