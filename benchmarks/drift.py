@@ -5,10 +5,12 @@
 ``DIR`` holds ``gas_turbine_2011_2015.csv.gz`` (H. Kaya et al., 2019, CC BY 4.0), of which the nine process
 variables are watched. Each shuffle bootstraps a reference and then windows from all years: every reading is
 drawn with replacement, so nothing drifts, and whatever alarms is false. Windows with an alarm are counted
-over all sensors and tests together, with a Clopper-Pearson interval (95 %). ``observed`` has no bars: it
-says what the monitor does with readings in their own order; with ``--cmapss``, which holds `cmapss.tar.xz`
-or its text files, also how many windows of half of the machines alarm against the other half, six times
-each, for NASA's four subsets and for four simulated plants.
+over all sensors and tests together, with a Clopper-Pearson interval (95 %); once of the readings alone, and
+once with the predictions of a linear model of one variable and its errors, which share the rate.
+``observed`` has no bars: it says what the monitor does with readings in their own order, and how soon errors
+that rise are found; with ``--cmapss``, which holds `cmapss.tar.xz` or its text files, also how many windows
+of half of the machines alarm against the other half, six times each, for NASA's four subsets and for four
+simulated plants.
 """
 
 import argparse
@@ -27,12 +29,13 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from interplant.core import config
+from interplant.core.plant_config import LABEL
 from interplant.core.schema import Task
 from interplant.data import cmapss
 from interplant.data.blocks import Block, of_frame, of_series
 from interplant.data.contract import columns
 from interplant.data.drift import Monitor, Watched
-from interplant.data.events import Event
+from interplant.data.events import ERRORS, INPUTS, PREDICTIONS, Event
 from interplant.data.reference import Reference
 from interplant.data.simulator import simulate
 from interplant.data.survey import build
@@ -42,6 +45,15 @@ FILE = "gas_turbine_2011_2015.csv.gz"
 PUBLISHED = "62bbc480a9b0aa902fd596d53488f056f57d861f1d665a9039e2a670656228d8"
 SENSORS = ["AT", "AP", "AH", "AFDP", "GTEP", "TIT", "TAT", "TEY", "CDP"]
 WINDOW = 100
+
+TARGET = "TEY"
+"""The turbine's energy yield, which a linear model predicts."""
+
+SIZES = {PREDICTIONS: WINDOW, ERRORS: WINDOW // LABEL}
+"""Predictions and errors of a window."""
+
+HELD_OUT = 70
+"""Windows of readings that the model is held against: a fifth of all."""
 
 OFFSET = 0.5
 """Standard deviations of a sensor over all years."""
@@ -79,6 +91,80 @@ def false_alarms(pool: Block, windows: int, shuffles: int) -> dict[str, Any]:
     case = "false alarms on shuffles of all years, in 10 000 windows: upper end of the 95 % interval"
     more = {"alarms": alarms, "windows": count, "interval": [1e4 * low, 1e4 * high]}
     return {**result(case, 1e4 * high, "alarms", 1.0), **more}
+
+
+class Linear:
+    """Predicts `TARGET` from the other variables, by least squares.
+
+    Args:
+        block: Learns from these readings.
+    """
+
+    def __init__(self, block: Block) -> None:
+        self._place = SENSORS.index(TARGET)
+        self._factors = np.linalg.lstsq(self._inputs(block), block.values[:, self._place], rcond=None)[0]
+
+    def predict(self, block: Block) -> np.ndarray:
+        """Return a prediction for each reading (N,)."""
+        return self._inputs(block) @ self._factors
+
+    def errors(self, block: Block) -> np.ndarray:
+        """Return how far it is off (N,)."""
+        return np.abs(self.predict(block) - block.values[:, self._place])
+
+    def _inputs(self, block: Block) -> np.ndarray:
+        others = np.delete(block.values, self._place, axis=1)
+        return np.column_stack([others, np.ones(len(others))])
+
+
+def monitors(past: Block, held_out: Block) -> tuple[Linear, list[Monitor]]:
+    """A model of past readings, and monitors of inputs, predictions and errors: a third of the rate each."""
+    model = Linear(past)
+    series = {PREDICTIONS: model.predict(held_out), ERRORS: model.errors(held_out)}
+    own = {name: build(lambda name=name: [of_series(series[name])], [name], SIZES[name]) for name in series}  # type: ignore[misc]
+    references = {INPUTS: reference_of(past), **own}
+    return model, [
+        Monitor(reference, Watched("benchmark", name=name, false_alarms=reference.window / WINDOW / 3))
+        for name, reference in references.items()
+    ]
+
+
+def together(pool: Block, windows: int, shuffles: int) -> dict[str, Any]:
+    """Count windows of readings in which inputs, predictions or errors alarm where nothing drifts."""
+    alarms, each = dict.fromkeys((INPUTS, PREDICTIONS, ERRORS), 0), windows // shuffles
+    for seed in range(shuffles):
+        random = np.random.default_rng(2000 + seed)
+        past = next(bootstrapped(pool, random, len(pool) // WINDOW))
+        model, watching = monitors(past, next(bootstrapped(pool, random, HELD_OUT)))
+        for block in bootstrapped(pool, random, each):
+            live = [
+                block,
+                of_series(model.predict(block), block.time),
+                of_series(model.errors(block), block.time),
+            ]
+            for one, readings in zip(watching, live, strict=True):
+                alarms[one.watched.name] += len({event.windows[1] for event in one.watch([readings])})
+    count = each * shuffles
+    low, high = binomtest(sum(alarms.values()), count).proportion_ci(0.95, "exact")
+    case = "the same over inputs, predictions and errors together: upper end of the 95 % interval"
+    more = {"alarms": alarms, "windows": count, "interval": [1e4 * low, 1e4 * high]}
+    return {**result(case, 1e4 * high, "alarms", 1.0), **more}
+
+
+def risen(pool: Block, shuffles: int) -> dict[str, Any]:
+    """Let errors rise, and see after how many labels that is found."""
+    found: dict[str, list[int | None]] = {}
+    for factor in (1.25, 1.5, 2.0):
+        waits: list[int | None] = []
+        for seed in range(shuffles):
+            random = np.random.default_rng(3000 + seed)
+            past = next(bootstrapped(pool, random, len(pool) // WINDOW))
+            model, (_, _, watching) = monitors(past, next(bootstrapped(pool, random, HELD_OUT)))
+            (block,) = bootstrapped(pool, random, 100)
+            events = watching.watch([of_series(factor * model.errors(block))])
+            waits.append((events[0].windows[1] + 1) * SIZES[ERRORS] if events else None)
+        found[f"{factor:g} times as large"] = waits
+    return {"labels until errors are found that are": found}
 
 
 def offsets(pool: Block, shuffles: int) -> list[dict[str, Any]]:
@@ -180,7 +266,9 @@ def main() -> None:
         false_alarms(pool, given.windows, given.shuffles),
         *offsets(pool, min(given.shuffles, 3)),
         drift,
+        together(pool, given.windows, given.shuffles),
     ]
+    observed |= risen(pool, min(given.shuffles, 5))
     if given.cmapss:
         observed |= held_out(given.cmapss)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -53,7 +53,11 @@ def serve(directory: Directory = HERE, json: Json = False) -> None:
 
 @app.command()
 def status(directory: Directory = HERE, json: Json = False) -> None:
-    """Show whether it serves, its plants, and the latest runs and releases."""
+    """Show whether it serves, its plants, the latest runs, and what starts without a command.
+
+    Of that: the rules, who proposes a run, what was decided and why, when one is due, and budgets.
+    """
+    from interplant.cli.following import text
     from interplant.server.status import status as look
 
     found = look(CoordinatorDirectory(directory))
@@ -64,6 +68,7 @@ def status(directory: Directory = HERE, json: Json = False) -> None:
         f"Federation {found.federation} at {found.address} is {state}.",
         table(["plant", "state", "online", "last seen"], plants, "No plant has joined yet."),
         table(["run", "task", "state", "round"], runs, "No run was started yet."),
+        text(found.automation),
     ]
     show(json, asdict(found), "\n\n".join(parts))
 

@@ -346,7 +346,10 @@ def drift(
     fail: Annotated[bool, typer.Option("--fail", help="Exit 1 if a drift began.")] = False,
     json: Json = False,
 ) -> None:
-    """Compare live readings with the snapshot that the champion was trained on; events go to drift.jsonl."""
+    """Compare live readings with the snapshot that the champion was trained on; events go to drift.jsonl.
+
+    Without --from and --snapshot the champion's predictions and late errors are compared too.
+    """
     from interplant.cli import drifting
     from interplant.client import drift as monitor
     from interplant.client import intake
@@ -361,13 +364,19 @@ def drift(
         store.settle()
         live = blocks.of_store(store, held.snapshot, held.task.contract)
     report = monitor.watch(plant, held, live)
+    others = []
+    if source is None and snapshot is None:
+        from interplant.client import outcomes
+
+        others = outcomes.watch(plant, held)
     if plot is not None:
         from interplant.data.drift_plot import draw
 
         draw(report.monitor, monitor.events_of(plant, report), plot)
-    show(json, drifting.document(report), drifting.text(report))
-    if fail and report.began:
-        raise InterplantError(f"{len(report.began)} drifts began; {plant.drift_events} holds them")
+    show(json, drifting.document(report, others), drifting.text(report, others))
+    began = sum(len(one.began) for one in (report, *others))
+    if fail and began:
+        raise InterplantError(f"{began} drifts began; {plant.drift_events} holds them")
 
 
 def _repository(directory: Path) -> "Repository":

@@ -13,7 +13,6 @@ from interplant.client.directory import PlantDirectory
 from interplant.core.errors import InterplantError, UsageError
 
 if TYPE_CHECKING:
-    from interplant.client.runway import Runway
     from interplant.client.serving_status import ServingStatus
 
 app = Group("One site: joins a federation, trains on its own data, tries releases.")
@@ -58,6 +57,7 @@ def serve(directory: Directory = HERE, json: Json = False) -> None:
 @app.command()
 def status(directory: Directory = HERE, json: Json = False) -> None:
     """Show the connection, the privacy budget, what serves, and what waits."""
+    from interplant.client.runway import document, in_words
     from interplant.client.status import status as look
 
     found = look(PlantDirectory(directory))
@@ -73,7 +73,7 @@ def status(directory: Directory = HERE, json: Json = False) -> None:
             f"{one.delta:g}; {one.machine}"
         )
     if found.runway:
-        lines[f"runs of {found.runway.task} left"] = _left(found.runway)
+        lines[f"runs of {found.runway.task} left"] = in_words(found.runway)
     lines |= {
         "champion": found.champion or "none yet",
         "beside it": f"{found.challenger} ({found.stage})" if found.challenger else "none",
@@ -81,7 +81,7 @@ def status(directory: Directory = HERE, json: Json = False) -> None:
         "waiting for approval": ", ".join(found.waiting) or "none",
         "kept replies": found.kept_replies,
     }
-    show(json, asdict(found), facts(lines))
+    show(json, {**asdict(found), "runway": document(found.runway)}, facts(lines))
 
 
 @app.command()
@@ -135,16 +135,6 @@ def propose(
     if made is None:
         raise InterplantError(f"not proposed: {proposals.noted(plant)[-1]['why']}")
     show(json, asdict(made), f"A run of {name} is proposed; `interplant plant serve` tells the coordinator.")
-
-
-def _left(left: "Runway") -> str:
-    """How many more runs the budget pays, and the ways out where it pays none."""
-    said = f"the budget pays {left.runs} more, of {left.rounds} rounds each ({left.rounds_left} rounds)"
-    if not left.spent:
-        return said
-    from interplant.client.runway import WAYS_OUT
-
-    return f"{said}; " + "; or ".join(WAYS_OUT)
 
 
 def _serving(found: "ServingStatus") -> str:

@@ -130,25 +130,28 @@ def _measured(found: "Measured") -> str:
 
 @app.command()
 def budget(directory: Directory = HERE, json: Json = False) -> None:
-    """Show what a plant has spent and has left, for each dataset."""
+    """Show what a plant has spent and has left, for each dataset, and how many more runs that pays."""
+    from interplant.client.lineages import lineage_of
+    from interplant.client.runway import document, in_words, told
     from interplant.client.spending import spending
 
-    found = spending(PlantDirectory(directory))
-    parts = [
-        facts(
-            {
-                "dataset": f"{one.dataset} (lineage {one.lineage})",
-                "privacy unit": one.unit,
-                "spent": f"epsilon {one.epsilon:.3f} at delta {one.delta:g}, in {one.rounds} charges",
-                "budget": f"epsilon {one.budget:g}",
-                "left": f"epsilon {one.left:.3f}",
-                **{f"task {task}": _of_task(**figures) for task, figures in one.tasks.items()},
-                "for a machine": one.machine,
-            }
-        )
-        for one in found
-    ]
-    show(json, [asdict(one) for one in found], "\n\n".join(parts))
+    plant = PlantDirectory(directory)
+    found, left, present = spending(plant), told(plant), lineage_of(plant, plant.load())
+    parts = []
+    for one in found:
+        own = left if one.lineage == present else None
+        lines: dict[str, object] = {
+            "dataset": f"{one.dataset} (lineage {one.lineage})",
+            "privacy unit": one.unit,
+            "spent": f"epsilon {one.epsilon:.3f} at delta {one.delta:g}, in {one.rounds} charges",
+            "budget": f"epsilon {one.budget:g}",
+            "left": f"epsilon {one.left:.3f}",
+            **{f"task {task}": _of_task(**figures) for task, figures in one.tasks.items()},
+            **({f"runs of {own.task} left": in_words(own)} if own else {}),
+            "for a machine": one.machine,
+        }
+        parts.append((facts(lines), {**asdict(one), "runway": document(own)}))
+    show(json, [one for _, one in parts], "\n\n".join(text for text, _ in parts))
 
 
 def _of_task(epsilon: float | None, budget: float | None) -> str:

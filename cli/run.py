@@ -1,7 +1,7 @@
 """``interplant run``: federated trainings."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,6 @@ from interplant.cli.output import Json, show, table
 from interplant.cli.tasks import Overrides, TaskWord, load_task
 from interplant.cli.tree import Group
 from interplant.server.directory import CoordinatorDirectory
-
-if TYPE_CHECKING:
-    from interplant.server.automation import Standing
 
 app = Group("Federated trainings: start, watch, stop, resume.")
 
@@ -100,14 +97,12 @@ def resume(run: RunId, directory: Directory = HERE, json: Json = False) -> None:
 @app.command()
 def proposals(directory: Directory = HERE, json: Json = False) -> None:
     """Show the tasks whose runs start without a command: who proposes one, what was decided, and why."""
-    from interplant.server.automation import standings
+    from interplant.cli.following import text
     from interplant.server.registry import Registry
+    from interplant.server.standings import standings
 
     found = standings(CoordinatorDirectory(directory), Registry.open(directory))
-    rows = [[one.task, one.action, _proposed_by(one), one.state or "-", one.why or "-"] for one in found]
-    columns = ["task", "action", "proposed by", "decision", "why"]
-    nothing = "No task is followed: federation.yaml has no automation."
-    show(json, [asdict(one) for one in found], table(columns, rows, nothing))
+    show(json, [asdict(one) for one in found], text(found))
 
 
 @app.command()
@@ -131,8 +126,3 @@ def decline(
 
     event = drop(CoordinatorDirectory(directory), task, why)
     show(json, asdict(event), f"The proposed run of {task} is declined.")
-
-
-def _proposed_by(standing: "Standing") -> str:
-    said = [f"{plant} ({', '.join(reasons)})" for plant, reasons in standing.proposals.items()]
-    return ", ".join(said) or "-"

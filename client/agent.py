@@ -32,7 +32,7 @@ from interplant.client.link import AwayError, Link, TurnedAwayError
 from interplant.client.moments import Pause
 from interplant.client.outbox import Outbox
 from interplant.client.trainer import KeptTrainer, WarmTrainer
-from interplant.core import blobs, certificates, flower, logs, processes
+from interplant.core import blobs, certificates, flower, processes
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError, Refusal
 from interplant.core.inline import check_inline
@@ -388,11 +388,8 @@ class Agent:
 
 def main(words: list[str]) -> int:
     """Run the agent of the plant in the directory ``words[0]``."""
-    processes.follow_parent()
-    logs.setup()
-    stopping = threading.Event()
-    processes.on_stop_signals(stopping)
-    return processes.ended(lambda: Agent(PlantDirectory(Path(words[0])), stopping=stopping).run(), log)
+    plant = PlantDirectory(Path(words[0]))
+    return processes.work_until_told(lambda stopping: Agent(plant, stopping=stopping).run(), log)
 
 
 if __name__ == "__main__":

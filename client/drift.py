@@ -15,19 +15,23 @@ from interplant.client.directory import PlantDirectory
 from interplant.core import keyring
 from interplant.core.errors import UsageError
 from interplant.core.files import disk_errors, takes_turns
+from interplant.core.plant_config import SMALLEST_WINDOW
 from interplant.core.release import Release, read_release, task_digest
 from interplant.core.schema import Task
 from interplant.data import blocks, events, memory
 from interplant.data.blocks import Block, of_series
 from interplant.data.contract import Floats, columns
 from interplant.data.drift import Monitor, Watched
-from interplant.data.events import Event
+from interplant.data.events import ERRORS, INPUTS, PREDICTIONS, Event
 from interplant.data.reference import Reference
 from interplant.data.snapshots import Snapshot, keyed_digest
-from interplant.data.survey import build
+from interplant.data.survey import FEWEST_WINDOWS, build
 
-WATCHED: Final = ("inputs", "predictions", "errors")
+WATCHED: Final = (INPUTS, PREDICTIONS, ERRORS)
 """What can be watched; each has its share of the plant's rate of false alarms, whether it is or not."""
+
+MANY_WINDOWS: Final = 20
+"""Into so many windows a small hold-out is divided, as long as they are not too short."""
 
 
 @dataclass(frozen=True)
@@ -112,47 +116,85 @@ def watch(plant: PlantDirectory, held: Against, live: Iterable[Block]) -> Report
             lambda: blocks.of_snapshot(held.snapshot, contract, held.task.split), columns(contract), window
         )
 
-    return _watch(plant, held, "inputs", make, live)
+    return _watch(plant, held, INPUTS, make, live)
 
 
 def watch_series(
-    plant: PlantDirectory, held: Against, name: str, past: Floats, live: Floats, times: Floats
+    plant: PlantDirectory,
+    held: Against,
+    name: str,
+    past: Callable[[], tuple[Floats, Sequence[str]]],
+    live: Block,
 ) -> Report:
-    """Compare predictions, or errors of which the labels have come late; see `watch`.
+    """Compare the champion's predictions, or errors of which the labels have come late; see `watch`.
+
+    Where the past is short, windows are shorter, and each may alarm by chance the less: in as many
+    predictions there are as few false alarms.
 
     Args:
         plant: The plant's directory.
-        held: What `against` returned.
+        held: What `against` returned, with a release.
         name: ``predictions`` or ``errors``.
-        past: The champion's on the snapshot's readings, in order (N,); used the first time.
-        live: The champion's on live readings (M,).
-        times: Of the live ones, increasing (M,).
+        past: Gives the champion's on its hold-out, in order (N, columns), and the columns' names; asked the
+            first time.
+        live: The champion's on live readings; their times increase, and what is not later than `mark` is
+            passed over.
+
+    Raises:
+        UsageError: The hold-out is too small.
     """
-    window = plant.load().data.drift.window
-    return _watch(
-        plant, held, name, lambda: build(lambda: [of_series(past)], [name], window), [of_series(live, times)]
-    )
+    if name not in WATCHED[1:]:
+        raise UsageError(f"{name!r}: expected one of {', '.join(WATCHED[1:])}")
+    settings = plant.load().data.drift
+    largest = settings.errors if name == ERRORS else settings.window
+
+    def make() -> Reference:
+        values, columns = past()
+        fewest = FEWEST_WINDOWS * SMALLEST_WINDOW
+        if len(values) < fewest:
+            raise UsageError(
+                f"the hold-out that release {held.release} is held against has {len(values)} windows with a "
+                f"label, expected at least {fewest}; bring more machines, or hold out more of them"
+            )
+        window = max(SMALLEST_WINDOW, min(largest, len(values) // MANY_WINDOWS))
+        return build(lambda: [of_series(values)], columns, window)
+
+    return _watch(plant, held, name, make, [live])
+
+
+def mark(plant: PlantDirectory, held: Against, name: str) -> float | None:
+    """Return the time up to which a series has been compared; None before the first window."""
+    return memory.load(_state(plant, held, name)).marks.get(0)
+
+
+def begin_anew(plant: PlantDirectory, held: Against, name: str) -> None:
+    """Forget the `mark`, as the log is another; what drifts, drifts on."""
+    with takes_turns(_made(plant.drift) / "lock"):
+        path = _state(plant, held, name)
+        state = memory.load(path)
+        state.marks.clear()
+        memory.save(path, state)
 
 
 def events_of(plant: PlantDirectory, report: Report) -> list[Event]:
     """Return all drifts that began with what a report is about, the oldest first."""
-    monitor = report.monitor
-    wanted = (monitor.watched.snapshot, monitor.watched.name, monitor.reference.window)
-    found = events.read(plant.drift_events)
-    return [one for one in found if (one.snapshot, one.watched, one.readings) == wanted]
+    watched = report.monitor.watched
+    wanted = (watched.snapshot, watched.name, report.monitor.reference.window)
+    found = [
+        one for one in events.read(plant.drift_events) if (one.snapshot, one.watched, one.readings) == wanted
+    ]
+    return [one for one in found if watched.name == INPUTS or one.release == watched.release]
 
 
 def _watch(
     plant: PlantDirectory, held: Against, name: str, make: Callable[[], Reference], live: Iterable[Block]
 ) -> Report:
-    if name not in WATCHED:
-        raise UsageError(f"{name!r}: expected one of {', '.join(WATCHED)}")
     settings = plant.load().data.drift
-    key = f"{name}-{held.snapshot.digest[:12]}-{task_digest(held.task)[:12]}-{settings.window}"
     with takes_turns(_made(plant.drift) / "lock"):
-        reference = _reference(plant.drift / f"reference-{key}.npz", make)
-        watched = Watched(held.snapshot.digest, held.release, name, settings.false_alarms / len(WATCHED))
-        path = plant.drift / f"state-{key}.npz"
+        reference = _reference(plant.drift / f"reference-{_key(plant, held, name)}.npz", make)
+        rate = settings.false_alarms / len(WATCHED) * min(1.0, reference.window / settings.window)
+        watched = Watched(held.snapshot.digest, held.release, name, rate)
+        path = _state(plant, held, name)
         monitor = Monitor(reference, watched, memory.load(path))
         before = monitor.state.windows
         began = events.append(plant.drift_events, monitor.watch(live))
@@ -160,6 +202,17 @@ def _watch(
         if held.release:
             standing.note(plant, held.release, name, monitor.state.active)
     return Report(held, monitor, monitor.state.windows - before, began)
+
+
+def _state(plant: PlantDirectory, held: Against, name: str) -> Path:
+    return plant.drift / f"state-{_key(plant, held, name)}.npz"
+
+
+def _key(plant: PlantDirectory, held: Against, name: str) -> str:
+    """Name what is compared with what; predictions and errors are a release's own."""
+    digests = f"{held.snapshot.digest[:12]}-{task_digest(held.task)[:12]}"
+    whose = "" if name == INPUTS else f"-{held.release}"
+    return f"{name}-{digests}-{plant.load().data.drift.window}{whose}"
 
 
 def _reference(path: Path, make: Callable[[], Reference]) -> Reference:

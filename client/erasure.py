@@ -126,7 +126,8 @@ def _spans(
 def _forget_events(directory: PlantDirectory, spans: list[tuple[float, float]]) -> int:
     """Remove the events of windows that may have had readings of these times, and where the monitor was.
 
-    An event names no machine, so that all windows of the time count.
+    An event names no machine, so that all windows of the time count; one of predictions or errors does not
+    say which readings they were made of.
     """
     if not directory.drift.is_dir():
         return 0
@@ -135,7 +136,10 @@ def _forget_events(directory: PlantDirectory, spans: list[tuple[float, float]]) 
             path.unlink()
         return events.erase(
             directory.drift_events,
-            lambda one: any(one.times[0] <= end and one.times[1] >= begin for begin, end in spans),
+            lambda one: (
+                one.watched != events.INPUTS
+                or any(one.times[0] <= end and one.times[1] >= begin for begin, end in spans)
+            ),
         )
 
 

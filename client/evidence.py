@@ -151,7 +151,7 @@ def compared(task: "Task", found: Sequence[Pair], margin: float, level: float) -
     from interplant.core.measures import Predicted
 
     found = sorted(found, key=lambda pair: (pair.machine, pair.at))
-    labels = [_label(task.target, pair.label) for pair in found]
+    labels = [trained_label(task.target, pair.label) for pair in found]
     known = [pair for pair, label in zip(found, labels, strict=True) if label is not None]
     if not known:
         return None
@@ -191,8 +191,8 @@ def seconds_of(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def _label(target: Target, label: Label | None) -> float | None:
-    """A label as the windows of training have it; None for one of another kind."""
+def trained_label(target: Target, label: Label | None) -> float | None:
+    """Return a label as the windows of training have it; None for one of another kind."""
     if target.kind == CLASS:
         places = [place for place, name in enumerate(target.classes) if name == label]
         return float(places[0]) if places else None

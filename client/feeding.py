@@ -7,25 +7,21 @@ from pathlib import Path
 
 from interplant.client import intake
 from interplant.client.directory import PlantDirectory
-from interplant.core import logs, processes
+from interplant.core import processes
 
 log = logging.getLogger(__name__)
 
 
 def main(words: list[str]) -> int:
     """Watch the sources of the plant in the directory ``words[0]`` until told to stop."""
-    processes.follow_parent()
-    logs.setup()
-    stopping = threading.Event()
-    processes.on_stop_signals(stopping)
     plant = PlantDirectory(Path(words[0]))
 
-    def work() -> int:
+    def work(stopping: threading.Event) -> int:
         intake.bring(plant, intake.store_of(plant), watch=True, stop=stopping)
         return 0
 
     # What fails is begun again by the supervisor: a full disk is not full for ever.
-    return processes.ended(work, log)
+    return processes.work_until_told(work, log)
 
 
 if __name__ == "__main__":

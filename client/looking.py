@@ -60,11 +60,12 @@ def look(plant: PlantDirectory) -> Looked:
     """
     settings, mark, proposed = plant.load().automation, _mark(plant), []
     write_atomic(plant.look_begun, b"", 0o600)
+    before = len(events.read(plant.drift_events))  # fewer than the mark where some were erased
     if settings.watch:
         _watch(plant)
     drifts = events.read(plant.drift_events)
-    new = drifts[mark.drifts :] if settings.watch else []
-    began = sorted({"error" if one.watched == "errors" else "drift" for one in new})
+    new = drifts[min(mark.drifts, before) :] if settings.watch else []
+    began = sorted({"error" if one.watched == events.ERRORS else "drift" for one in new})
     for reason in began:
         proposed += _propose(plant, reason)
     mark = _move(plant, replace(mark, drifts=len(drifts)))

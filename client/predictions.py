@@ -45,6 +45,11 @@ CREATE TABLE IF NOT EXISTS corrections (
 CREATE INDEX IF NOT EXISTS by_time ON predictions (time);
 CREATE INDEX IF NOT EXISTS by_label ON predictions (labelled_at) WHERE label IS NOT NULL;
 """
+_LABELLED: Final = """
+UPDATE predictions SET label = ?1, labelled_at = CASE WHEN label IS ?1 THEN labelled_at
+  ELSE max(?2, coalesce((SELECT max(labelled_at) FROM predictions WHERE label IS NOT NULL) + 1e-6, 0)) END
+WHERE id = ?3
+"""
 
 Label = float | str
 
@@ -174,6 +179,9 @@ class Predictions:
     def label(self, prediction: str, value: Label, correction: Correction | None = None) -> bool:
         """Note what turned out to be true of a prediction; a later word replaces an earlier one.
 
+        The same word again changes nothing. Labels are in the order of their times, each with another, also
+        where the clock is put back.
+
         Args:
             prediction: Its id.
             value: The label, in the label's own units or words.
@@ -188,9 +196,7 @@ class Predictions:
         text = _label(value)
         with self._transaction("FULL") as database:
             told = now()
-            changed = database.execute(
-                "UPDATE predictions SET label = ?, labelled_at = ? WHERE id = ?", (text, told, prediction)
-            )
+            changed = database.execute(_LABELLED, (text, told, prediction))
             database.execute("DELETE FROM corrections WHERE prediction = ?", (prediction,))
             if correction is not None and changed.rowcount:
                 values = astuple(replace(correction, told=told))[:-1]

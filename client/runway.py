@@ -14,6 +14,7 @@ from interplant.client.directory import PlantDirectory
 from interplant.client.lineages import charges_of
 from interplant.client.spending import entries_of
 from interplant.core import config
+from interplant.core.errors import Refusal
 from interplant.core.files import write_atomic
 from interplant.core.release import TASK, parse_task
 from interplant.core.schema import Plant, Task
@@ -88,6 +89,29 @@ def runway(plant: PlantDirectory, task: Task | None = None) -> Runway | None:
     found = Runway(task.name, task.rounds, left, left // task.rounds)
     write_atomic(plant.runway, json.dumps({"basis": basis, "runway": asdict(found)}) + "\n", 0o600)
     return found
+
+
+def told(plant: PlantDirectory) -> Runway | None:
+    """Return `runway` of what serves here; None also where no round would be admitted, which says why."""
+    try:
+        return runway(plant)
+    except Refusal:
+        return None
+
+
+def in_words(left: Runway) -> str:
+    """Say how many more runs the budget pays, and the ways out before it pays none."""
+    said = f"the budget pays {left.runs} more, of {left.rounds} rounds each ({left.rounds_left} rounds)"
+    if left.runs > 1:
+        return said
+    return f"{said}; {'' if left.spent else 'then '}{'; or '.join(WAYS_OUT)}"
+
+
+def document(left: Runway | None) -> dict[str, Any] | None:
+    """Return the same for ``--json``."""
+    if left is None:
+        return None
+    return {**asdict(left), "ways_out": list(WAYS_OUT) if left.runs <= 1 else []}
 
 
 def _rounds_left(plant: PlantDirectory, settings: Plant, task: Task, charges: list[Entry]) -> int:

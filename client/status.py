@@ -6,10 +6,9 @@ from interplant.client import champion as pointers
 from interplant.client import connection, verdicts
 from interplant.client.connection import Connection
 from interplant.client.directory import PlantDirectory
-from interplant.client.runway import Runway, runway
+from interplant.client.runway import Runway, told
 from interplant.client.serving_status import ServingStatus, serving_status
 from interplant.client.spending import Spending, spending
-from interplant.core.errors import Refusal
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def status(plant: PlantDirectory) -> PlantStatus:
         connection.current(plant),
         plant.paused.exists(),
         spending(plant),
-        _runway(plant),
+        told(plant),
         champion.release if champion else None,
         second.release if second else None,
         second.stage if second else "",
@@ -67,10 +66,3 @@ def status(plant: PlantDirectory) -> PlantStatus:
         len(list(plant.outbox.glob("*.parcel"))),
         serving_status(plant),
     )
-
-
-def _runway(plant: PlantDirectory) -> Runway | None:
-    try:
-        return runway(plant)
-    except Refusal:
-        return None  # no round would be admitted either, and says why

@@ -22,7 +22,7 @@ from interplant.client.evidence import Apart, Pair, seconds_of
 from interplant.client.predictions import Predictions
 from interplant.client.tally import Tally
 from interplant.client.verdicts import ACTIVE, Verdict, deciding, record, verdict_of
-from interplant.core import logs, processes
+from interplant.core import processes
 from interplant.core.errors import InterplantError
 from interplant.core.release import TASK, ReleaseRefused, parse_task
 from interplant.core.schema import Policy, Task
@@ -254,11 +254,7 @@ class Watch:
 
 def main(words: list[str]) -> int:
     """Watch the trials of the plant in the directory ``words[0]`` until told to stop."""
-    processes.follow_parent()
-    logs.setup()
-    stopping = threading.Event()
-    processes.on_stop_signals(stopping)
-    return processes.ended(lambda: watch(PlantDirectory(Path(words[0])), stopping), log)
+    return processes.work_until_told(lambda stopping: watch(PlantDirectory(Path(words[0])), stopping), log)
 
 
 def watch(plant: PlantDirectory, stopping: threading.Event) -> int:

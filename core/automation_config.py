@@ -26,8 +26,8 @@ class PlantAutomation:
     ``snapshots``: a snapshot is made when at least ``readings`` new readings are in the store and no more has
     come for ``rest_seconds``, or when the first of them waits for ``longest_seconds``.
 
-    ``watch``: new readings are held against the champion's snapshot; predictions and late errors are not
-    watched yet, so that the reason ``error`` is not given by a plant itself.
+    ``watch``: new readings are held against the champion's snapshot, its predictions and its errors, where
+    labels come late, against those on its hold-out.
 
     ``propose`` says for which of `REASONS` the plant proposes a retraining. That new data, a drift or an
     error is there depends on data: such a proposal leaves only with ``tell: declared``. ``budget: declared``

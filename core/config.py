@@ -45,8 +45,7 @@ def load(path: Path, schema: type[T], overrides: Iterable[str] = ()) -> T:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from None
     try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
+        tree, content = _read(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -118,6 +117,35 @@ def text_of(content: dict[str, Any]) -> str:
 def to_yaml(value: Any) -> str:
     """Return a configuration dataclass as YAML, keys in the order of the dataclass."""
     return yaml.safe_dump(dump(value), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _read(text: str) -> tuple[yaml.Node | None, Any]:
+    """Return YAML's nodes and its content, where a key is a text also if it is ``on`` (YAML 1.1: a truth)."""
+    loader = yaml.SafeLoader(text)
+    try:
+        tree = loader.get_single_node()
+        if tree is None:
+            return None, None
+        _name_keys(tree)
+        return tree, loader.construct_document(tree)
+    finally:
+        loader.dispose()
+
+
+def _name_keys(node: yaml.Node, seen: set[int] | None = None) -> None:
+    """Turn keys that are truths into texts; a node that aliases name again is looked at once."""
+    seen = set() if seen is None else seen
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for part in node.value:
+            _name_keys(part, seen)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.tag == "tag:yaml.org,2002:bool":
+                key.tag = "tag:yaml.org,2002:str"
+            _name_keys(value, seen)
 
 
 def _wrong_entries(

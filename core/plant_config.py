@@ -2,7 +2,7 @@
 
 import os.path
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from omegaconf import MISSING
 
@@ -121,23 +121,34 @@ class Source:
     args: dict[str, Any] = field(default_factory=dict)
 
 
+SMALLEST_WINDOW: Final = 10
+
+LABEL: Final = 5
+"""A window has so many times fewer errors than predictions: labels are few, and come late."""
+
+
 @dataclass
 class Drift:
-    """How live readings are held against the champion's snapshot; see `interplant.data.drift`.
+    """How what is live is held against what the champion learned from; see `interplant.data.drift`.
 
-    ``window`` counts readings, of all machines together. ``false_alarms`` is how many of 10 000 windows may
-    alarm by chance, over all sensors and tests together.
+    ``window`` counts readings, of all machines together, or predictions. ``false_alarms`` is how many of
+    10 000 windows may alarm by chance, over all sensors, tests, predictions and errors together.
     """
 
     window: int = 100
     false_alarms: float = 1.0
 
+    @property
+    def errors(self) -> int:
+        """Errors of a window, at most."""
+        return max(SMALLEST_WINDOW, self.window // LABEL)
+
     def check(self, prefix: str = "") -> None:
         """Raise `Impossible` for the first value that cannot be."""
         need(
-            10 <= self.window <= 1_000_000,
+            SMALLEST_WINDOW <= self.window <= 1_000_000,
             f"{prefix}window",
-            f"expected 10 to 1000000 readings, found {self.window}",
+            f"expected {SMALLEST_WINDOW} to 1000000 readings, found {self.window}",
         )
         between(self.false_alarms, 1e-4, 1000.0, f"{prefix}false_alarms")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from interplant.core import logs
 from interplant.core.errors import InterplantError, UsageError
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,20 @@ def ended(work: Callable[[], int], log: logging.Logger) -> int:
     except InterplantError as error:
         log.error("%s", error)
         return error.exit_code
+
+
+def work_until_told(work: Callable[[threading.Event], int], log: logging.Logger) -> int:
+    """Do the work of a supervised child that goes on until it is told to stop; return its exit code.
+
+    Args:
+        work: Is handed what is set then; see `ended`.
+        log: The child's.
+    """
+    follow_parent()
+    logs.setup()
+    stopping = threading.Event()
+    on_stop_signals(stopping)
+    return ended(lambda: work(stopping), log)
 
 
 def python_module(module: str, *words: str) -> list[str]:

@@ -22,7 +22,7 @@ _SPAN: Final = re.compile(
     rf"(?:(?P<days>{_DAY}(?:-{_DAY})?)(?: |$))?(?:(?P<begin>{_CLOCK})-(?P<end>{_CLOCK}|24:00))?"
 )
 _TWO_WEEKS: Final = 15
-"""Days that are looked back for a weekly moment that may have been skipped once."""
+"""Days that are looked at for a weekly moment that may have been skipped once."""
 
 _MOMENT: Final = re.compile(rf"(?:(?P<days>{_DAY}(?:-{_DAY})?) )?(?P<begin>{_CLOCK})")
 
@@ -79,15 +79,27 @@ def covering(spans: Sequence[str], now: datetime, zone: str) -> str:
         now: With a zone of its own.
         zone: Where the spans count, such as ``Europe/Vienna``.
     """
+    return _covering(spans, now, zone)[0]
+
+
+def end_of(spans: Sequence[str], now: datetime, zone: str) -> datetime | None:
+    """Return when the span of `covering` ends, in UTC; None if there is none."""
+    text, end = _covering(spans, now, zone)
+    return max(end.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC), now) if text else None
+
+
+def _covering(spans: Sequence[str], now: datetime, zone: str) -> tuple[str, datetime]:
+    """The first span that ``now`` lies in, and when it ends by the wall's clock."""
     there = now.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
     for text in spans:
         one = span(text)
         for back in (0, 1):
             day = there.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=back)
             begin = day + timedelta(minutes=one.begin)
-            if day.weekday() in one.days and begin <= there < begin + timedelta(minutes=one.minutes):
-                return text
-    return ""
+            end = begin + timedelta(minutes=one.minutes)
+            if day.weekday() in one.days and begin <= there < end:
+                return text, end
+    return "", there
 
 
 def latest(moments: Sequence[str], now: datetime, zone: str) -> datetime | None:
@@ -112,6 +124,30 @@ def latest(moments: Sequence[str], now: datetime, zone: str) -> datetime | None:
                 found.append(max(came))
                 break
     return max(found, default=None)
+
+
+def upcoming(moments: Sequence[str], now: datetime, zone: str) -> datetime | None:
+    """Return when one of ``moments`` comes next, in UTC; None if there are none. See `latest`."""
+    return _next([moment(text) for text in moments], now, zone)
+
+
+def begin_of(spans: Sequence[str], now: datetime, zone: str) -> datetime | None:
+    """Return when one of ``spans`` begins next, in UTC; None if there are none. See `covering`."""
+    return _next([span(text) for text in spans], now, zone)
+
+
+def _next(begins: Sequence[Span], now: datetime, zone: str) -> datetime | None:
+    place = ZoneInfo(zone)
+    today = now.astimezone(place).date()
+    found = [
+        at
+        for one in begins
+        for day in (today + timedelta(days=ahead) for ahead in range(_TWO_WEEKS))
+        if day.weekday() in one.days
+        for at in _times(day, one.begin, place)
+        if at > now
+    ]
+    return min(found, default=None)
 
 
 def _times(day: date, minutes: int, place: ZoneInfo) -> list[datetime]:

@@ -10,6 +10,9 @@ from scipy.stats import norm, t
 
 from interplant.data.contract import Floats
 
+PREDICTION: Final = "prediction"
+ERROR: Final = "error"
+
 KINDS: Final = {
     "stuck": "has not changed for longer than in the reference",
     "missing": "is missing in most readings",
@@ -20,8 +23,10 @@ KINDS: Final = {
     "noise": "scatters differently about what the other sensors say",
     "process": "has moved, and what is read with it too: what it measures, not the sensor",
     "joint": "no single sensor is unusual, all together are",
+    PREDICTION: "the champion predicts otherwise than on its hold-out",
+    ERROR: "the champion errs more than on its hold-out",
 }
-"""What the kind of an event says of its sensor."""
+"""What the kind of an event says of its sensor; the last two are of no sensor."""
 
 CONSTANT: Final = ("offset", "scaled", "process")
 """Kinds that a slow drift may be taken for while it has just begun."""

@@ -22,6 +22,7 @@ from interplant.data.events import Event
 from interplant.data.naming import Namer, Seen
 from interplant.data.reference import Reference
 from interplant.data.runs import Counts, Runs
+from interplant.data.series import KIND_OF, Series
 
 KEPT: Final = 2 * HORIZON
 """Windows whose channels are remembered, to tell a slow drift and to draw."""
@@ -82,7 +83,11 @@ class Monitor:
         self.watched = watched
         self.state = state or State()
         self.limits: Limits = limits(reference, watched.false_alarms / 10_000)
-        self._namer = Namer(reference, self.limits)
+        self._namer: Namer | Series = (
+            Series(reference, self.limits, watched.name)
+            if watched.name in KIND_OF
+            else Namer(reference, self.limits)
+        )
         self._trends = Trends(self.limits)
         if not len(self.state.history):
             self.state.history = np.empty((0, len(reference.channels)))

@@ -9,10 +9,14 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, write_atomic
+
+INPUTS: Final = "inputs"
+PREDICTIONS: Final = "predictions"
+ERRORS: Final = "errors"
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Event:
         snapshot: Digest of what live readings were held against; it identifies data and stays here.
         release: The champion, or None.
         watched: ``inputs``, ``predictions`` or ``errors``.
-        sensor: Column; empty where all are unusual jointly.
+        sensor: Column, of predictions a class or their name; empty where all are unusual jointly.
         other: The sensor whose values it gives, if it is swapped; else empty.
         kind: A key of `interplant.data.diagnosis.KINDS`.
         test: What alarmed; see `interplant.data.diagnosis.Finding`.
@@ -34,8 +38,8 @@ class Event:
         false_alarms: In 10 000 windows, over all sensors and tests, that the threshold allows.
         windows: Number of the window in which it seems to have begun, and of the one that alarmed, from 0.
         times: The contract's time of the first and last reading of the window that alarmed; of timestamps,
-            seconds since 1970.
-        readings: Readings of a window.
+            seconds since 1970. Of predictions their rows in the log, of errors when their labels came.
+        readings: Readings of a window, or predictions.
         evidence: Further numbers.
     """
 

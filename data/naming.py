@@ -203,11 +203,24 @@ class Namer:
         since: int = 0,
         evidence: dict[str, float] | None = None,
     ) -> Finding:
-        test, statistic = self._reference.channels[channel][1], float(seen.history[-1, channel])
-        limits, interval = self._limits, self._limits.interval
-        threshold = float((interval.above if statistic > 0 else interval.below)[channel])
-        if abs(statistic) <= threshold and (age := int(seen.trend[channel])):
-            one = slice(channel, channel + 1)
-            sums = excursions(seen.history[-age:, one], interval.worth[one], limits.allowance[one])
-            test, statistic, threshold = f"{test} trend", float(sums[-1, 0]), float(limits.height[channel])
+        test, statistic, threshold = passed(self._reference, self._limits, seen, channel)
         return Finding(kind, sensor, other, test, statistic, threshold, since, evidence or {})
+
+
+def passed(reference: Reference, limits: Limits, seen: Seen, channel: int) -> tuple[str, float, float]:
+    """Return which test a channel has failed, what was found, and the threshold that it passed.
+
+    Args:
+        reference: What the window is held against.
+        limits: Its limits.
+        seen: The window.
+        channel: One that alarms.
+    """
+    test, statistic = reference.channels[channel][1], float(seen.history[-1, channel])
+    interval = limits.interval
+    threshold = float((interval.above if statistic > 0 else interval.below)[channel])
+    if abs(statistic) <= threshold and (age := int(seen.trend[channel])):
+        one = slice(channel, channel + 1)
+        sums = excursions(seen.history[-age:, one], interval.worth[one], limits.allowance[one])
+        return f"{test} trend", float(sums[-1, 0]), float(limits.height[channel])
+    return test, statistic, threshold

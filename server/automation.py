@@ -7,7 +7,6 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -16,7 +15,7 @@ import grpc
 
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
-from interplant.core import logs, processes
+from interplant.core import processes
 from interplant.core.errors import InterplantError, UsageError
 from interplant.server.control import connect, ring
 from interplant.server.deciding import NOTHING, PROPOSE, START, WAIT, Facts, decide
@@ -45,30 +44,6 @@ LOOK_SECONDS: Final = 5.0
 """How often the time of the week is looked at; a plant's word is heard at once."""
 
 Starter: TypeAlias = Callable[[CoordinatorDirectory, str, str, str], str]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How a followed task stands, for people.
-
-    Args:
-        task: Its name.
-        action: ``start`` or ``propose``.
-        state: The last decision: ``waits``, ``proposed`` (to a person), ``approved``, ``declined``,
-            ``started``, ``failed``, ``begins``; empty before the first.
-        why: Its reasons.
-        since: When.
-        proposals: By plant the reasons for which it proposes a run.
-        runs: By plant how many more runs its budget pays, of those that tell.
-    """
-
-    task: str
-    action: str
-    state: str
-    why: str
-    since: datetime | None
-    proposals: dict[str, list[str]]
-    runs: dict[str, int]
 
 
 class Automation:
@@ -192,26 +167,6 @@ def _say(directory: CoordinatorDirectory, task: str, kind: str, text: str) -> Ev
     return event
 
 
-def standings(directory: CoordinatorDirectory, registry: Registry) -> list[Standing]:
-    """Return how each followed task stands."""
-    found = []
-    for name, one in followed(directory).items():
-        known = said(registry, name, last_queued(registry, name))
-        last = known.last
-        found.append(
-            Standing(
-                name,
-                one.policy.action,
-                last.kind.partition(".")[2] if last else "",
-                last.text if last else "",
-                last.time if last else None,
-                {plant: list(reasons) for plant, reasons in known.proposals.items()},
-                dict(known.runs),
-            )
-        )
-    return found
-
-
 def work(directory: CoordinatorDirectory, stopping: threading.Event) -> int:
     """Step at each bell and every `LOOK_SECONDS`, until ``stopping``."""
     registry = Registry.open(directory)
@@ -237,11 +192,8 @@ def _listen(directory: CoordinatorDirectory, bell: threading.Event, stopping: th
 
 def main(words: list[str]) -> int:
     """Run the automation of the coordinator in the directory ``words[0]``."""
-    processes.follow_parent()
-    logs.setup()
-    stopping = threading.Event()
-    processes.on_stop_signals(stopping)
-    return processes.ended(lambda: work(CoordinatorDirectory(Path(words[0])), stopping), log)
+    directory = CoordinatorDirectory(Path(words[0]))
+    return processes.work_until_told(lambda stopping: work(directory, stopping), log)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from interplant.core import certificates
 from interplant.server import control
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.registry import Registry
+from interplant.server.standings import Standing, standings
 
 _LATEST = 10
 
@@ -46,6 +47,7 @@ class CoordinatorStatus:
         plants: All plants by name, revoked ones too.
         runs: The latest runs, the newest first.
         releases: Ids of the latest releases, the newest first.
+        automation: How the tasks stand whose runs start without a command.
     """
 
     federation: str
@@ -55,6 +57,7 @@ class CoordinatorStatus:
     plants: list[PlantState]
     runs: list[RunState]
     releases: list[str]
+    automation: list[Standing]
 
 
 def status(directory: CoordinatorDirectory) -> CoordinatorStatus:
@@ -76,4 +79,5 @@ def status(directory: CoordinatorDirectory) -> CoordinatorStatus:
             for one in registry.runs()[:_LATEST]
         ],
         [one.id for one in registry.releases()[:_LATEST]],
+        standings(directory, registry),
     )

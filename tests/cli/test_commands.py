@@ -4,8 +4,10 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -20,8 +22,12 @@ from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
 from interplant.privacy.ledger import Ledger
 from interplant.privacy.plan import Plan
+from interplant.server import followed
+from interplant.server.directory import CoordinatorDirectory
 from interplant.server.records import Dropped
 from interplant.server.registry import Registry
+
+from .conftest import edit
 
 Call = Callable[..., Any]
 RUN = "20260101-120000-ab12"
@@ -64,6 +70,71 @@ def test_coordinator_status_without_and_with_a_plant(place: Path, interplant: Ca
         ("north", "enrolled", False)
     ]
     assert found["releases"] == [RELEASE]
+
+
+AUTOMATION = """
+automation:
+- task: turbofan
+  on: [error, schedule]
+  schedule: ["Sun 02:00"]
+  quiet: ["Mon-Fri 06:00-22:00"]
+  zone: Europe/Vienna
+  apart_hours: 24
+"""
+
+
+def test_coordinator_status_shows_what_starts_without_a_command(place: Path, interplant: Call) -> None:
+    done = interplant("coordinator", "status")
+    assert "No task is followed: federation.yaml has no automation." in done.out
+    config = place / "coordinator" / "federation.yaml"
+    text = "".join(line for line in config.read_text().splitlines(True) if not line.startswith("automation:"))
+    config.write_text(text + AUTOMATION)
+    registry = Registry.open(CoordinatorDirectory(place / "coordinator"))
+    followed.hear(registry, "north", "turbofan", "error", 1)
+    registry.add_event("automation.waits", "turbofan", "proposed by north (error); it is a quiet time")
+    registry.close()
+    (found,) = interplant("coordinator", "status", "--json").json["automation"]
+    assert (found["task"], found["state"], found["why"]) == (
+        "turbofan",
+        "waits",
+        "proposed by north (error); it is a quiet time",
+    )
+    assert found["proposals"] == {"north": ["error"]}
+    assert (found["policy"]["on"], found["policy"]["apart_hours"]) == (["error", "schedule"], 24.0)
+    due = datetime.fromisoformat(found["next_scheduled"])
+    assert due.astimezone(ZoneInfo("Europe/Vienna")).strftime("%a %H:%M") == "Sun 02:00"
+    assert timedelta() < due - datetime.now(UTC) <= timedelta(days=7)
+    assert datetime.fromisoformat(found["not_before"]) > datetime.now(UTC)
+    assert found["runs"] == {"north": 1}
+    assert "raise the budget" in found["ways_out"]
+    for words in (("coordinator", "status"), ("run", "proposals")):
+        said = interplant(*words).out
+        assert "turbofan  propose  north (error)  waits" in said
+        assert "on error, schedule, from one plant; runs 24 h apart" in said
+        assert "next by schedule" in said
+        assert "Mon-Fri 06:00-22:00 (Europe/Vienna)" in said
+        assert "budget of north    pays one more run; then wait for new machines' data" in said
+
+
+def test_the_budget_says_how_many_runs_are_left_and_the_ways_out_before_none_is(
+    waiting: PlantDirectory, interplant: Call
+) -> None:
+    waiting.champion.write_text(json.dumps({"release": RELEASE, "previous": None, "since": ""}))
+    plain = waiting.config.read_text()
+    runs = {}
+    for epsilon in ("40.0", "1.1", "0.01"):
+        edit(waiting.config, "declared_windows: 0", "declared_windows: 10000")
+        edit(waiting.config, "epsilon: 1.0", f"epsilon: {epsilon}")
+        (account,) = interplant("privacy", "budget", "--dir", waiting.path, "--json").json
+        left = interplant("plant", "status", "--dir", waiting.path, "--json").json["runway"]
+        assert account["runway"] == left
+        said = interplant("privacy", "budget", "--dir", waiting.path).out
+        assert f"runs of turbofan left  the budget pays {left['runs']} more" in said
+        assert bool(left["ways_out"]) == ("policy.privacy.epsilon" in said) == (left["runs"] <= 1)
+        runs[epsilon] = left["runs"]
+        waiting.config.write_text(plain)
+    assert runs["40.0"] > 1 == runs["1.1"]
+    assert runs["0.01"] == 0
 
 
 def test_revoke_and_enrol_anew(place: Path, interplant: Call) -> None:

@@ -66,9 +66,19 @@ class Federation:
         (root / "release.key").write_bytes(signing.key_pem(self.key))
         plant.release_public_key.write_bytes(signing.public_pem(self.key.public_key()))
 
-    def make(self, name: str, shift: float = 0.0, task: Task = TASK, private: bool = True) -> Path:
-        """A release whose error on the plant's hold-out is ``shift`` times the cap."""
-        north = Participant("north", "ab" * 32, 3, "dp-sgd", "window", 0.7, 1e-5, True)
+    def make(
+        self,
+        name: str,
+        shift: float = 0.0,
+        task: Task = TASK,
+        private: bool = True,
+        snapshot: str = "ab" * 32,
+    ) -> Path:
+        """A release whose error on the plant's hold-out is ``shift`` times the cap.
+
+        ``snapshot`` is the plant's, as others know it.
+        """
+        north = Participant("north", snapshot, 3, "dp-sgd", "window", 0.7, 1e-5, True)
         if not private:
             north = replace(north, mechanism="none", epsilon=0.0, delta=0.0)
         lineage = Lineage(

@@ -468,7 +468,7 @@ def test_a_directory_that_is_none_is_words_that_are_wrong(
     tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(module.processes, "follow_parent", lambda: None)
-    monkeypatch.setattr(module.logs, "setup", lambda: None)
+    monkeypatch.setattr(module.processes.logs, "setup", lambda: None)
     monkeypatch.setattr(module.processes, "on_stop_signals", lambda _: None)
     assert module.main([str(tmp_path)]) == 2
     assert capsys.readouterr().out.count("\n") == 1

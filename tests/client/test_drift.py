@@ -16,7 +16,8 @@ from interplant.core.errors import InterplantError, UsageError
 from interplant.core.release import FILES, LINEAGE, TASK, Lineage, Participant, manifest_meta, task_digest
 from interplant.core.schema import Task
 from interplant.data import events
-from interplant.data.blocks import Block, of_frame
+from interplant.data.blocks import Block, of_frame, of_series
+from interplant.data.contract import Floats
 from interplant.data.frames import Dataset
 from interplant.data.repository import Repository
 from interplant.data.snapshots import Snapshot, keyed_digest
@@ -156,18 +157,56 @@ def test_the_reference_is_computed_once_and_a_full_disk_leaves_none(
     drift.watch(plant, held, [live(8)])
 
 
+def series(seed: int, count: int, moved: float = 0.0) -> Block:
+    values = moved + np.abs(np.random.default_rng(seed).normal(size=count))
+    return of_series(values, np.arange(1.0, count + 1))
+
+
+def past(count: int = 3000) -> Callable[[], tuple[Floats, list[str]]]:
+    return lambda: (series(0, count).values, ["series"])
+
+
 def test_predictions_and_errors_have_events_and_a_memory_of_their_own(plant: PlantDirectory) -> None:
-    held = drift.against(plant, WEAR, newest(plant).digest)
-    random = np.random.default_rng(0)
-    past, now, when = random.normal(size=3000), random.normal(3.0, size=500), np.arange(500.0)
-    report = drift.watch_series(plant, held, "predictions", past, now, when)
+    serve(plant, newest(plant))
+    held = drift.against(plant, WEAR)
+    now = series(1, 500, 3.0)
+    report = drift.watch_series(plant, held, "predictions", past(), now)
     (event,) = report.began
-    assert (event.watched, event.sensor, event.times[0]) == ("predictions", "predictions", 0.0)
-    assert drift.watch_series(plant, held, "predictions", past, now, when).windows == 0
-    (event,) = drift.watch_series(plant, held, "errors", past, now, when).began
-    assert event.watched == "errors"
-    with pytest.raises(UsageError, match="expected one of inputs, predictions, errors"):
-        drift.watch_series(plant, held, "weather", past, now, when)
+    assert (event.watched, event.kind, event.times) == ("predictions", "prediction", (1.0, 50.0))
+    assert report.monitor.reference.window == 50
+    assert drift.mark(plant, held, "predictions") == 500.0
+    assert drift.watch_series(plant, held, "predictions", past(), now).windows == 0
+    report = drift.watch_series(plant, held, "errors", past(), now)
+    (event,) = report.began
+    assert (event.watched, event.kind, report.monitor.reference.window) == ("errors", "error", 10)
+    with pytest.raises(UsageError, match="expected one of predictions, errors"):
+        drift.watch_series(plant, held, "inputs", past(), now)
+
+
+def test_all_that_is_watched_shares_the_rate_however_long_windows_are(plant: PlantDirectory) -> None:
+    """In as many readings, predictions and errors as 10 000 windows have, no more than the stated rate."""
+    serve(plant, newest(plant))
+    held, windows = drift.against(plant, WEAR), {}
+    reports = [
+        drift.watch(plant, held, [live()]),
+        drift.watch_series(plant, held, "predictions", past(400), series(1, 500)),
+        drift.watch_series(plant, held, "errors", past(), series(1, 500)),
+    ]
+    for one in reports:
+        windows[one.monitor.watched.name] = one.monitor.reference.window
+    assert windows == {"inputs": 50, "predictions": 20, "errors": 10}
+    rates = [one.monitor.watched.false_alarms * 50 / one.monitor.reference.window for one in reports]
+    assert sum(rates) == pytest.approx(plant.load().data.drift.false_alarms)
+
+
+def test_a_hold_out_that_is_too_small_is_said(plant: PlantDirectory) -> None:
+    name = serve(plant, newest(plant))
+    held = drift.against(plant, WEAR)
+    with pytest.raises(
+        UsageError, match=f"release {name} .* has 99 windows with a label, expected at least 100"
+    ):
+        drift.watch_series(plant, held, "errors", past(99), series(1, 500))
+    assert list(plant.drift.glob("*.npz")) == []
 
 
 def test_what_is_kept_is_for_the_plants_user_alone_and_nothing_leaves(plant: PlantDirectory) -> None:

@@ -175,9 +175,9 @@ def test_a_look_that_is_killed_after_its_snapshot_loses_no_proposal(
     assert list(looking.look(plant).proposed) == []
 
 
-def drift_begins(plant: PlantDirectory) -> None:
+def drift_begins(plant: PlantDirectory, name: str = "e-1") -> None:
     event = Event(
-        "e-1",
+        name,
         "",
         "a" * 64,
         "r-1",
@@ -217,3 +217,17 @@ def test_a_drift_that_began_is_proposed_whatever_stops_the_look(
     looking.look(plant)
     assert [one.reason for one in proposals.waiting(plant)] == ["drift"]
     assert looking.look(plant).began == []
+
+
+def test_a_drift_that_begins_after_others_were_erased_is_proposed(
+    plant: PlantDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(plant, lambda settings: setattr(settings.automation, "propose", ["drift"]))
+    edit(plant, lambda settings: setattr(settings.automation, "watch", True))
+    for name in ("e-1", "e-2"):
+        drift_begins(plant, name)
+    looking.look(plant)
+    assert events.erase(plant.drift_events, lambda one: True) == 2
+    monkeypatch.setattr(looking, "_watch", lambda plant: drift_begins(plant, "e-3"))
+    assert looking.look(plant).began == ["drift"]
+    assert [one.reason for one in proposals.waiting(plant)] == ["drift"]

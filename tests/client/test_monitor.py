@@ -8,6 +8,7 @@ import pytest
 from interplant.client import moments, monitor
 from interplant.client.directory import PlantDirectory
 from interplant.client.monitor import Monitor, Rest
+from interplant.client.predictions import Prediction, Predictions
 from interplant.core.automation_config import PlantAutomation
 from interplant.data.index import Index
 
@@ -94,6 +95,36 @@ def test_a_look_that_was_killed_is_made_again_without_new_readings(watched: Plan
     watched.look_begun.touch()
     own = Monitor(watched, lambda: not watched.look_begun.unlink(), lambda: 0.0)
     assert [own.step(), own.step()] == [True, False]
+
+
+def test_predictions_and_labels_alone_are_a_reason_to_look(watched: PlantDirectory) -> None:
+    """A plant may be asked, and corrected, while its sources bring nothing."""
+    edit(watched, lambda plant: setattr(plant.automation, "watch", True))
+    looks: list[float] = []
+    own = Monitor(watched, lambda: looks.append(Clock.now) or True, lambda: Clock.now)
+
+    def pass_by(seconds: int) -> list[float]:
+        looks.clear()
+        for _ in range(seconds):
+            Clock.now += 1
+            own.step()
+        return looks
+
+    Clock.now = 0.0
+    rows = [Prediction(f"{number:032x}", 1.0, "r-1", (0.5,)) for number in range(120)]
+    with Predictions.open(watched) as log:
+        log.add(rows[:99])
+        assert pass_by(10) == [], "no window is full"
+        log.add(rows[99:])
+        assert len(pass_by(10)) == 1
+        assert pass_by(10) == []
+        for one in rows[:19]:
+            log.label(one.id, 1.0)
+        assert pass_by(10) == []
+        log.label(rows[19].id, 1.0)
+        assert len(pass_by(10)) == 1, "twenty labels are a window of errors"
+    watched.predictions.write_bytes(b"damaged")
+    assert pass_by(10) == []
 
 
 def test_a_typo_in_plant_yaml_ends_no_monitor(

@@ -56,6 +56,16 @@ def refused(path: Path, schema: type, overrides: tuple[str, ...] = ()) -> str:
     return str(failure.value)
 
 
+def test_a_key_may_be_a_word_that_yaml_takes_for_a_truth(tmp_path: Path) -> None:
+    text = FEDERATION + "automation:\n- task: turbofan\n  on: [drift, error]\n"
+    (one,) = config.load(write(tmp_path, text), Federation).automation
+    assert one.on == ["drift", "error"]
+    wrong = refused(write(tmp_path, text.replace("error", "errors")), Federation)
+    assert "file.yaml:7: automation.0.on" in wrong
+    assert "expected keys and values" in refused(write(tmp_path, "&a [*a]"), Federation)
+    assert "expected keys and values" in refused(write(tmp_path, ""), Federation)
+
+
 @pytest.mark.parametrize(("text", "schema"), [(TASK, Task), (PLANT, Plant), (FEDERATION, Federation)])
 def test_a_good_file_loads_and_survives_a_round_trip(tmp_path: Path, text: str, schema: type) -> None:
     loaded = config.load(write(tmp_path, text), schema)

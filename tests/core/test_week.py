@@ -6,7 +6,17 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from interplant.core.possible import Impossible
-from interplant.core.week import check_times, check_zone, covering, latest, moment, span
+from interplant.core.week import (
+    begin_of,
+    check_times,
+    check_zone,
+    covering,
+    end_of,
+    latest,
+    moment,
+    span,
+    upcoming,
+)
 
 THURSDAY = datetime(2026, 11, 26, tzinfo=UTC)
 
@@ -93,3 +103,33 @@ def test_what_is_no_moment_is_told(text: str) -> None:
 def test_an_unknown_zone_is_told(zone: str) -> None:
     with pytest.raises(Impossible, match="expected a time zone"):
         check_zone(zone, "automation.zone")
+
+
+@pytest.mark.parametrize(
+    ("moments", "day", "clock"),
+    [
+        (["02:00"], 26, "02:00"),
+        (["00:00"], 27, "00:00"),
+        (["Thu 00:00"], 3, "00:00"),
+        (["Sun 02:00", "Sat 23:00"], 28, "23:00"),
+    ],
+)
+def test_the_next_moment_is_after_now(moments: list[str], day: int, clock: str) -> None:
+    found = upcoming(moments, THURSDAY, "UTC")
+    assert found is not None
+    assert (found.day, f"{found:%H:%M}") == (day, clock)
+    assert upcoming([], THURSDAY, "UTC") is None
+
+
+def test_a_moment_that_the_clocks_skip_comes_the_week_after() -> None:
+    before = datetime(2026, 3, 28, 12, tzinfo=UTC)  # the 29th has no 02:30 in Vienna
+    assert upcoming(["Sun 02:30"], before, "Europe/Vienna") == datetime(2026, 4, 5, 0, 30, tzinfo=UTC)
+
+
+def test_when_a_span_ends_and_when_one_begins_next() -> None:
+    night = ["Mon-Fri 22:00-06:00", "Sat-Sun"]
+    assert end_of(night, at("23:30"), "UTC") == at("06:00", 27)
+    assert end_of(night, at("12:00"), "UTC") is None
+    assert begin_of(night, at("12:00"), "UTC") == at("22:00")
+    assert begin_of(night, at("12:00", 28), "UTC") == at("00:00", 29)
+    assert begin_of([], at("12:00"), "UTC") is None

@@ -38,11 +38,14 @@ def run(folder: Path) -> dict[str, Any]:
 def test_the_benchmark_finds_what_is_there_and_nothing_else(tmp_path: Path, drifts: bool) -> None:
     turbine(tmp_path, drifts)
     said = run(tmp_path)
-    chance, offset, named, year = said["results"]
+    chance, offset, named, year, together = said["results"]
     assert all({"case", "value", "unit", "bar", "holds"} <= set(one) for one in said["results"])
     assert said["data"]["published"] is False
     # So few windows cannot show a rate of one in 10 000, whatever they show.
     assert (chance["alarms"], chance["windows"], chance["holds"]) == (0, 200, False)
+    assert together["alarms"] == {"inputs": 0, "predictions": 0, "errors": 0}
+    ((found,),) = [said["observed"]["labels until errors are found that are"]["2 times as large"]]
+    assert found <= 1000
     assert offset["holds"]
     assert named["holds"]
     assert year["holds"] is drifts

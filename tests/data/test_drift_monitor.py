@@ -136,20 +136,6 @@ def test_whatever_comes_is_compared_and_what_is_said_is_json(readings: np.ndarra
         json.dumps(asdict(one), allow_nan=False)
 
 
-def test_predictions_and_errors_are_watched_as_a_series() -> None:
-    """A model that gets worse: its errors grow, and its predictions move."""
-    random = np.random.default_rng(0)
-    past, now = random.gamma(2.0, 10.0, size=5000), random.gamma(2.0, 10.0, size=5000)
-    held = build(lambda: [of_series(past)], ["predictions"], 50)
-    assert Monitor(held, Watched("d", name="predictions")).watch([of_series(now)]) == []
-    (event,) = Monitor(held, Watched("d", name="predictions")).watch([of_series(now + 10)])
-    assert (event.watched, event.sensor, event.kind) == ("predictions", "predictions", "offset")
-    errors = random.normal(size=5000)
-    held = build(lambda: [of_series(errors)], ["errors"], 50)
-    (event,) = Monitor(held, Watched("d", name="errors")).watch([of_series(3 * random.normal(size=5000))])
-    assert (event.watched, event.kind) == ("errors", "noise")
-
-
 def test_one_sensor_alone_can_be_watched() -> None:
     held = build(lambda: [of_series(np.random.default_rng(0).normal(size=2000))], ["only"], 20)
     live = np.random.default_rng(1).normal(2.0, size=200)

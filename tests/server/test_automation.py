@@ -15,6 +15,7 @@ from interplant.server.database import writing
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.registry import Registry
 from interplant.server.run_folder import RunFolder
+from interplant.server.standings import standings
 from interplant.server.starting import start_in_child
 
 
@@ -119,7 +120,7 @@ def test_a_person_approves_or_declines(directory, registry, starter):
     step(directory, registry, starter)
     (asked,) = starter.asked
     assert asked[2] == "a person has approved it; proposed by north (drift)"
-    (standing,) = automation.standings(directory, registry)
+    (standing,) = standings(directory, registry)
     assert (standing.state, standing.proposals) == ("started", {})
 
 
@@ -130,7 +131,7 @@ def test_a_run_that_cannot_start_is_told_and_not_tried_again_and_again(directory
     for _ in range(3):
         step(directory, registry, starter)
     assert len(starter.asked) == 1
-    (standing,) = automation.standings(directory, registry)
+    (standing,) = standings(directory, registry)
     assert standing.state == "failed"
     assert "cannot be imported" in standing.why
 
