@@ -71,10 +71,11 @@ class Case:
 
 
 def simulated() -> Case:
-    """Four plants of simulated turbofans; at the first, four more machines have run to failure."""
-    task = config.load(builtin("turbofan"), Task, ["rounds=8", "training.steps=30", *_RULES])
+    """Four plants of simulated turbofans; at the first, eight more machines have run to failure."""
+    words = ["rounds=8", "training.steps=30", "split.holdout=0.3", *_RULES]
+    task = config.load(builtin("turbofan"), Task, words)
     stocks = [Stock(f"plant-{n + 1}", simulate(n, 30, 0).train, simulated=True) for n in range(4)]
-    late = stocked.machines(simulate(0, 4, 1).train, task, 101)
+    late = stocked.machines(simulate(0, 8, 1).train, task, 31)
     return Case("simulated", task, stocks, late)
 
 

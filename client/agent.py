@@ -43,6 +43,9 @@ from interplant.core.wire import from_bytes, from_parcel, tensors_of, to_parcel
 log = logging.getLogger(__name__)
 
 _TICK = 1.0
+_LOOK = 0.1
+"""Seconds between looks whether there is a new proposal; a folder's time of change costs nothing."""
+
 _RENEW_PAUSE = 5.0
 _SETTLED_CONNECTION = 5.0
 """Seconds after which a connection counts as good and the back-off starts anew."""
@@ -88,7 +91,7 @@ class Agent:
         code: list[int] = []
         stream = threading.Thread(target=lambda: code.append(self._stay_connected()), daemon=True)
         stream.start()
-        while stream.is_alive() and not self._stopping.wait(_TICK):
+        while stream.is_alive() and not self._until_tick():
             self._trainer.release_if_idle(self._settings.trainer.idle_seconds)
             self._renew_in_time()
             self._look_at_releases()
@@ -99,6 +102,14 @@ class Agent:
         self._trainer.close()
         stream.join(5)
         return code[0] if code else 0
+
+    def _until_tick(self) -> bool:
+        """Wait for a tick, less if something new is proposed; return whether the plant stops."""
+        end, before = time.monotonic() + _TICK, _changed(self._plant.proposals)
+        while not self._stopping.wait(min(_LOOK, max(0.0, end - time.monotonic()))):
+            if time.monotonic() >= end or _changed(self._plant.proposals) != before:
+                return False
+        return True
 
     # --- the stream --------------------------------------------------------------------------------
 
@@ -353,6 +364,14 @@ class Agent:
         for path in self._plant.fetched.glob("*"):
             if path.is_file() and path.name.removesuffix(".part") != keep.name:
                 path.unlink()
+
+
+def _changed(folder: Path) -> int:
+    """When something came into a folder, or went."""
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def main(words: list[str]) -> int:
