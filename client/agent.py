@@ -106,10 +106,10 @@ class Agent:
     def _until_tick(self) -> bool:
         """Wait for a tick, less if something new is proposed; return whether the plant stops."""
         end, before = time.monotonic() + _TICK, _changed(self._plant.proposals)
-        while not self._stopping.wait(min(_LOOK, max(0.0, end - time.monotonic()))):
-            if time.monotonic() >= end or _changed(self._plant.proposals) != before:
-                return False
-        return True
+        while time.monotonic() < end and _changed(self._plant.proposals) == before:
+            if self._stopping.wait(_LOOK):
+                return True
+        return self._stopping.is_set()
 
     # --- the stream --------------------------------------------------------------------------------
 

@@ -93,8 +93,11 @@ def known_weights(directory: CoordinatorDirectory, task: Task, release: str) -> 
         InterplantError: There is no such release, or it cannot be read.
     """
     folder = Artifacts.of(directory).folder(release)
-    lineage = parse_lineage((folder / LINEAGE).read_bytes())
-    before = parse_task((folder / TASK).read_bytes())
+    try:
+        lineage = parse_lineage((folder / LINEAGE).read_bytes())
+        before = parse_task((folder / TASK).read_bytes())
+    except FileNotFoundError:
+        return None
     if task.model.name not in models.REGISTERED or lineage.version != version("interplant"):
         return None
     if (task.model, task.shape, task.target.outputs) != (before.model, before.shape, before.target.outputs):

@@ -345,7 +345,7 @@ class Waits(threading.Event):
         self.seconds: list[float] = []
 
     def wait(self, timeout: float | None = None) -> bool:
-        if timeout != module._TICK and timeout is not None:
+        if timeout != module._LOOK and timeout is not None:
             self.seconds.append(timeout)
             timeout = min(timeout, 0.005)
         return super().wait(timeout)
