@@ -44,7 +44,9 @@ log = logging.getLogger(__name__)
 
 _TICK = 1.0
 _LOOK = 0.1
-"""Seconds between looks whether there is a new proposal; a folder's time of change costs nothing."""
+"""Seconds between looks whether there is a new proposal; a folder's time of change costs nothing.
+
+What the policy does not let out never lies in that folder: data moves no other word's time."""
 
 _RENEW_PAUSE = 5.0
 _SETTLED_CONNECTION = 5.0

@@ -732,6 +732,19 @@ def test_what_the_monitor_proposes_is_told_once_connected_and_logged(
     assert proposals.noted(joined)[-1]["done"]
 
 
+def test_a_proposal_that_comes_is_told_without_waiting_for_the_next_tick(
+    start: Callable[[], Running],
+    coordinator: Scripted,
+    joined: PlantDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_TICK", 3600.0)
+    start()
+    until(joined.connection.exists)
+    proposals.propose(joined, "wear", "person", None, datetime.now(UTC))
+    until(lambda: coordinator.proposed)
+
+
 def test_a_proposal_waits_for_a_coordinator_that_is_away(
     joined: PlantDirectory, start: Callable[[], Running], coordinator: Scripted
 ) -> None:
