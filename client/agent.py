@@ -43,7 +43,7 @@ from interplant.core.wire import from_bytes, from_parcel, tensors_of, to_parcel
 log = logging.getLogger(__name__)
 
 _TICK = 1.0
-_LOOK = 0.1
+_LOOK = 0.25
 """Seconds between looks whether there is a new proposal; a folder's time of change costs nothing.
 
 What the policy does not let out never lies in that folder: data moves no other word's time."""
