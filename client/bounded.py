@@ -21,10 +21,9 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
-from interplant.core import export, processes
+from interplant.core import processes
 from interplant.core.errors import InterplantError
-from interplant.core.export import Floats
-from interplant.core.inference import Session
+from interplant.core.inference import Floats, Session, predict_in
 
 LOAD_SECONDS: Final = 10.0
 """Processor seconds for loading a model, beside what its predictions may take."""
@@ -50,7 +49,7 @@ class Ran:
     Args:
         predictions: Of each array of windows (N,), or (N, outputs).
         milliseconds: Processor time of one window's prediction, on average; a busy machine does not lengthen
-            it.
+            it. 0 if it was not asked for.
     """
 
     predictions: list[Floats]
@@ -61,7 +60,7 @@ class RunawayError(InterplantError):
     """The model took more time or memory than it may, or brought its process down."""
 
 
-def run(model: Path, arrays: Sequence[Floats], outputs: int, latency_ms: float) -> Ran:
+def run(model: Path, arrays: Sequence[Floats], outputs: int, latency_ms: float, timed: bool = True) -> Ran:
     """Predict with a model that is not trusted.
 
     Args:
@@ -69,6 +68,7 @@ def run(model: Path, arrays: Sequence[Floats], outputs: int, latency_ms: float) 
         arrays: Windows (N, channels, length), each array at least one; the first window is timed.
         outputs: Numbers that the model has to give for each window.
         latency_ms: What a prediction may take; decides how much time there is for all.
+        timed: Whether to time predictions of one window.
 
     Raises:
         InterplantError: The model cannot be loaded, or takes or gives other than one window's numbers.
@@ -81,7 +81,8 @@ def run(model: Path, arrays: Sequence[Floats], outputs: int, latency_ms: float) 
             np.save(given, array)
         given.seek(0)
         order = {"model": str(model), "outputs": outputs, "seconds": seconds, "memory": memory}
-        said = _child(order | {"arrays": len(arrays)}, given, found, seconds * PATIENCE)
+        order |= {"arrays": len(arrays), "timed": timed}
+        said = _child(order, given, found, seconds * PATIENCE)
         if "error" in said:
             raise InterplantError(str(said["error"]))
         found.seek(0)
@@ -145,10 +146,10 @@ def main(words: list[str]) -> int:
 
 def _predict(order: dict[str, Any], arrays: list[Floats], found: BinaryIO) -> dict[str, Any]:
     session = Session(Path(order["model"]), order["outputs"])
-    seconds = _seconds(session, np.ascontiguousarray(arrays[0][:1]))
+    seconds = _seconds(session, np.ascontiguousarray(arrays[0][:1])) if order["timed"] else 0.0
     for array in arrays:
         content = io.BytesIO()
-        np.save(content, export.predict_in(session, array, outputs=order["outputs"]))
+        np.save(content, predict_in(session, array, outputs=order["outputs"]))
         found.write(content.getbuffer())
     found.flush()
     return {"milliseconds": 1000.0 * seconds}

@@ -176,9 +176,9 @@ class _Resampled:
     """
 
     def __init__(self, n: int, level: float) -> None:
-        from scipy.stats import t
+        from scipy.special import stdtrit  # as `scipy.stats.t.isf` is computed, which takes long to load
 
-        self._level, self._student = level, float(t.isf(level, n - 1))
+        self._level, self._student = level, -float(stdtrit(n - 1, level))
         count = max(RESAMPLES, min(int(BEYOND / level), MOST_NUMBERS // n))
         chance = np.random.default_rng(n)
         rows = max(1, _PIECE // n)

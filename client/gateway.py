@@ -19,9 +19,9 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from flwr.app import Message, MetricRecord
 
 from interplant.client.directory import PlantDirectory
 from interplant.client.scores import Score
@@ -30,12 +30,14 @@ from interplant.client.verdicts import DATA_FREE, RECEIVED
 from interplant.core.compression import COMPRESSION, HOLDS, NONE
 from interplant.core.errors import Refusal
 from interplant.core.files import disk_errors
-from interplant.core.flower import arrays, config_record, content_of
 from interplant.core.receipt import Receipt
 from interplant.core.schema import CODECS, Task
 from interplant.core.tensors import UPDATE, Tensors
 from interplant.privacy.ledger import Ledger
 from interplant.privacy.plan import statistics_of
+
+if TYPE_CHECKING:
+    from flwr.app import Message
 
 
 def let_out(
@@ -43,9 +45,9 @@ def let_out(
     task: Task,
     weights: Tensors,
     trained: Trained,
-    request: Message,
+    request: "Message",
     words: Mapping[str, str] | None = None,
-) -> Message:
+) -> "Message":
     """Check a result, log it to ``audit.jsonl``, and return the reply that may leave.
 
     Args:
@@ -59,6 +61,10 @@ def let_out(
     Raises:
         Refusal: The result is not what a reply may hold; nothing leaves.
     """
+    from flwr.app import Message, MetricRecord  # a fifth of a second that only updates need
+
+    from interplant.core.flower import arrays, config_record, content_of
+
     _check_update(trained.update, weights)
     _check_receipt(trained.receipt, task)
     _check_metrics(trained.metrics, task, plant)

@@ -125,7 +125,7 @@ def predicted(release: Release, windows: "Windows", latency_ms: float) -> "Float
         ReleaseRefused: ``stopped``. Whether it runs here may depend on the readings.
     """
     model, outputs = release.folder / ONNX, release.task.target.outputs
-    return _run(lambda: bounded.run(model, [windows.x[:]], outputs, latency_ms))
+    return _run(lambda: bounded.run(model, [windows.x[:]], outputs, latency_ms, timed=False))
 
 
 def _run(work: Callable[[], bounded.Ran]) -> "Floats":
@@ -146,7 +146,7 @@ def _beside(
     alike = replace(other, split=task.split, privacy=task.privacy)
     old = windows if same else _windows(plant, snapshot, alike, held=True, last=True)
     model, latency = plant.releases / champion.id / ONNX, plant.load().policy.release.latency_ms
-    found = _run(lambda: bounded.run(model, [old.x[:]], other.target.outputs, latency))
+    found = _run(lambda: bounded.run(model, [old.x[:]], other.target.outputs, latency, timed=False))
     labels = windows.y if task.target.kind == TIME else old.y
     return windows, (other.target, Predicted(found, labels))
 

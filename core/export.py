@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from interplant.core import inference
 from interplant.core.errors import InterplantError
 from interplant.core.files import write_atomic
-from interplant.core.inference import Session, each, shape_of
+from interplant.core.inference import Session, Windows, each, joined, parts, predict_in
 from interplant.core.schema import Task
 
 if TYPE_CHECKING:
@@ -35,16 +35,6 @@ FURTHEST: Final = 10.0
 """Probes reach this far; a declared range is -1 to 1, and what a contract accepts -3 to 3."""
 
 Floats = inference.Floats
-
-
-class Windows(Protocol):
-    """Windows, float32 (N, channels, length): an array, or a file of which some are taken at a time."""
-
-    def __len__(self) -> int:
-        """Windows."""
-
-    def __getitem__(self, wanted: Any, /) -> Floats:
-        """Return those of a slice."""
 
 
 def export_onnx(model: "nn.Module", task: Task, path: Path) -> float:
@@ -119,12 +109,12 @@ def predict(model: "nn.Module", x: Floats, batch: int = 1024, outputs: int = 1) 
     model.eval()
     try:
         with torch.inference_mode():
-            parts = [
-                each(model(torch.from_numpy(part)).numpy(), len(part), outputs) for part in _parts(x, batch)
+            found = [
+                each(model(torch.from_numpy(part)).numpy(), len(part), outputs) for part in parts(x, batch)
             ]
     finally:
         model.train(training)
-    return _joined(parts, outputs)
+    return joined(found, outputs)
 
 
 def predict_onnx(model: Path | bytes, x: Windows, batch: int = 1024, outputs: int = 1) -> Floats:
@@ -141,11 +131,6 @@ def predict_onnx(model: Path | bytes, x: Windows, batch: int = 1024, outputs: in
             numbers for each window.
     """
     return predict_in(Session(model, outputs), x, batch, outputs)
-
-
-def predict_in(session: Session, x: Windows, batch: int = 1024, outputs: int = 1) -> Floats:
-    """Predict with a model that is loaded; see `predict_onnx`."""
-    return _joined([session.run(part) for part in _parts(x, batch)], outputs)
 
 
 def probes(task: Task) -> list[Floats]:
@@ -239,12 +224,3 @@ def _gap(expected: Floats, found: Floats) -> NDArray[np.float64]:
 
 def _line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _parts(x: Windows, batch: int) -> Iterator[Floats]:
-    """One after the other: those of windows in a file are never all in memory."""
-    return (np.ascontiguousarray(x[start : start + batch]) for start in range(0, len(x), batch))
-
-
-def _joined(parts: list[Floats], outputs: int) -> Floats:
-    return np.concatenate(parts) if parts else np.empty(shape_of(0, outputs), dtype=np.float32)

@@ -1,8 +1,9 @@
 """ONNX models run here: one loaded, on a bounded number of threads, for as many calls as one likes."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,16 @@ INPUT: Final = "windows"
 OUTPUT: Final = "prediction"
 
 Floats = NDArray[np.float32]
+
+
+class Windows(Protocol):
+    """Windows, float32 (N, channels, length): an array, or a file of which some are taken at a time."""
+
+    def __len__(self) -> int:
+        """Windows."""
+
+    def __getitem__(self, wanted: Any, /) -> Floats:
+        """Return those of a slice."""
 
 
 class Session:
@@ -71,6 +82,34 @@ class Session:
         except self._errors as error:
             raise InterplantError(f"the ONNX model does not take these windows: {_line(error)}") from None
         return each(prediction, len(x), self._outputs)
+
+
+def predict_in(session: Session, x: Windows, batch: int = 1024, outputs: int = 1) -> Floats:
+    """Predict with a model that is loaded.
+
+    Args:
+        session: The model.
+        x: Windows (N, channels, length).
+        batch: Windows at a time.
+        outputs: Numbers that the model gives for each window.
+
+    Returns:
+        Predictions, (N,) for one output and else (N, outputs), in the target's units.
+
+    Raises:
+        InterplantError: See `Session.run`.
+    """
+    return joined([session.run(part) for part in parts(x, batch)], outputs)
+
+
+def parts(x: Windows, batch: int) -> Iterator[Floats]:
+    """Yield windows, some at a time: those in a file are never all in memory."""
+    return (np.ascontiguousarray(x[start : start + batch]) for start in range(0, len(x), batch))
+
+
+def joined(predictions: list[Floats], outputs: int) -> Floats:
+    """Put predictions of several parts together; there may be none."""
+    return np.concatenate(predictions) if predictions else np.empty(shape_of(0, outputs), dtype=np.float32)
 
 
 def each(prediction: NDArray[Any], windows: int, outputs: int) -> Floats:

@@ -56,18 +56,22 @@ def _story(axes: Any, loop: "LoopResult") -> None:
     top = 1.45 * max(max(one.rmse, one.rmse_first) for one in loop.arrived)
     axes.set_ylim(0, top)
     drifting = [one.file for one in loop.arrived if one.offset]
-    axes.axvspan(min(drifting) - 0.5, max(files) + 0.5, color=_DRIFT, alpha=0.12, lw=0)
-    axes.text(min(drifting) - 0.42, 0.97 * top, f"sensor {loop.sensor} reads too low", color=_DRIFT, va="top")
+    axes.axvspan(min(drifting) - 0.5, max(files) + 0.5, color=_DRIFT, alpha=0.12, lw=0, zorder=0)
+    axes.text(min(drifting) - 0.42, 0.9 * top, _reads(loop), color=_DRIFT, va="top")
     change = loop.alarm + 0.5
     axes.axvline(change, color=_NEW, lw=1.5)
     said = "alarm → proposal → run\n→ gates → new model"
-    axes.text(change + 0.08, 0.86 * top, said, color=_NEW, va="top", fontsize=10)
+    axes.text(change + 0.08, 0.84 * top, said, color=_NEW, va="top", fontsize=10)
     axes.set_xticks(files, [f"file {number}" for number in files])
     axes.set_ylabel(
         "error of what serves, on each new file\n(RMSE, cycles of remaining life; lower is better)"
     )
     axes.set_title(f"{loop.plant}: grey, the model before; green, the one after", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _reads(loop: "LoopResult") -> str:
+    return f"sensor {loop.sensor}\nreads too {'high' if loop.arrived[-1].offset > 0 else 'low'}"
 
 
 def _gates(axes: Any, loop: "LoopResult") -> None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 INBOX: Final = "inbox"
 """The folder, in a plant's directory, in which its files arrive."""
 
+SETTLES: Final = 0.5
+"""Seconds for which a file has to rest in it before it is read."""
+
 CONTRACT: Final = "contract.yaml"
 
 
@@ -63,7 +66,8 @@ def join(
         offered(plant)
         plant.data.simulated = stock.simulated
         plant.data.contract = CONTRACT
-        plant.data.sources = [Source(name=INBOX, kind="folder", args={"path": INBOX, "settle_seconds": 0.5})]
+        settled = {"path": INBOX, "settle_seconds": SETTLES}
+        plant.data.sources = [Source(name=INBOX, kind="folder", args=settled)]
         change(plant)
 
     plant = federation.join(stock.name, edit)

@@ -36,7 +36,7 @@ from interplant.server.followed import (
 )
 from interplant.server.records import RUN_ENDS, Event
 from interplant.server.registry import Registry
-from interplant.server.starting import start_in_child
+from interplant.server.starting import start
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +55,7 @@ class Automation:
         start: Queues a run: directory, task's name, release to start from, reasons; returns the run's id.
     """
 
-    def __init__(
-        self, directory: CoordinatorDirectory, registry: Registry, start: Starter = start_in_child
-    ) -> None:
+    def __init__(self, directory: CoordinatorDirectory, registry: Registry, start: Starter = start) -> None:
         self._directory, self._registry, self._start = directory, registry, start
         self._followed = followed(directory)
         self._quorum = directory.load().rounds.quorum

@@ -1,10 +1,11 @@
 """A finished run becomes a release: weights, ONNX, lineage and card in one signed folder.
 
 Exporting needs torch and ONNX Runtime, some 300 MB that the coordinator does not want to keep, so it
-happens in a process of its own: `package_in_child`, or by hand
-``python -m interplant.server.packaging ORDER.json``.
+happens in a process of its own: `Packager`, or by hand ``python -m interplant.server.packaging ORDER.json``.
 """
 
+import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from interplant.core import config, export, keyring, models, signing
 from interplant.core.errors import InterplantError, UsageError
@@ -39,6 +40,9 @@ from interplant.core.release import (
 from interplant.core.schema import Task
 from interplant.server import card, card_html
 from interplant.server.card import CardFacts, RoundFigures
+
+_ORDER_COMES: Final = "-"
+"""In place of an order's file: its name comes by standard input."""
 
 
 @dataclass(frozen=True)
@@ -102,33 +106,66 @@ def package(order: PackageOrder, folder: Path) -> Release:
     return release
 
 
-def package_in_child(order: PackageOrder, folder: Path, seconds: float = 300.0) -> None:
-    """Do `package` in a process of its own.
+class Packager:
+    """A process that packages one release. Begun ahead, it has loaded torch when the order comes."""
 
-    Raises:
-        UsageError: The child's one line, if the order is wrong.
-        InterplantError: The child's one line; or it took longer than ``seconds``, or was killed.
-    """
-    with tempfile.TemporaryDirectory(prefix="interplant-") as scratch:
-        file = Path(scratch) / "order.json"
-        file.write_text(order.to_json(folder), encoding="utf-8")
-        try:
-            done = subprocess.run(
-                python_module("interplant.server.packaging", str(file)),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[str] | None = None
+
+    def begin(self) -> None:
+        """Start the process, if there is none; the order comes later."""
+        if self._child is not None and self._child.poll() is not None:
+            self.end()  # it was killed while it waited
+        if self._child is None:
+            self._child = subprocess.Popen(
+                python_module("interplant.server.packaging", _ORDER_COMES),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 text=True,
-                timeout=seconds,
-                check=False,
             )
+
+    def package(self, order: PackageOrder, folder: Path, seconds: float = 300.0) -> None:
+        """Do `package` in the process, and end it.
+
+        Raises:
+            UsageError: The child's one line, if the order is wrong.
+            InterplantError: The child's one line; or it took longer than ``seconds``, or was killed.
+        """
+        self.begin()
+        assert self._child is not None
+        try:
+            with tempfile.TemporaryDirectory(prefix="interplant-") as scratch:
+                file = Path(scratch) / "order.json"
+                file.write_text(order.to_json(folder), encoding="utf-8")
+                _, said = self._child.communicate(f"{file}\n", timeout=seconds)
+            code = self._child.returncode
         except subprocess.TimeoutExpired:
             raise InterplantError(
                 f"release {order.lineage.release}: packaging took more than {seconds:g} s"
             ) from None
-    if done.returncode:
-        line = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        kind = UsageError if done.returncode == UsageError.exit_code else InterplantError
-        raise kind(f"release {order.lineage.release} was not packaged: {line}")
+        finally:
+            self.end()
+        if code:
+            line = (said.strip().splitlines() or ["it ended without a word"])[-1]
+            kind = UsageError if code == UsageError.exit_code else InterplantError
+            raise kind(f"release {order.lineage.release} was not packaged: {line}")
+
+    def end(self) -> None:
+        """End the process, also in the middle of its work: a release is whole or not there."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            for pipe in (self._child.stdin, self._child.stderr):
+                if pipe:
+                    with contextlib.suppress(BrokenPipeError):  # what a dead one did not read
+                        pipe.close()
+            self._child = None
+
+
+def package_in_child(order: PackageOrder, folder: Path, seconds: float = 300.0) -> None:
+    """Do `package` in a process of its own; see `Packager.package`."""
+    Packager().package(order, folder, seconds)
 
 
 def _check(order: PackageOrder, folder: Path) -> None:
@@ -200,12 +237,26 @@ def _read_order(path: Path) -> tuple[PackageOrder, Path]:
         raise UsageError(f"{path}: expected the key {error}, found none") from None
 
 
+def _load() -> None:
+    """Load what `package` will load otherwise: nobody waits for it yet."""
+    for module in ("torch.onnx", "onnxruntime", "safetensors.numpy", "interplant.core.networks"):
+        importlib.import_module(module)
+
+
 def main(words: list[str]) -> int:
-    """Package the order in the file ``words[0]``; return the exit code, with one line on stderr."""
+    """Package the order in the file ``words[0]``; return the exit code, with one line on stderr.
+
+    Where the word is ``-``, what takes long to load is loaded, and then the file's name is read from standard
+    input; if that ends without one, there is nothing to do.
+    """
     try:
         if len(words) != 1:
             raise UsageError("expected one word: the order's JSON file")
-        package(*_read_order(Path(words[0])))
+        if words == [_ORDER_COMES]:
+            _load()
+            words = sys.stdin.read().split("\n")[:1]
+        if words[0]:
+            package(*_read_order(Path(words[0])))
     except InterplantError as error:
         sys.stderr.write(f"{' '.join(str(error).split())}\n")
         return error.exit_code

@@ -19,7 +19,7 @@ from interplant.server.artifacts import Artifacts
 from interplant.server.card import RoundFigures
 from interplant.server.control import reload
 from interplant.server.directory import CoordinatorDirectory
-from interplant.server.packaging import PackageOrder, package_in_child
+from interplant.server.packaging import PackageOrder, Packager, package_in_child
 from interplant.server.records import Release
 from interplant.server.registry import Registry
 from interplant.server.run_folder import Checkpoint, RunFolder
@@ -28,7 +28,9 @@ _LONGEST_ID = 63
 """A release's id names folders and stands in manifests; see `interplant.core.release.check_id`."""
 
 
-def release_run(directory: CoordinatorDirectory, registry: Registry, run: RunFolder) -> Release:
+def release_run(
+    directory: CoordinatorDirectory, registry: Registry, run: RunFolder, packager: Packager | None = None
+) -> Release:
     """Package, sign and record the release of a finished run; done again, it changes nothing.
 
     Without a person's approval (``approval: auto``) it is approved at once.
@@ -37,6 +39,7 @@ def release_run(directory: CoordinatorDirectory, registry: Registry, run: RunFol
         directory: The coordinator's directory.
         registry: The coordinator's registry.
         run: A run whose rounds are all done.
+        packager: Packages it; by default a process that is started now.
 
     Returns:
         The release as the registry has it.
@@ -50,7 +53,7 @@ def release_run(directory: CoordinatorDirectory, registry: Registry, run: RunFol
         package_order = PackageOrder(
             run.weights, task, lineage, directory.release_key, rounds=round_figures(run)
         )
-        package_in_child(package_order, folder)
+        (packager.package if packager else package_in_child)(package_order, folder)
     Artifacts.of(directory).keep(release)
     made = registry.create_release(release, order.run, task.name, sha256_file(folder / "manifest.json"))
     if made.state == "candidate" and directory.load().approval == "auto":

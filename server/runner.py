@@ -16,6 +16,7 @@ from interplant.core.errors import InterplantError
 from interplant.server.control import connect
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.grid import GrpcGrid
+from interplant.server.packaging import Packager
 from interplant.server.records import Dropped, Run
 from interplant.server.registry import Registry
 from interplant.server.releases import release_run
@@ -41,6 +42,7 @@ class Runner:
         self._local = rpc.LocalStub(self._channel)
         self._bell = threading.Event()
         self._stopping = threading.Event()
+        self._packager = Packager()
 
     def work(self) -> int:
         """Wait for the bell, carry out what is queued or was interrupted; until a polite end."""
@@ -71,13 +73,14 @@ class Runner:
         """Run the rounds that are left, then release; whatever happens is in the registry."""
         folder = RunFolder(self._directory.runs / run.id)
         try:
+            self._get_ready(folder, run.round)
             made = GrpcGrid(self._directory, run.id, folder.order().run_id, self._stopping.is_set)
             with contextlib.closing(made) as grid:
                 state = carry_out(
-                    grid, folder, lambda record: self._tell(run.id, record), lambda: self._stopped(run.id)
+                    grid, folder, lambda record: self._tell(folder, record), lambda: self._stopped(run.id)
                 )
             if folder.order().release:
-                release_run(self._directory, self._registry, folder)
+                release_run(self._directory, self._registry, folder, self._packager)
                 self._local.Reload(pb.Empty(), wait_for_ready=True, timeout=60)
             why = learned_enough(folder.task(), folder) if state.round < run.rounds else ""
             self._end(run.id, "finished", why, state.round)
@@ -92,13 +95,21 @@ class Runner:
             # A fault of ours: the run is not lost, and the next one is not held up.
             log.exception("run %s met a fault", run.id)
             self._end(run.id, "paused", f"a fault: {type(error).__name__}: {error}")
+        finally:
+            self._packager.end()
+
+    def _get_ready(self, folder: RunFolder, done: int) -> None:
+        """Have the packager load what it needs while the plants train the last round."""
+        if folder.order().release and done >= folder.task().rounds - 1:
+            self._packager.begin()
 
     def _end(self, run_id: str, state: str, reason: str, number: int | None = None) -> None:
         """Record how a run ended, unless a person has stopped it meanwhile: then it stays stopped."""
         if self._registry.run(run_id).state == "running":
             self._registry.update_run(run_id, state=state, reason=reason, round=number)
 
-    def _tell(self, run_id: str, record: dict[str, Any]) -> None:
+    def _tell(self, folder: RunFolder, record: dict[str, Any]) -> None:
+        run_id = folder.path.name
         dropped = [Dropped(name, item["code"], item["text"]) for name, item in record["dropped"].items()]
         self._registry.record_round(
             run_id,
@@ -110,6 +121,7 @@ class Runner:
         )
         if record["settled"]:
             self._registry.update_run(run_id, round=record["round"])
+            self._get_ready(folder, record["round"])
 
     def _stopped(self, run_id: str) -> bool:
         """Look at the registry only when the bell has rung since the last look."""

@@ -6,12 +6,13 @@ import secrets
 import shutil
 from contextlib import closing
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interplant.core import blobs, config, models
 from interplant.core.errors import InterplantError
-from interplant.core.release import WEIGHTS
+from interplant.core.release import LINEAGE, TASK, WEIGHTS, parse_lineage, parse_task
 from interplant.core.schema import Rounds, Task
 from interplant.server.artifacts import Artifacts
 from interplant.server.control import ring
@@ -39,7 +40,8 @@ def start_run(
     """Queue a run and ring for the round process.
 
     The first weights are made here, so that a model that is not installed or does not fit its task is
-    found before anything starts, and the coordinator's own processes need no torch.
+    found before anything starts, and the coordinator's own processes need no torch. Nor is it loaded here
+    where the run that made the release has built the same model; see `known_weights`.
 
     Args:
         directory: The coordinator's directory.
@@ -50,8 +52,10 @@ def start_run(
         because: Why it is started, where no person has typed the command.
     """
     strategies.build(task.strategy)
-    weights = Artifacts.of(directory).folder(start_from) / WEIGHTS if start_from else None
-    first = first_weights(task, weights)
+    first = known_weights(directory, task, start_from) if start_from else None
+    if first is None:
+        weights = Artifacts.of(directory).folder(start_from) / WEIGHTS if start_from else None
+        first = first_weights(task, weights)
     rules = rounds or directory.load().rounds
     settings = {"release": release, "start_from": start_from}
     settings |= {"because": because} if because else {}
@@ -69,6 +73,43 @@ def start_run(
         raise
     ring(directory)
     return run
+
+
+def known_weights(directory: CoordinatorDirectory, task: Task, release: str) -> Tensors | None:
+    """Return what `first_weights` would of a release, without loading torch.
+
+    The run that made the release has built the model; if it is one of ours, of this version, and the task
+    asks for the same, the release's weights fit as they fitted then.
+
+    Args:
+        directory: The coordinator's directory.
+        task: Of the run that shall start.
+        release: The release's id.
+
+    Returns:
+        None where that is not so, or not known here: then the model has to be built.
+
+    Raises:
+        InterplantError: There is no such release, or it cannot be read.
+    """
+    folder = Artifacts.of(directory).folder(release)
+    try:
+        lineage = parse_lineage((folder / LINEAGE).read_bytes())
+        before = parse_task((folder / TASK).read_bytes())
+    except FileNotFoundError:
+        return None
+    if task.model.name not in models.REGISTERED or lineage.version != version("interplant"):
+        return None
+    if (task.model, task.shape, task.target.outputs) != (before.model, before.shape, before.target.outputs):
+        return None
+    first = directory.runs / lineage.run / _FIRST
+    if not first.is_file():
+        return None
+    built, weights = blobs.load(first), blobs.load(folder / WEIGHTS)
+    alike = [(name, one.shape, one.dtype) for name, one in sorted(built.items())]
+    if alike != [(name, one.shape, one.dtype) for name, one in sorted(weights.items())]:
+        return None  # some are frozen, or the files are not what they were
+    return weights
 
 
 def first_weights(task: Task, release: Path | None = None) -> Tensors:

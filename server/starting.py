@@ -1,4 +1,7 @@
-"""Queue a run that no person has typed, in a process of its own: it loads torch, and gives it back."""
+"""Queue a run that no person has typed; where a model has to be built, in a process of its own.
+
+That process loads torch, and gives it back.
+"""
 
 import json
 import subprocess
@@ -8,11 +11,20 @@ from typing import Final
 
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.processes import python_module
+from interplant.core.schema import Task
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.followed import followed
-from interplant.server.runs import start_run
+from interplant.server.runs import known_weights, start_run
 
 _SECONDS: Final = 300.0
+
+
+def start(directory: CoordinatorDirectory, task: str, start_from: str, because: str) -> str:
+    """Queue a run of a followed task; see `start_in_child`, whose arguments and errors it has."""
+    wanted = _followed(directory, task)
+    if start_from and known_weights(directory, wanted, start_from) is not None:
+        return start_run(directory, wanted, start_from=start_from, because=because).id
+    return start_in_child(directory, task, start_from, because)
 
 
 def start_in_child(directory: CoordinatorDirectory, task: str, start_from: str, because: str) -> str:
@@ -47,15 +59,20 @@ def start_in_child(directory: CoordinatorDirectory, task: str, start_from: str, 
     return done.stdout.strip()
 
 
+def _followed(directory: CoordinatorDirectory, task: str) -> Task:
+    """Read a followed task anew."""
+    found = followed(directory)
+    if task not in found:
+        raise UsageError(f"task {task!r}: federation.yaml has no automation for it")
+    return found[task].task
+
+
 def main(words: list[str]) -> int:
     """Queue the run that ``words[0]`` describes; print its id, or one line on stderr."""
     try:
         path, task, start_from, because = json.loads(words[0])
         directory = CoordinatorDirectory(Path(path))
-        found = followed(directory)
-        if task not in found:
-            raise UsageError(f"task {task!r}: federation.yaml has no automation for it")
-        run = start_run(directory, found[task].task, start_from=start_from, because=because)
+        run = start_run(directory, _followed(directory, task), start_from=start_from, because=because)
     except InterplantError as error:
         sys.stderr.write(f"{' '.join(str(error).split())}\n")
         return error.exit_code

@@ -345,7 +345,7 @@ class Waits(threading.Event):
         self.seconds: list[float] = []
 
     def wait(self, timeout: float | None = None) -> bool:
-        if timeout != module._TICK and timeout is not None:
+        if timeout != module._LOOK and timeout is not None:
             self.seconds.append(timeout)
             timeout = min(timeout, 0.005)
         return super().wait(timeout)
@@ -730,6 +730,19 @@ def test_what_the_monitor_proposes_is_told_once_connected_and_logged(
     assert coordinator.proposed == [("wear", "person", None)]
     assert [one["reason"] for one in audited(joined) if one["what"] == "proposal"] == ["person"]
     assert proposals.noted(joined)[-1]["done"]
+
+
+def test_a_proposal_that_comes_is_told_without_waiting_for_the_next_tick(
+    start: Callable[[], Running],
+    coordinator: Scripted,
+    joined: PlantDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_TICK", 3600.0)
+    start()
+    until(joined.connection.exists)
+    proposals.propose(joined, "wear", "person", None, datetime.now(UTC))
+    until(lambda: coordinator.proposed)
 
 
 def test_a_proposal_waits_for_a_coordinator_that_is_away(

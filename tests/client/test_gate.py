@@ -216,10 +216,10 @@ def test_a_model_that_stops_at_some_readings_is_refused_and_only_the_plant_knows
 ) -> None:
     really = bounded.run
 
-    def run(model: Path, arrays: Any, outputs: int, latency: float) -> bounded.Ran:
+    def run(model: Path, arrays: Any, outputs: int, latency: float, **more: Any) -> bounded.Ran:
         if len(arrays) == 1 and "r-1" in str(model):
             raise bounded.RunawayError("stopped: more than 12 s")
-        return really(model, arrays, outputs, latency)
+        return really(model, arrays, outputs, latency, **more)
 
     monkeypatch.setattr(bounded, "run", run)
     verdict = federation.try_out(federation.make("r-1", 0.1))

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, fields, replace
 from typing import Any
 
+import flwr.app
 import numpy as np
 import pytest
 
@@ -111,7 +112,7 @@ def test_the_line_is_on_the_disk_before_the_reply_exists(
     bare: PlantDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    really, sync = gateway.Message, gateway.os.fsync
+    really, sync = flwr.app.Message, gateway.os.fsync
 
     def synced(descriptor: int) -> None:
         sync(descriptor)
@@ -122,7 +123,7 @@ def test_the_line_is_on_the_disk_before_the_reply_exists(
         return really(*args, **words)
 
     monkeypatch.setattr(gateway.os, "fsync", synced)
-    monkeypatch.setattr(gateway, "Message", built)
+    monkeypatch.setattr(flwr.app, "Message", built)
     let_out(bare, UPDATE)
     assert order == ["synced 1", "reply"]
 

@@ -269,8 +269,8 @@ def test_an_engine_that_predicts_other_things_changes_no_score(
     federation.try_out(federation.make("r-1", 0.1, PRIVATE))
     really = bounded.run
 
-    def other(model: Path, arrays: Any, outputs: int, latency: float) -> Any:
-        ran = really(model, arrays, outputs, latency)
+    def other(model: Path, arrays: Any, outputs: int, latency: float, **more: Any) -> Any:
+        ran = really(model, arrays, outputs, latency, **more)
         return ran if len(arrays) > 1 else replace(ran, predictions=[0 * one for one in ran.predictions])
 
     monkeypatch.setattr(bounded, "run", other)

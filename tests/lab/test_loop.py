@@ -16,14 +16,12 @@ TASK = config.load(builtin("turbofan"), Task)
 
 
 def test_files_hold_other_machines_each_whose_sensor_is_off_within_the_contract() -> None:
-    seen: set[int] = set()
-    for number, offset in enumerate([*loop.BEFORE, *loop.DRIFTING, *loop.AFTER], 1):
-        readings, clean = (loop._file(TASK, 0, number, one) for one in (offset, 0.0))
-        machines = set(readings["machine"])
-        assert len(machines) == loop.IN_A_FILE
-        assert min(machines) > loop.MACHINES
-        assert not machines & seen
-        seen |= machines
+    known = loop.MACHINES
+    plan = [*((count, 0.0) for count in loop.BEFORE), *((count, loop.OFF) for count in loop.DRIFTING)]
+    for count, offset in plan:
+        readings, clean = (loop._file(TASK, 0, known, count, one) for one in (offset, 0.0))
+        assert sorted(set(readings["machine"])) == [*range(known + 1, known + count + 1)]
+        known += count
         require(readings, TASK.contract)
         low, high = TASK.contract.conditions[0].ranges[loop.SENSOR]
         off = (readings[loop.SENSOR] - clean[loop.SENSOR]) / ((high - low) / 2)

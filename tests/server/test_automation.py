@@ -1,6 +1,7 @@
 """Runs that start without a command: over a real registry, with a clock and a starter of the test's."""
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,7 @@ from interplant.core.automation_config import Automation as Policy
 from interplant.core.certificates import utc_now
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.schema import Task
-from interplant.server import automation, followed, run_records, setup, store
+from interplant.server import automation, followed, run_records, setup, starting, store
 from interplant.server.automation import Automation
 from interplant.server.database import writing
 from interplant.server.directory import CoordinatorDirectory
@@ -263,6 +264,17 @@ def test_a_run_is_queued_in_a_process_of_its_own_with_its_reasons(directory, reg
     assert RunFolder(directory.runs / run.id).order().parent == ""
     with pytest.raises(InterplantError, match="release 'r-9' is not in"):
         start_in_child(directory, "tiny", "r-9", "")
+
+
+def test_a_run_of_a_model_that_is_known_is_queued_here(directory, registry, monkeypatch):
+    (directory.path / "own.yaml").write_text(config.to_yaml(tiny()))
+    follow(directory, task="own.yaml")
+    monkeypatch.setattr(starting, "start_in_child", lambda *words: f"child: {words[3]}")
+    assert starting.start(directory, "tiny", "", "because") == "child: because"
+    for known, queued in (({}, "here"), (None, "child: why")):
+        monkeypatch.setattr(starting, "known_weights", lambda *_, known=known: known)
+        monkeypatch.setattr(starting, "start_run", lambda *_, **__: SimpleNamespace(id="here"))
+        assert starting.start(directory, "tiny", "r-1", "why") == queued
 
 
 def tiny():

@@ -1,5 +1,6 @@
 """A run's end becomes one signed folder, or nothing."""
 
+import io
 import json
 import os
 import subprocess
@@ -194,6 +195,36 @@ def test_a_childs_failure_is_one_sentence(order: PackageOrder, tmp_path: Path) -
     assert not (tmp_path / "r-1").exists()
     with pytest.raises(InterplantError, match=r"took more than 0\.01 s"):
         packaging.package_in_child(order, tmp_path / "r-1", seconds=0.01)
+
+
+def test_a_packager_that_was_begun_ahead_takes_one_order(order: PackageOrder, tmp_path: Path) -> None:
+    packager = packaging.Packager()
+    packager.begin()
+    assert packager._child is not None
+    waiting = packager._child
+    packager.package(order, tmp_path / "r-1")
+    assert waiting.returncode == 0
+    assert read_release(tmp_path / "r-1", signing.read_public(tmp_path / "in" / "release.pub"))
+
+
+def test_a_packager_that_is_killed_or_not_needed_is_no_loss(order: PackageOrder, tmp_path: Path) -> None:
+    packager = packaging.Packager()
+    packager.begin()
+    assert packager._child is not None
+    packager._child.kill()
+    packager._child.wait()
+    packager.package(order, tmp_path / "r-1")
+    assert (tmp_path / "r-1").is_dir()
+    packager.begin()
+    left = packager._child
+    packager.end()
+    assert left is not None
+    assert left.returncode == -9
+
+
+def test_a_packager_without_an_order_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert packaging.main(["-"]) == 0
 
 
 def test_wrong_words_exit_with_2(order: PackageOrder, tmp_path: Path, capsys) -> None:

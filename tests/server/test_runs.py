@@ -1,5 +1,7 @@
 """What `run start`, `run stop` and `run resume` do, with nobody serving."""
 
+from importlib.metadata import version
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -7,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 from interplant.core import config, models
 from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError, UsageError
+from interplant.core.release import Lineage, Participant, task_digest
 from interplant.core.schema import Model, Rounds, Strategy, Task
 from interplant.server import runs
 from interplant.server.registry import Registry
@@ -70,6 +73,54 @@ def test_a_run_starts_from_a_release(coordinator, task):
         np.testing.assert_array_equal(first[name], array)
     assert run.config == {"release": True, "start_from": "r-1"}
     assert RunFolder(coordinator.runs / run.id).order().parent == "r-1"
+
+
+def released(coordinator, task, run):
+    """The release of a run, with weights that its rounds have changed."""
+    folder = coordinator.releases / "r-1"
+    folder.mkdir()
+    weights = {
+        name: array + 1 for name, array in load_file(coordinator.runs / run / "first.safetensors").items()
+    }
+    save_file(weights, folder / "weights.safetensors")
+    (folder / "task.json").write_text(config.to_json(task))
+    plants = (Participant("north", "ab" * 32, 3, "none", "window", 0.0, 0.0, True),)
+    lineage = Lineage(
+        "r-1", run, task.name, task_digest(task), version("interplant"), "2", None,
+        "2025-05-01T10:00:00+00:00", 3, "grpc", False, True, plants,
+    )  # fmt: skip
+    (folder / "lineage.json").write_text(lineage.to_json())
+    return weights
+
+
+def test_a_run_from_a_release_of_the_same_model_builds_none(coordinator, task, monkeypatch):
+    weights = released(coordinator, task, runs.start_run(coordinator, task).id)
+    monkeypatch.setattr(models, "build", lambda _: pytest.fail("the model is built"))
+    task.rounds, task.training.steps = 2, 7
+    run = runs.start_run(coordinator, task, start_from="r-1")
+    first = load_file(coordinator.runs / run.id / "first.safetensors")
+    assert first.keys() == weights.keys()
+    for name, array in weights.items():
+        np.testing.assert_array_equal(first[name], array)
+
+
+@pytest.mark.parametrize("other", ["args", "channels", "version", "no run", "weights"])
+def test_where_the_model_may_be_another_it_is_built(coordinator, task, other):
+    before = runs.start_run(coordinator, task)
+    released(coordinator, task, before.id)
+    folder = coordinator.releases / "r-1"
+    if other == "args":
+        task.model = Model(args={"width": 5, "hidden": 4})
+    elif other == "channels":
+        task.contract.sensors["s2"] = Column("K", 200.0, 300.0)
+    elif other == "version":
+        text = (folder / "lineage.json").read_text()
+        (folder / "lineage.json").write_text(text.replace(f'"{version("interplant")}"', '"0.0.9"'))
+    elif other == "no run":
+        (coordinator.runs / before.id / "first.safetensors").unlink()
+    else:
+        save_file({"w": np.ones(3, np.float32)}, folder / "weights.safetensors")
+    assert runs.known_weights(coordinator, task, "r-1") is None
 
 
 def test_a_release_of_another_model_is_refused_before_anything_is_written(coordinator, registry, task):

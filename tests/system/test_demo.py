@@ -66,7 +66,14 @@ def test_the_whole_loop_with_real_processes(folder: Path, done: "subprocess.Comp
     assert loop["because"] == f"proposed by {loop['plant']} (drift)"
     assert loop["sensor"] in loop["alarms"]
     assert {one["plant"]: one["state"] for one in loop["tried"]}[loop["plant"]] == "active"
-    assert {one["release"] for one in loop["arrived"][loop["alarm"] :]} == {loop["release"]}
+    refused = [one for one in loop["tried"] if one["state"] == "refused"]
+    assert refused
+    assert all("not sure that the release is" in one["sentence"] for one in refused)
+    before, after = loop["arrived"][: loop["alarm"]], loop["arrived"][loop["alarm"] :]
+    assert {one["release"] for one in after} == {loop["release"]}
+    old, new = (sum(one[error] for one in after) for error in ("rmse_first", "rmse"))
+    assert new < 0.95 * old, "the error on later files goes down"
+    assert before[0]["rmse"] < before[-1]["rmse"], "the drift had brought it up"
     better = [plant["rmse_federated"] < plant["rmse_alone"] for plant in document["plants"]]
     assert sum(better) >= 3
 
