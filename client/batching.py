@@ -1,10 +1,12 @@
 """Dynamic batching: windows of several requests go through a model in one run.
 
 A run takes what waits when the one before is over, so that a single caller never waits and many callers share
-runs. What may wait is bounded; more is refused, and the caller sends it again.
+runs. What may wait is bounded; more is refused, and the caller sends it again. A run that fails is made again
+in halves, so that nobody is refused for what another has asked.
 """
 
 import asyncio
+import itertools
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -50,7 +52,7 @@ class Batcher:
         self._jobs: deque[_Job] = deque()
         self._waiting = 0
         self._next: asyncio.Handle | None = None
-        self._running: asyncio.Future[Floats | Exception] | None = None
+        self._running: asyncio.Future[list[Floats | Exception]] | None = None
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "batches")
 
@@ -109,24 +111,34 @@ class Batcher:
         self._waiting -= sum(len(job.x) for job in jobs)
         return jobs
 
-    def _deliver(self, jobs: list[_Job], found: Floats | Exception) -> None:
+    def _deliver(self, jobs: list[_Job], found: list[Floats | Exception]) -> None:
         self._running = None
-        start = 0
-        for job in jobs:
-            end = start + len(job.x)
-            if not job.answer.done():  # the caller may have gone
-                if isinstance(found, Exception):
-                    job.answer.set_exception(found)
-                else:
-                    job.answer.set_result(found[start:end])
-            start = end
+        for job, answer in zip(jobs, found, strict=True):
+            if job.answer.done():  # the caller has gone
+                continue
+            if isinstance(answer, Exception):
+                job.answer.set_exception(answer)
+            else:
+                job.answer.set_result(answer)
         self._plan()
 
 
-def _predicted(jobs: list[_Job], most: int) -> Floats | Exception:
+def _predicted(jobs: list[_Job], most: int) -> list[Floats | Exception]:
+    """What each gets: of a run that fails, those whose windows are not why get their predictions."""
     try:
-        x = jobs[0].x if len(jobs) == 1 else np.concatenate([job.x for job in jobs])
-        parts = [jobs[0].model.run(x[start : start + most]) for start in range(0, len(x), most)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if len(jobs) == 1:
+            return [_run(jobs[0].model, jobs[0].x, most)]
+        found = _run(jobs[0].model, np.concatenate([job.x for job in jobs]), most)
+        ends = list(itertools.accumulate(len(job.x) for job in jobs))
+        return [found[end - len(job.x) : end] for job, end in zip(jobs, ends, strict=True)]
     except Exception as error:  # noqa: BLE001 those who asked hear it, and the next run begins
-        return error
+        if len(jobs) == 1:
+            return [error]
+    half = len(jobs) // 2
+    return _predicted(jobs[:half], most) + _predicted(jobs[half:], most)
+
+
+def _run(model: Runs, x: Floats, most: int) -> Floats:
+    if len(x) <= most:
+        return model.run(x)
+    return np.concatenate([model.run(x[start : start + most]) for start in range(0, len(x), most)])

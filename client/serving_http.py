@@ -18,7 +18,7 @@ HEAD: Final = 1 << 16
 """Bytes of a request's line and headers, and of what may stand between the parts of a body or behind them."""
 
 HEAD_SECONDS: Final = 10.0
-"""How long a request's line and headers may take to come, and the first ones from when the connection is open."""
+"""How long a request's line and headers may take to come; the first ones, since the connection is open."""
 
 PIPELINE: Final = 8
 """Requests that a caller may send ahead, before the one before them is answered."""
