@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from interplant.client import watchdog
 from interplant.client.champion import champion
 from interplant.client.directory import PlantDirectory
 from interplant.client.standing import is_drifting
@@ -144,6 +145,8 @@ class Followed:
         else:
             names = [now.release, now.previous] if now else []
             trouble = "" if now else "no release serves here yet"
+            if now:
+                names, trouble = watchdog.passed_over(self._plant, now, names)
         for name in names:
             if name is None or (self.model and name == self.model.release):
                 break
