@@ -40,6 +40,7 @@ _SHORT: Final = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
 
 Data = NDArray[Any] | list[str]
+Body = bytes | bytearray
 
 
 class ProtocolError(Exception):
@@ -84,7 +85,7 @@ class Request:
     binary: bool
 
 
-def parse(body: bytes, header_length: str | None = None) -> Request:
+def parse(body: Body, header_length: str | None = None) -> Request:
     """Read the body of a request to infer.
 
     Args:
@@ -111,7 +112,7 @@ def parse(body: bytes, header_length: str | None = None) -> Request:
     return Request(id, inputs, _wanted(content.get("outputs"), binary), binary)
 
 
-def json_object(text: bytes | memoryview) -> dict[str, Any]:
+def json_object(text: Body | memoryview) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
@@ -166,7 +167,7 @@ def answer(
     return b"".join([text, *behind]), headers
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, memoryview]:
+def _split(body: Body, header_length: str | None) -> tuple[Body | memoryview, memoryview]:
     if header_length is None:
         return body, memoryview(b"")
     good = header_length.isascii() and header_length.isdigit() and len(header_length) < 12
