@@ -114,11 +114,11 @@ class App:
             case ("v2", "models", name, "ready"):
                 found = {"name": self._model(name, version).task.name, "ready": True}
             case ("v2", "models", _, "infer") | ("feedback",):
-                raise ProtocolError(405, f"{method} /{'/'.join(path)}: expected POST")
+                raise ProtocolError(405, f"{method} /{'/'.join(path)[:200]}: expected POST")
             case _:
                 raise ProtocolError(404, f"{method} /{'/'.join(path)[:200]}: nothing is there")
         if method != "GET":
-            raise ProtocolError(405, f"{method} /{'/'.join(path)}: expected GET")
+            raise ProtocolError(405, f"{method} /{'/'.join(path)[:200]}: expected GET")
         return 200, json_bytes(found), _JSON
 
     async def _infer(self, scope: Message, body: Body, model: Model, canary: bool = True) -> Reply:

@@ -18,6 +18,10 @@ from interplant.data.windows import training_windows
 
 from .served import COLD, TASK, readings
 
+DEEP: Any = "bottom"
+for _ in range(300):
+    DEEP = [DEEP]
+
 MOMENTS = replace(TASK, contract=replace(TASK.contract, clock="timestamp", zone="Europe/Berlin"))
 
 
@@ -194,8 +198,11 @@ def test_a_label_of_the_targets_kind_is_taken(target: Target, value: Any) -> Non
         (TASK.target, None, "expected a number"),
         (TASK.target, float("inf"), "expected a number"),
         (VALUES, 301.0, "expected 100 to 200, found 301"),
-        (EVENTS, 2, "expected one of 0, 1, found '2'"),
-        (EVENTS, True, "expected one of 0, 1, found 'True'"),
+        (EVENTS, 2, "expected one of 0, 1, found 2"),
+        (EVENTS, True, "expected one of 0, 1, found True"),
+        (EVENTS, DEEP, "expected one of 0, 1, found "),
+        (TASK.target, DEEP, "expected a number, found "),
+        (TASK.target, "x" * 1000, "expected a number, found 'xxx"),
         (CLASSES, "bad", "expected one of 'good', 'worn', found 'bad'"),
         (CLASSES, ["good"], "expected one of"),
     ],
@@ -204,6 +211,17 @@ def test_a_label_that_cannot_be_is_refused(target: Target, value: Any, said: str
     with pytest.raises(ProtocolError, match=said) as caught:
         label_of(value, target)
     assert caught.value.status == 400
+
+
+def test_much_that_is_wrong_is_not_all_sent_back() -> None:
+    for inputs in (
+        [one(f"{number:099d}", "FP32", []) for number in range(20_000)],
+        [readings(parameters={"units": [DEEP, "K"]})],
+        [readings(parameters={"units": ["kN" * 1000, "K"]})],
+    ):
+        with pytest.raises(ProtocolError) as caught:
+            ask(*inputs)
+        assert len(str(caught.value)) < 500
 
 
 def test_the_description_is_what_is_taken() -> None:

@@ -164,6 +164,8 @@ def test_many_at_once_get_their_own_answers(asking: Asking) -> None:
         ("DELETE", WEAR, 405, "expected GET"),
         ("POST", "/v2/health/live", 405, "expected GET"),
         ("GET", f"/v2/models/{'x' * 5000}", 404, "not served here"),
+        ("GET", f"/v2/models/{'x' * 5000}/infer", 405, "expected POST"),
+        ("DELETE", f"/v2/models/wear/versions/{'x' * 5000}", 404, "not served here"),
     ],
 )
 def test_what_is_not_there_is_said_in_the_protocols_form(
