@@ -85,18 +85,19 @@ class Request:
     binary: bool
 
 
-def parse(body: Body, header_length: str | None = None) -> Request:
+def parse(body: Body, header_length: str | None = None, parts: int | None = None) -> Request:
     """Read the body of a request to infer.
 
     Args:
         body: JSON, and behind it tensors' bytes.
         header_length: What the header `HEADER_LENGTH` says, or None if it is not there.
+        parts: See `json_object`.
 
     Raises:
         ProtocolError: 400, and what is wrong with it.
     """
     text, rest = _split(body, header_length)
-    content = json_object(text)
+    content = json_object(text, parts)
     parameters = _object(content.get("parameters", {}), "parameters")
     binary = parameters.get("binary_data_output", False) is True
     id = content.get("id")
@@ -112,12 +113,23 @@ def parse(body: Body, header_length: str | None = None) -> Request:
     return Request(id, inputs, _wanted(content.get("outputs"), binary), binary)
 
 
-def json_object(text: Body | memoryview) -> dict[str, Any]:
+def json_object(text: Body | memoryview, parts: int | None = None) -> dict[str, Any]:
     """Read a JSON object.
 
+    Args:
+        text: What it is written in.
+        parts: Lists that it may have, and objects, and quotation marks; None for any number. Each takes some
+            twenty times the memory of what it is written in.
+
     Raises:
-        ProtocolError: 400: it is none.
+        ProtocolError: 400: it is none, or has more.
     """
+    if parts is not None and len(text) > parts:
+        whole = bytes(text) if isinstance(text, memoryview) else text
+        _need(
+            all(whole.count(mark) <= parts for mark in (b"[", b"{", b'"')),
+            f"the body: expected at most {parts} lists, objects and texts, found more",
+        )
     try:
         content = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -32,6 +32,9 @@ ID: Final = "prediction_id"
 _NAMED: Final = 6
 """Inputs that a refusal names, at most."""
 
+_FIXED: Final = 1000
+"""Lists, objects or quotation marks of a request beside those of its windows."""
+
 NAME_LENGTH: Final = 100
 """Characters of a machine's name, at most: it is kept with each prediction."""
 
@@ -53,6 +56,16 @@ class Asked:
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+def parts(task: Task, windows: int) -> int:
+    """Return how many lists, objects or quotation marks a request may have: twice what it can need.
+
+    Args:
+        task: What is asked.
+        windows: Most windows in a request.
+    """
+    return _FIXED + 2 * windows * (2 + max(task.window.length, task.shape[0]))
 
 
 def asked(request: Request, task: Task) -> Asked:

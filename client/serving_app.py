@@ -36,6 +36,9 @@ SMALL: Final = 1 << 16
 STEP_SECONDS: Final = 2.0
 """Each so many bytes more of a body that takes room have to come within this time: it is for others too."""
 
+_FEEDBACK: Final = 1000
+"""Lists, objects or quotation marks of a label's body."""
+
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Receive = Callable[[], Awaitable[Message]]
@@ -60,7 +63,7 @@ class App:
         self, models: Followed, batcher: Batcher, beside: Beside, recorder: Recorder, settings: Serving
     ) -> None:
         self._models, self._batcher, self._beside, self._recorder = models, batcher, beside, recorder
-        self._bodies = Bodies(settings.body_megabytes * 1_000_000)
+        self._bodies, self._queue = Bodies(settings.body_megabytes * 1_000_000), settings.queue
         self._rate = Rate(settings.rate) if settings.rate else None
         self._version = importlib.metadata.version("interplant")
 
@@ -122,7 +125,8 @@ class App:
         return 200, json_bytes(found), _JSON
 
     async def _infer(self, scope: Message, body: Body, model: Model, canary: bool = True) -> Reply:
-        request = protocol.parse(body, _header(scope, HEADER_LENGTH))
+        parts = requests.parts(model.task, self._queue)
+        request = protocol.parse(body, _header(scope, HEADER_LENGTH), parts)
         asked = requests.asked(request, model.task)
         ids, drifting = [new_id() for _ in range(len(asked))], self._models.drifting
         try:
@@ -151,7 +155,7 @@ class App:
         return 200, said, headers
 
     async def _feedback(self, body: Body) -> Reply:
-        content = json_object(body)
+        content = json_object(body, _FEEDBACK)
         prediction = content.get("prediction_id")
         if set(content) != {"prediction_id", "label"} or not isinstance(prediction, str):
             raise ProtocolError(400, "expected prediction_id, the text that came with it, and label")

@@ -144,6 +144,20 @@ def test_a_long_value_is_not_repeated_whole() -> None:
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize("part", [b"[],", b'{"a":{}},', b'"a",', b"[[[]]],"])
+def test_more_parts_than_a_request_can_have_are_not_read(
+    part: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read of them would take far more memory than they do."""
+    few, many = b'{"inputs":[' + part * 10 + b"7]}", b'{"inputs":[' + part * 1000 + b"7]}"
+    with pytest.raises(ProtocolError, match=r"inputs\[0\]: expected a JSON object|inputs\[0\]: name"):
+        parse(few, parts=200)
+    monkeypatch.setattr(protocol.msgspec.json, "decode", None)
+    for body, length in ((many, None), (bytearray(many), None), (many + bytes(9), str(len(many)))):
+        with pytest.raises(ProtocolError, match="expected at most 200 lists, objects and texts"):
+            parse(body, length, parts=200)
+
+
 # --- tensors as bytes ------------------------------------------------------------------------------
 
 

@@ -213,6 +213,19 @@ def test_a_label_that_cannot_be_is_refused(target: Target, value: Any, said: str
     assert caught.value.status == 400
 
 
+@pytest.mark.parametrize("name", ["readings", "windows"])
+def test_as_many_windows_as_there_may_be_are_read(name: str) -> None:
+    """Nested, each with a machine and a time."""
+    count, shape = 500, [4, 2] if name == "readings" else [2, 4]
+    data = np.ones((count, *shape)).tolist()
+    entry = {"name": name, "datatype": "FP32", "shape": [count, *shape], "data": data}
+    moments = ["2026-11-26T08:00:00"] * count
+    texts = [one("machine", "BYTES", ['"[{press'] * count), one("time", "BYTES", moments)]
+    body = json.dumps({"inputs": [entry, *texts]}).encode()
+    found = asked(protocol.parse(body, None, requests.parts(MOMENTS, count)), MOMENTS)
+    assert len(found) == count
+
+
 def test_much_that_is_wrong_is_not_all_sent_back() -> None:
     for inputs in (
         [one(f"{number:099d}", "FP32", []) for number in range(20_000)],
