@@ -125,7 +125,7 @@ class App:
         return 200, json_bytes(found), _JSON
 
     async def _infer(self, scope: Message, body: Body, model: Model, canary: bool = True) -> Reply:
-        parts = requests.parts(model.task, self._queue)
+        parts = requests.parts(model.task, self._queue) if len(body) > SMALL else None
         request = protocol.parse(body, _header(scope, HEADER_LENGTH), parts)
         asked = requests.asked(request, model.task)
         ids, drifting = [new_id() for _ in range(len(asked))], self._models.drifting

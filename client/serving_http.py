@@ -37,6 +37,8 @@ class Connection(HttpToolsProtocol):
         """Whether a request has begun whose headers are not all there."""
         self._plain = 0
         """Bytes since a request began, or since the last bytes of its body."""
+        self._came = 0
+        """Bytes that came last."""
         self._asks: asyncio.TimerHandle | None = None
         self._takes: asyncio.TimerHandle | None = None
 
@@ -61,7 +63,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has come; whose request is not under way then has to say it soon."""
-        self._plain += len(data)
+        self._came = len(data)
+        self._plain += self._came
         super().data_received(data)
         if self._plain > HEAD:
             self._too_long()
@@ -81,9 +84,11 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._begun = False
-        if len(self.url) + sum([len(name) + len(value) for name, value in self.headers]) > HEAD:
-            self._too_long()
-            return
+        if self._plain + self._came > HEAD:  # counted only where it may be too much
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > HEAD:
+                self._too_long()
+                return
         super().on_headers_complete()
         if len(self.pipeline) > PIPELINE:
             self.transport.abort()
