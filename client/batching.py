@@ -1,10 +1,12 @@
 """Dynamic batching: windows of several requests go through a model in one run.
 
 A run takes what waits when the one before is over, so that a single caller never waits and many callers share
-runs. What may wait is bounded; more is refused, and the caller sends it again.
+runs. What may wait is bounded; more is refused, and the caller sends it again. A run that fails is made again
+in halves, so that nobody is refused for what another has asked.
 """
 
 import asyncio
+import itertools
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interplant.client.protocol import ProtocolError
+from interplant.client.watchdog import Watchdog
 
 Floats = NDArray[np.float32]
 
@@ -43,14 +46,15 @@ class Batcher:
         most: Windows in one run; a request with more has runs of its own.
         wait: Seconds that a run waits for more windows, at most.
         queue: Windows that may wait.
+        watchdog: Told of each run, if any.
     """
 
-    def __init__(self, most: int, wait: float, queue: int) -> None:
-        self._most, self._wait, self._queue = most, wait, queue
+    def __init__(self, most: int, wait: float, queue: int, watchdog: Watchdog | None = None) -> None:
+        self._most, self._wait, self._queue, self._watchdog = most, wait, queue, watchdog
         self._jobs: deque[_Job] = deque()
         self._waiting = 0
         self._next: asyncio.Handle | None = None
-        self._running: asyncio.Future[Floats | Exception] | None = None
+        self._running: asyncio.Future[list[Floats | Exception]] | None = None
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "batches")
 
@@ -92,9 +96,9 @@ class Batcher:
         self._next = None
         jobs = self._taken()
         if jobs[0].model.quick:
-            self._deliver(jobs, _predicted(jobs, self._most))
+            self._deliver(jobs, self._predicted(jobs))
             return
-        self._running = self._loop.run_in_executor(self._thread, _predicted, jobs, self._most)
+        self._running = self._loop.run_in_executor(self._thread, self._predicted, jobs)
         self._running.add_done_callback(lambda done: self._deliver(jobs, done.result()))
 
     def _taken(self) -> list[_Job]:
@@ -109,24 +113,41 @@ class Batcher:
         self._waiting -= sum(len(job.x) for job in jobs)
         return jobs
 
-    def _deliver(self, jobs: list[_Job], found: Floats | Exception) -> None:
+    def _deliver(self, jobs: list[_Job], found: list[Floats | Exception]) -> None:
         self._running = None
-        start = 0
-        for job in jobs:
-            end = start + len(job.x)
-            if not job.answer.done():  # the caller may have gone
-                if isinstance(found, Exception):
-                    job.answer.set_exception(found)
-                else:
-                    job.answer.set_result(found[start:end])
-            start = end
+        for job, answer in zip(jobs, found, strict=True):
+            if job.answer.done():  # the caller has gone
+                continue
+            if isinstance(answer, Exception):
+                job.answer.set_exception(answer)
+            else:
+                job.answer.set_result(answer)
         self._plan()
 
+    def _predicted(self, jobs: list[_Job]) -> list[Floats | Exception]:
+        """What each gets: of a run that fails, those whose windows are not why get their predictions."""
+        try:
+            if len(jobs) == 1:
+                return [self._through(jobs[0].model, jobs[0].x)]
+            found = self._through(jobs[0].model, np.concatenate([job.x for job in jobs]))
+            ends = list(itertools.accumulate(len(job.x) for job in jobs))
+            return [found[end - len(job.x) : end] for job, end in zip(jobs, ends, strict=True)]
+        except Exception as error:  # noqa: BLE001 those who asked hear it, and the next run begins
+            if len(jobs) == 1:
+                return [error]
+        half = len(jobs) // 2
+        return self._predicted(jobs[:half]) + self._predicted(jobs[half:])
 
-def _predicted(jobs: list[_Job], most: int) -> Floats | Exception:
-    try:
-        x = jobs[0].x if len(jobs) == 1 else np.concatenate([job.x for job in jobs])
-        parts = [jobs[0].model.run(x[start : start + most]) for start in range(0, len(x), most)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-    except Exception as error:  # noqa: BLE001 those who asked hear it, and the next run begins
-        return error
+    def _through(self, model: Runs, x: Floats) -> Floats:
+        """Run a model, in parts if need be."""
+        most, watchdog = self._most, self._watchdog
+        found = []
+        for start in range(0, len(x), most):
+            if watchdog:
+                watchdog.begin(model)
+            try:
+                found.append(model.run(x[start : start + most] if len(x) > most else x))
+            finally:
+                if watchdog:
+                    watchdog.end()
+        return found[0] if len(found) == 1 else np.concatenate(found)

@@ -205,6 +205,11 @@ class PlantDirectory:
         return self.path / "serving.json"
 
     @cached_property
+    def hung(self) -> Path:
+        """Releases that did not end a run while they served; see `interplant.client.watchdog`."""
+        return self.path / "serving-hung.json"
+
+    @cached_property
     def models(self) -> Path:
         """The champion as MLServer and Triton read it; see `interplant.client.model_repository`."""
         return self.path / "serving" / "models"

@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from time import time as now
@@ -140,7 +140,9 @@ class Predictions:
         self._lock = threading.Lock()
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            self._file = os.fstat(descriptor).st_ino
+            os.close(descriptor)
         with self._errors():
             self._database = sqlite3.connect(
                 path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
@@ -296,9 +298,21 @@ class Predictions:
         with self._reading() as database:
             return int(database.execute("SELECT count(*) FROM predictions").fetchone()[0])
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file was moved away, or another lies in its place: nobody finds what is added."""
+        try:
+            return self.path.stat().st_ino != self._file
+        except FileNotFoundError:
+            return True
+
     def close(self) -> None:
         """Close the file."""
         with self._lock:
+            if self.is_gone:
+                # SQLite would leave what is not in the file yet, to be lost or taken for another's.
+                with suppress(sqlite3.Error):
+                    self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._database.close()
 
     def __enter__(self) -> Self:

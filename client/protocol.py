@@ -6,6 +6,7 @@ as bytes (its extension for binary tensors), little-endian, in the order in whic
 
 import itertools
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -29,7 +30,17 @@ HEADER_LENGTH: Final = "inference-header-content-length"
 _NAME: Final = 100
 """Characters of a name; what is refused is repeated, and should fit a line."""
 
+_DIMENSIONS: Final = 8
+"""Of a tensor; a model takes three. The product of a longer shape could take the processor for long."""
+
+_SENTENCE: Final = 400
+"""Characters of a refusal; whoever sends much that is wrong is not sent it all back."""
+
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
+
 Data = NDArray[Any] | list[str]
+Body = bytes | bytearray
 
 
 class ProtocolError(Exception):
@@ -43,7 +54,7 @@ class ProtocolError(Exception):
 
     def __init__(self, status: int, sentence: str, retry_after: int | None = None) -> None:
         self.status, self.retry_after = status, retry_after
-        super().__init__(sentence)
+        super().__init__(sentence if len(sentence) <= _SENTENCE else f"{sentence[:_SENTENCE]}...")
 
 
 @dataclass(frozen=True)
@@ -74,18 +85,19 @@ class Request:
     binary: bool
 
 
-def parse(body: bytes, header_length: str | None = None) -> Request:
+def parse(body: Body, header_length: str | None = None, parts: int | None = None) -> Request:
     """Read the body of a request to infer.
 
     Args:
         body: JSON, and behind it tensors' bytes.
         header_length: What the header `HEADER_LENGTH` says, or None if it is not there.
+        parts: See `json_object`.
 
     Raises:
         ProtocolError: 400, and what is wrong with it.
     """
     text, rest = _split(body, header_length)
-    content = json_object(text)
+    content = json_object(text, parts)
     parameters = _object(content.get("parameters", {}), "parameters")
     binary = parameters.get("binary_data_output", False) is True
     id = content.get("id")
@@ -101,12 +113,23 @@ def parse(body: bytes, header_length: str | None = None) -> Request:
     return Request(id, inputs, _wanted(content.get("outputs"), binary), binary)
 
 
-def json_object(text: bytes | memoryview) -> dict[str, Any]:
+def json_object(text: Body | memoryview, parts: int | None = None) -> dict[str, Any]:
     """Read a JSON object.
 
+    Args:
+        text: What it is written in.
+        parts: Lists that it may have, and objects, and quotation marks; None for any number. Each takes some
+            twenty times the memory of what it is written in.
+
     Raises:
-        ProtocolError: 400: it is none.
+        ProtocolError: 400: it is none, or has more.
     """
+    if parts is not None and len(text) > parts:
+        whole = bytes(text) if isinstance(text, memoryview) else text
+        _need(
+            all(whole.count(mark) <= parts for mark in (b"[", b"{", b'"')),
+            f"the body: expected at most {parts} lists, objects and texts, found more",
+        )
     try:
         content = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -156,7 +179,7 @@ def answer(
     return b"".join([text, *behind]), headers
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, memoryview]:
+def _split(body: Body, header_length: str | None) -> tuple[Body | memoryview, memoryview]:
     if header_length is None:
         return body, memoryview(b"")
     good = header_length.isascii() and header_length.isdigit() and len(header_length) < 12
@@ -175,10 +198,13 @@ def _tensor(entry: Mapping[str, Any], rest: memoryview, where: str) -> tuple[Ten
     where = f"input {name!r}"
     _need(
         isinstance(datatype, str) and (datatype in NUMBERS or datatype == BYTES),
-        f"{where}: datatype: expected one of {', '.join(NUMBERS)} or {BYTES}, found {_short(datatype)}",
+        f"{where}: datatype: expected one of {', '.join(NUMBERS)} or {BYTES}, found {short(datatype)}",
     )
-    sizes = isinstance(shape, list) and all(type(size) is int and 0 <= size < 1 << 40 for size in shape)
-    _need(sizes and bool(shape), f"{where}: shape: expected a list of whole numbers, found {_short(shape)}")
+    sizes = isinstance(shape, list) and 0 < len(shape) <= _DIMENSIONS
+    _need(
+        sizes and all(type(size) is int and 0 <= size < 1 << 40 for size in shape),
+        f"{where}: shape: expected a list of whole numbers, at most {_DIMENSIONS}, found {short(shape)}",
+    )
     parameters = _object(entry.get("parameters", {}), f"{where}: parameters")
     size = parameters.get("binary_data_size")
     if size is None:
@@ -187,7 +213,7 @@ def _tensor(entry: Mapping[str, Any], rest: memoryview, where: str) -> tuple[Ten
     _need("data" not in entry, f"{where}: expected data or binary_data_size, found both")
     _need(
         type(size) is int and 0 <= size <= len(rest),
-        f"{where}: binary_data_size: expected up to {len(rest)} bytes, found {_short(size)}",
+        f"{where}: binary_data_size: expected up to {len(rest)} bytes, found {short(size)}",
     )
     data = _of_bytes(rest[:size], str(datatype), tuple(shape), where)
     return Tensor(str(name), str(datatype), tuple(shape), data, parameters), rest[size:]
@@ -195,14 +221,7 @@ def _tensor(entry: Mapping[str, Any], rest: memoryview, where: str) -> tuple[Ten
 
 def _of_json(data: Any, datatype: str, shape: tuple[int, ...], where: str) -> Data:
     _need(isinstance(data, list), f"{where}: data: expected a list")
-    flat, depth = data, 1
-    while flat and type(flat[0]) is list:
-        _need(set(map(type, flat)) == {list}, f"{where}: data: lists and values stand beside each other")
-        flat, depth = list(itertools.chain.from_iterable(flat)), depth + 1
-    _need(
-        depth == 1 or np.shape(_ragged(data, where)) == shape,
-        f"{where}: data: expected a flat list, or lists of shape {list(shape)}",
-    )
+    flat = _flat(data, shape, where)
     _count(len(flat), shape, where)
     kinds = set(map(type, flat))
     if datatype == BYTES:
@@ -216,18 +235,28 @@ def _of_json(data: Any, datatype: str, shape: tuple[int, ...], where: str) -> Da
         f"found {_kinds(kinds - allowed)}",
     )
     try:
-        return np.array(flat, dtype=NUMBERS[datatype]).reshape(shape)
+        array = np.array(flat, dtype=NUMBERS[datatype])
     except OverflowError:
         raise ProtocolError(400, f"{where}: data: a number does not fit {datatype}") from None
+    return _shaped(array, shape, where)
 
 
-def _ragged(data: list[Any], where: str) -> list[Any]:
-    """The nested lists, if those of a level are of one length."""
-    level = data
-    while level and type(level[0]) is list:
-        _need(len(set(map(len, level))) == 1, f"{where}: data: expected lists of one length in each level")
-        level = list(itertools.chain.from_iterable(level))
-    return data
+def _flat(data: list[Any], shape: tuple[int, ...], where: str) -> list[Any]:
+    """The values; lists in lists have to be of the shape, level by level."""
+    flat, found = data, [len(data)]
+    while flat and type(flat[0]) is list:
+        _need(set(map(type, flat)) == {list}, f"{where}: data: lists and values stand beside each other")
+        lengths = set(map(len, flat))
+        _need(len(lengths) == 1, f"{where}: data: expected lists of one length in each level")
+        found += lengths
+        _need(len(found) <= len(shape), _nested(shape, where))
+        flat = list(itertools.chain.from_iterable(flat))
+    _need(len(found) == 1 or tuple(found) == shape, _nested(shape, where))
+    return flat
+
+
+def _nested(shape: tuple[int, ...], where: str) -> str:
+    return f"{where}: data: expected a flat list, or lists of shape {list(shape)}"
 
 
 def _of_bytes(raw: memoryview, datatype: str, shape: tuple[int, ...], where: str) -> Data:
@@ -238,7 +267,15 @@ def _of_bytes(raw: memoryview, datatype: str, shape: tuple[int, ...], where: str
     dtype = NUMBERS[datatype]
     size = math.prod(shape) * dtype.itemsize
     _need(len(raw) == size, f"{where}: expected {size} bytes for {datatype}, found {len(raw)}")
-    return np.frombuffer(raw, dtype=dtype).reshape(shape)
+    return _shaped(np.frombuffer(raw, dtype=dtype), shape, where)
+
+
+def _shaped(array: NDArray[Any], shape: tuple[int, ...], where: str) -> NDArray[Any]:
+    """So many numbers in their shape; one with a 0 in it can still be of more than there is memory for."""
+    try:
+        return array.reshape(shape)
+    except ValueError:
+        raise ProtocolError(400, f"{where}: shape: found {list(shape)}, which no tensor has") from None
 
 
 def _texts(raw: memoryview, where: str) -> list[str]:
@@ -306,6 +343,7 @@ def _kinds(found: Sequence[type] | set[type]) -> str:
     return ", ".join(sorted(names.get(one, "lists or objects") for one in found))
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
+def short(value: Any) -> str:
+    """Return what was sent in so few words that they can be repeated, however long or deep it is."""
+    text = _SHORT.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -201,6 +201,9 @@ class Recorder:
             self._lose(len(rows), str(error))
 
     def _opened(self) -> Predictions:
+        if self._log and self._log.is_gone:
+            log.warning("%s was moved away; predictions go to a new one", self._log.path)
+            self._forget()
         if self._log is None:
             self._log = self._open()
         return self._log

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interplant.client.predictions import is_finite
-from interplant.client.protocol import BYTES, Data, ProtocolError, Request, Tensor
+from interplant.client.protocol import BYTES, Data, ProtocolError, Request, Tensor, short
 from interplant.core.contract import Contract
 from interplant.core.inference import INPUT
 from interplant.core.schema import Task
@@ -28,6 +28,12 @@ READINGS: Final = "readings"
 MACHINE: Final = "machine"
 AT: Final = "time"
 ID: Final = "prediction_id"
+
+_NAMED: Final = 6
+"""Inputs that a refusal names, at most."""
+
+_FIXED: Final = 1000
+"""Lists, objects or quotation marks of a request beside those of its windows."""
 
 NAME_LENGTH: Final = 100
 """Characters of a machine's name, at most: it is kept with each prediction."""
@@ -52,6 +58,16 @@ class Asked:
         return len(self.x)
 
 
+def parts(task: Task, windows: int) -> int:
+    """Return how many lists, objects or quotation marks a request may have: twice what it can need.
+
+    Args:
+        task: What is asked.
+        windows: Most windows in a request.
+    """
+    return _FIXED + 2 * windows * (2 + max(task.window.length, task.shape[0]))
+
+
 def asked(request: Request, task: Task) -> Asked:
     """Return what a request asks of a task's model.
 
@@ -62,7 +78,9 @@ def asked(request: Request, task: Task) -> Asked:
     inputs = request.inputs
     unknown = sorted(set(inputs) - {READINGS, INPUT, MACHINE, AT})
     if unknown or (READINGS in inputs) == (INPUT in inputs):
-        found = ", ".join(map(repr, sorted(inputs)))
+        found = ", ".join(map(repr, sorted(inputs)[:_NAMED]))
+        if len(inputs) > _NAMED:
+            found += f" and {len(inputs) - _NAMED} more"
         raise ProtocolError(
             400,
             f"inputs: expected {READINGS!r} or {INPUT!r}, and {MACHINE!r} and {AT!r} if known; found {found}",
@@ -103,10 +121,10 @@ def label_of(value: Any, target: Target) -> float | str:
             if one == value and type(value) is not bool:
                 return one
         raise ProtocolError(
-            400, f"label: expected one of {', '.join(map(repr, classes))}, found {str(value)[:60]!r}"
+            400, f"label: expected one of {', '.join(map(repr, classes))}, found {short(value)}"
         )
     if type(value) not in (int, float) or not is_finite(value):
-        raise ProtocolError(400, f"label: expected a number, found {str(value)[:60]!r}")
+        raise ProtocolError(400, f"label: expected a number, found {short(value)}")
     width = TOLERANCE * (target.high - target.low)
     low, high = (0.0, math.inf) if target.kind == TIME else (target.low - width, target.high + width)
     if not low <= value <= high:
@@ -203,13 +221,13 @@ def _check_names(tensor: Tensor, contract: Contract, names: list[str]) -> None:
         if key not in tensor.parameters:
             continue
         found = tensor.parameters[key]
-        listed = found.split(",") if isinstance(found, str) else found
+        listed = found.split(",", len(expected)) if isinstance(found, str) else found
         if not isinstance(listed, list) or len(listed) != len(expected):
             raise ProtocolError(400, f"{READINGS}: {key}: expected {', '.join(expected)}")
         for name, want, have in zip(names, expected, listed, strict=True):
             if want != have:
                 raise ProtocolError(
-                    400, f"{READINGS}: {key}: expected {want!r} for column {name!r}, found {str(have)[:60]!r}"
+                    400, f"{READINGS}: {key}: expected {want!r} for column {name!r}, found {short(have)}"
                 )
 
 

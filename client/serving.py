@@ -15,7 +15,7 @@ from typing import Final
 import uvicorn
 import uvloop
 
-from interplant.client import serving_status
+from interplant.client import serving_status, watchdog
 from interplant.client.batching import Batcher
 from interplant.client.beside import Beside
 from interplant.client.directory import PlantDirectory
@@ -23,7 +23,8 @@ from interplant.client.predictions import Predictions
 from interplant.client.recording import Recorder
 from interplant.client.serving_app import App
 from interplant.client.serving_http import Connection
-from interplant.client.serving_models import Followed
+from interplant.client.serving_models import Followed, Model
+from interplant.client.watchdog import Watchdog
 from interplant.core import logs, processes
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import only_one
@@ -73,7 +74,9 @@ async def _serve(
 ) -> None:
     address = _address(listener)
     recorder = Recorder(lambda: Predictions.open(plant))
-    batcher = Batcher(settings.batch, settings.wait_milliseconds / 1000.0, settings.queue)
+    seconds = watchdog.limit(plant.load().policy.release.latency_ms, settings.batch)
+    watch = Watchdog(seconds, lambda model: _end(plant, model, seconds))
+    batcher = Batcher(settings.batch, settings.wait_milliseconds / 1000.0, settings.queue, watch)
     beside = Beside(plant)
     models = Followed(plant, lambda now: serving_status.note(plant, address, now.model, now.trouble))
     await asyncio.to_thread(models.start)
@@ -102,7 +105,22 @@ async def _serve(
         models.close()
         beside.close()
         batcher.close()
+        watch.close()
         recorder.close()
+
+
+def _end(plant: PlantDirectory, model: Model, seconds: float) -> None:
+    """End this process, in which a run does not: no thread can be ended alone."""
+    log.error(
+        "release %s: a run took more than %.3g s of processor time; serving begins anew",
+        model.release,
+        seconds,
+    )
+    try:
+        watchdog.note(plant, model.release)
+    except (InterplantError, OSError) as error:
+        log.error("%s", error)
+    os._exit(1)
 
 
 @contextmanager

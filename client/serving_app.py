@@ -6,6 +6,7 @@ Whatever is wrong is said in the protocol's own form, ``{"error": "..."}``.
 import asyncio
 import importlib.metadata
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from interplant.client.batching import Batcher
 from interplant.client.beside import Beside
 from interplant.client.directory import PlantDirectory
 from interplant.client.predictions import new_id
-from interplant.client.protocol import HEADER_LENGTH, ProtocolError, json_bytes, json_object
+from interplant.client.protocol import HEADER_LENGTH, Body, ProtocolError, json_bytes, json_object
 from interplant.client.recording import Answered, Recorder
 from interplant.client.serving_models import Followed, Model
 from interplant.core.errors import InterplantError
@@ -29,6 +30,15 @@ BODY_SECONDS: Final = 30.0
 
 BODIES: Final = 4
 """How many bodies of the greatest size may be held at once."""
+
+SMALL: Final = 1 << 16
+"""Bytes of a body that needs none of that room: as connections are bounded, so are all such bodies."""
+
+STEP_SECONDS: Final = 2.0
+"""Each so many bytes more of a body that takes room have to come within this time: it is for others too."""
+
+_FEEDBACK: Final = 1000
+"""Lists, objects or quotation marks of a label's body."""
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -62,19 +72,23 @@ class App:
     ) -> None:
         self._plant = plant
         self._models, self._batcher, self._beside, self._recorder = models, batcher, beside, recorder
-        self._bodies = Bodies(settings.body_megabytes * 1_000_000)
+        self._bodies, self._queue = Bodies(settings.body_megabytes * 1_000_000), settings.queue
         self._rate = Rate(settings.rate) if settings.rate else None
         self._version = importlib.metadata.version("interplant")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        taken = False
         try:
             if self._rate and scope["method"] == "POST":
                 self._rate.take()
             async with self._bodies.of(receive) as asked:
+                taken = True
                 status, body, headers = await self._reply(scope, asked)
         except ProtocolError as error:
             status, body, headers = _refusal(error)
+            if not taken:  # nothing of what is still to come is read
+                headers.append((b"connection", b"close"))
         except Exception:  # a fault of ours must not end the connection without a word
             log.exception("a request failed")
             status, body, headers = _refusal(ProtocolError(500, "an unexpected fault; see the plant's log"))
@@ -82,7 +96,7 @@ class App:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _reply(self, scope: Message, body: bytes) -> Reply:
+    async def _reply(self, scope: Message, body: Body) -> Reply:
         match scope["method"], tuple(part for part in scope["path"].split("/") if part):
             case "POST", ("v2", "models", name, "infer"):
                 return await self._infer(scope, body, self._model(name))
@@ -112,15 +126,16 @@ class App:
             case ("v2", "models", name, "ready"):
                 found = {"name": self._model(name, version).task.name, "ready": True}
             case ("v2", "models", _, "infer") | ("feedback",):
-                raise ProtocolError(405, f"{method} /{'/'.join(path)}: expected POST")
+                raise ProtocolError(405, f"{method} /{'/'.join(path)[:200]}: expected POST")
             case _:
                 raise ProtocolError(404, f"{method} /{'/'.join(path)[:200]}: nothing is there")
         if method != "GET":
-            raise ProtocolError(405, f"{method} /{'/'.join(path)}: expected GET")
+            raise ProtocolError(405, f"{method} /{'/'.join(path)[:200]}: expected GET")
         return 200, json_bytes(found), _JSON
 
-    async def _infer(self, scope: Message, body: bytes, model: Model, canary: bool = True) -> Reply:
-        request = protocol.parse(body, _header(scope, HEADER_LENGTH))
+    async def _infer(self, scope: Message, body: Body, model: Model, canary: bool = True) -> Reply:
+        parts = requests.parts(model.task, self._queue) if len(body) > SMALL else None
+        request = protocol.parse(body, _header(scope, HEADER_LENGTH), parts)
         asked = requests.asked(request, model.task)
         ids, drifting = [new_id() for _ in range(len(asked))], self._models.drifting
         try:
@@ -137,7 +152,7 @@ class App:
             "model_version": heard.release,
             "parameters": {"release": heard.release, "drifting": drifting},
         }
-        body, headers = protocol.answer(request, head, outputs)
+        said, headers = protocol.answer(request, head, outputs)
         numbers = outputs["prediction"]
         assert not isinstance(numbers, list)
         self._recorder.put(
@@ -146,10 +161,10 @@ class App:
                 heard.other, heard.beside, target,
             )
         )  # fmt: skip
-        return 200, body, headers
+        return 200, said, headers
 
-    async def _feedback(self, body: bytes) -> Reply:
-        content = json_object(body)
+    async def _feedback(self, body: Body) -> Reply:
+        content = json_object(body, _FEEDBACK)
         prediction = content.get("prediction_id")
         if set(content) != {"prediction_id", "label"} or not isinstance(prediction, str):
             raise ProtocolError(400, "expected prediction_id, the text that came with it, and label")
@@ -191,27 +206,31 @@ class Bodies:
         self._most, self._left = most, BODIES * most
 
     @asynccontextmanager
-    async def of(self, receive: Receive) -> AsyncIterator[bytes]:
+    async def of(self, receive: Receive) -> AsyncIterator[Body]:
         """Give the body of a request.
 
         Raises:
             ProtocolError: 400, 408: it ends early, or comes too slowly; 413: it is too long; 503: too much
                 is held for other requests.
         """
-        parts: list[bytes] = []
+        body = bytearray()
         try:
             try:
-                async with asyncio.timeout(BODY_SECONDS):
-                    await self._take(receive, parts)
+                async with asyncio.timeout(BODY_SECONDS) as limit:
+                    await self._take(receive, body, limit)
             except TimeoutError:
-                raise ProtocolError(408, f"the body did not come within {BODY_SECONDS:g} seconds") from None
-            yield parts[0] if len(parts) == 1 else b"".join(parts)
+                raise ProtocolError(
+                    408,
+                    f"the body did not come within {BODY_SECONDS:g} seconds, "
+                    f"or of a long one not {SMALL // 1024} kB every {STEP_SECONDS:g} seconds",
+                ) from None
+            yield body
         finally:
-            self._left += sum(map(len, parts))
+            self._left += _room(len(body))
 
-    async def _take(self, receive: Receive, parts: list[bytes]) -> None:
+    async def _take(self, receive: Receive, body: bytearray, limit: asyncio.Timeout) -> None:
         """Take a body in parts. One too long is read on, not kept, as its sender hears nothing before."""
-        size = 0
+        size, step, end = 0, SMALL, limit.when() or math.inf
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -219,21 +238,30 @@ class Bodies:
             part = message.get("body", b"")
             size += len(part)
             if size <= self._most:
-                if len(part) > self._left:
+                more = _room(size) - _room(len(body))
+                if more > self._left:
                     raise ProtocolError(
                         503, "other requests' bodies take the room; send the request again", retry_after=1
                     )
-                self._left -= len(part)
-                parts.append(part)
+                self._left -= more
+                body += part
             else:
-                self._left += sum(map(len, parts))
-                parts.clear()
+                self._left += _room(len(body))
+                body.clear()
             if not message.get("more_body"):
                 break
+            if size >= step:
+                step = size + SMALL
+                limit.reschedule(min(end, asyncio.get_running_loop().time() + STEP_SECONDS))
         if size > self._most:
             raise ProtocolError(
                 413, f"expected a body of at most {self._most // 1_000_000} MB, found {size} bytes or more"
             )
+
+
+def _room(size: int) -> int:
+    """What a body of so many bytes takes of the room for all."""
+    return size if size > SMALL else 0
 
 
 class Rate:

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from interplant.client import history
+from interplant.client import history, watchdog
 from interplant.client.champion import Champion, champion
 from interplant.client.directory import PlantDirectory
 from interplant.client.standing import is_drifting
@@ -152,6 +152,8 @@ class Followed:
                 trouble = (
                     f"{self._plant.champion}: expected the champion, found none; restore it from a backup"
                 )
+            if now:
+                names, trouble = watchdog.passed_over(self._plant, now, names)
         for name in names:
             if self.model and name == self.model.release:
                 break

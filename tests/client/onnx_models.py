@@ -11,7 +11,8 @@ def write(path: Path, kind: str, turns: int = 1) -> None:
 
     Args:
         path: The file.
-        kind: ``mean``; ``nan``; ``nan_later``: finite for zeros; or ``loop``.
+        kind: ``mean``; ``nan``; ``nan_later``: finite for zeros; ``loop``; or ``loop_later``: where a mean is
+            above 0.5.
         turns: Of the loop, which adds nothing each time.
     """
     one = helper.make_tensor("one", TensorProto.FLOAT, [], [1000.0])
@@ -26,11 +27,19 @@ def write(path: Path, kind: str, turns: int = 1) -> None:
         nodes.append(helper.make_node("Sub", ["mean", "one"], ["less"]))
         nodes.append(helper.make_node("Sqrt", ["less"], ["prediction"]))
     else:
+        if kind == "loop_later":
+            nodes += [
+                helper.make_node("ReduceMax", ["mean"], ["most"], keepdims=0),
+                helper.make_node("Greater", ["most", "half"], ["above"]),
+                helper.make_node("Cast", ["above"], ["once"], to=TensorProto.INT64),
+                helper.make_node("Mul", ["once", "all_turns"], ["turns"]),
+            ]
         nodes.append(helper.make_node("Loop", ["turns", "go", "mean"], ["prediction"], body=_body()))
     constants = [
         one,
         axes,
-        helper.make_tensor("turns", TensorProto.INT64, [], [turns]),
+        helper.make_tensor("all_turns" if kind == "loop_later" else "turns", TensorProto.INT64, [], [turns]),
+        helper.make_tensor("half", TensorProto.FLOAT, [], [0.5]),
         helper.make_tensor("go", TensorProto.BOOL, [], [True]),
     ]
     graph = helper.make_graph(

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,10 +58,14 @@ def plant_with(root: Path, patch: pytest.MonkeyPatch, task: Task = TASK, **servi
 
 
 @contextmanager
-def serving(plant: PlantDirectory) -> Iterator["Asking"]:
-    """The real process, until the block is over."""
+def serving(plant: PlantDirectory, before: str = "") -> Iterator["Asking"]:
+    """The real process, until the block is over; it may be told something before it begins."""
+    command = processes.python_module("interplant.client.serving", str(plant.path))
+    if before:
+        begin = f"import sys; from interplant.client import serving; {before}"
+        command = [sys.executable, "-c", f"{begin}; sys.exit(serving.main(sys.argv[1:]))", str(plant.path)]
     child = processes.start(
-        processes.python_module("interplant.client.serving", str(plant.path)),
+        command,
         plant.path / "serving.log",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

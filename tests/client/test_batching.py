@@ -173,6 +173,26 @@ def test_a_model_that_fails_tells_those_it_ran_for_and_works_on(model: Doubles) 
     batched(work)
 
 
+def test_a_run_that_fails_for_one_is_answered_to_the_others(model: Doubles) -> None:
+    """And with fewer runs than there are requests."""
+    asked = [1.0] * 16
+    asked[5] = -1.0
+
+    async def work(batcher: Batcher) -> None:
+        answers = [batcher.predict(model, windows(first, 7)) for first in asked]
+        said = await asyncio.gather(*answers, return_exceptions=True)
+        for first, answer in zip(asked, said, strict=True):
+            if first < 0:
+                assert isinstance(answer, InterplantError)
+            else:
+                assert isinstance(answer, np.ndarray)
+                assert answer.tolist() == [2, 14]
+
+    batched(work, most=64)
+    assert model.runs[0] == 32
+    assert len(model.runs) == 9
+
+
 def test_a_caller_who_has_gone_is_not_missed() -> None:
     model = Doubles(quick=False)
 

@@ -18,6 +18,14 @@ def tensor(**words: Any) -> dict[str, Any]:
     return {"name": "x", "datatype": "FP32", "shape": [2, 3], "data": [1, 2, 3, 4, 5, 6.5]} | words
 
 
+def nested(depth: int) -> Any:
+    """A number in so many lists."""
+    value: Any = 0.0
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 def numbers(request: Request, name: str = "x") -> Any:
     data = request.inputs[name].data
     assert not isinstance(data, list)
@@ -76,6 +84,14 @@ def test_texts_are_read() -> None:
         (body(tensor(shape=[1 << 60])), "shape: expected a list of whole numbers"),
         (body(tensor(shape=[2, 4])), "expected 8 values for shape .2, 4., found 6"),
         (body(tensor(shape=[1 << 39, 1 << 39])), "expected .* values for shape"),
+        (body(tensor(shape=[(1 << 40) - 1] * 8)), "expected .* values for shape"),
+        (body(tensor(shape=[(1 << 40) - 1] * 60_000)), "shape: expected a list of whole numbers, at most 8"),
+        (body(tensor(shape=[1] * 65, data=[0.0])), "shape: expected a list of whole numbers, at most 8"),
+        (body(tensor(shape=[0, 1 << 39, 1 << 39], data=[])), "shape: found .0, 549755813888, .* no tensor"),
+        (body(tensor(shape=nested(300))), "shape: expected a list of whole numbers"),
+        (body(tensor(shape=[1], data=nested(300))), "expected a flat list, or lists of shape .1."),
+        (body(tensor(datatype=nested(300))), "datatype: expected one of"),
+        (body(tensor(shape=[1] * 60_000)), "shape: expected a list"),
         (body(tensor(data=None)), "data: expected a list"),
         (body({"name": "x", "datatype": "FP32", "shape": [1]}), "data: expected a list"),
         (body(tensor(data=[[1, 2, 3], [4, 5]])), "expected lists of one length"),
@@ -104,10 +120,42 @@ def test_what_is_wrong_is_said(content: bytes, said: str) -> None:
     assert len(str(caught.value)) < 300
 
 
+def test_a_shape_is_not_multiplied_before_its_length_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The product of a long one takes seconds, in which nobody else is answered."""
+    lengths = []
+
+    def prod(shape: Any) -> int:
+        lengths.append(len(shape))
+        return 1
+
+    monkeypatch.setattr(protocol.math, "prod", prod)
+    for words in ({"shape": [(1 << 40) - 1] * 10_000}, {"shape": [1] * 9, "data": [0.0]}):
+        with pytest.raises(ProtocolError):
+            parse(body(tensor(**words)))
+        with pytest.raises(ProtocolError):
+            binary(bytes(4), shape=words["shape"])
+    parse(body(tensor(shape=[1] * 8, data=[0.0])))
+    assert lengths == [8]
+
+
 def test_a_long_value_is_not_repeated_whole() -> None:
     with pytest.raises(ProtocolError) as caught:
         parse(body(tensor(datatype="x" * 1_000_000)))
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("part", [b"[],", b'{"a":{}},', b'"a",', b"[[[]]],"])
+def test_more_parts_than_a_request_can_have_are_not_read(
+    part: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read of them would take far more memory than they do."""
+    few, many = b'{"inputs":[' + part * 10 + b"7]}", b'{"inputs":[' + part * 1000 + b"7]}"
+    with pytest.raises(ProtocolError, match=r"inputs\[0\]: expected a JSON object|inputs\[0\]: name"):
+        parse(few, parts=200)
+    monkeypatch.setattr(protocol.msgspec.json, "decode", None)
+    for body, length in ((many, None), (bytearray(many), None), (many + bytes(9), str(len(many)))):
+        with pytest.raises(ProtocolError, match="expected at most 200 lists, objects and texts"):
+            parse(body, length, parts=200)
 
 
 # --- tensors as bytes ------------------------------------------------------------------------------
@@ -153,6 +201,8 @@ def test_tensors_of_both_kinds_stand_beside_each_other() -> None:
         ({"raw": bytes(24), "length": "9" * 11}, "expected a number up to the body's"),
         ({"raw": bytes(24), "length": "-1"}, "expected a number up to the body's"),
         ({"raw": bytes(24), "length": "²"}, "expected a number up to the body's"),
+        ({"raw": bytes(4), "shape": [1] * 70}, "shape: expected a list of whole numbers, at most 8"),
+        ({"raw": b"", "shape": [0, 1 << 39, 1 << 39]}, "which no tensor has"),
         ({"raw": b"\x05\0\0\0abc", "datatype": "BYTES", "shape": [1]}, "a text is longer than the bytes"),
         ({"raw": b"\x05\0", "datatype": "BYTES", "shape": [1]}, "a text is longer than the bytes"),
         ({"raw": b"\x01\0\0\0\xff", "datatype": "BYTES", "shape": [1]}, "expected UTF-8"),

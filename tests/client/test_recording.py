@@ -123,6 +123,37 @@ def test_a_log_that_cannot_be_written_loses_predictions_not_answers(
     assert (log.count(), recorder.lost) == (2, 3)
 
 
+def test_a_log_that_is_moved_away_is_made_anew(tmp_path: Path) -> None:
+    path, moved = tmp_path / "predictions.db", tmp_path / "moved.db"
+    recorder = Recorder(lambda: Predictions(path, 10_000))
+    first, second = answered(), answered(2)
+    recorder.put(first)
+    assert recorder.label(first.ids[0], 5.0).result(30)
+    path.rename(moved)
+    assert not recorder.label(first.ids[0], 6.0).result(30)
+    recorder.put(second)
+    assert recorder.label(second.ids[1], 7.0).result(30)
+    recorder.close()
+    for file, label, count in ((moved, 5.0, 1), (path, 7.0, 2)):
+        with Predictions(file, 10_000) as log:
+            assert ([row.label for row in log.labelled()], log.count()) == ([label], count)
+    assert recorder.lost == 0
+
+
+def test_a_log_that_is_brought_back_is_whole(tmp_path: Path) -> None:
+    """It takes the place of the one that was begun meanwhile."""
+    path, moved = tmp_path / "predictions.db", tmp_path / "moved.db"
+    recorder = Recorder(lambda: Predictions(path, 10_000))
+    for replace in (lambda: path.rename(moved), lambda: moved.replace(path), lambda: None):
+        one = answered(100)
+        recorder.put(one)
+        assert recorder.label(one.ids[0], 5.0).result(30)
+        replace()
+    recorder.close()
+    with Predictions(path, 10_000) as log:
+        assert (log.count(), recorder.lost) == (200, 0)
+
+
 def test_what_may_wait_is_bounded(log: Predictions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "MOST", 10)
     slow = threading.Event()

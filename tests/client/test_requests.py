@@ -18,6 +18,10 @@ from interplant.data.windows import training_windows
 
 from .served import COLD, TASK, readings
 
+DEEP: Any = "bottom"
+for _ in range(300):
+    DEEP = [DEEP]
+
 MOMENTS = replace(TASK, contract=replace(TASK.contract, clock="timestamp", zone="Europe/Berlin"))
 
 
@@ -194,8 +198,11 @@ def test_a_label_of_the_targets_kind_is_taken(target: Target, value: Any) -> Non
         (TASK.target, None, "expected a number"),
         (TASK.target, float("inf"), "expected a number"),
         (VALUES, 301.0, "expected 100 to 200, found 301"),
-        (EVENTS, 2, "expected one of 0, 1, found '2'"),
-        (EVENTS, True, "expected one of 0, 1, found 'True'"),
+        (EVENTS, 2, "expected one of 0, 1, found 2"),
+        (EVENTS, True, "expected one of 0, 1, found True"),
+        (EVENTS, DEEP, "expected one of 0, 1, found "),
+        (TASK.target, DEEP, "expected a number, found "),
+        (TASK.target, "x" * 1000, "expected a number, found 'xxx"),
         (CLASSES, "bad", "expected one of 'good', 'worn', found 'bad'"),
         (CLASSES, ["good"], "expected one of"),
     ],
@@ -204,6 +211,30 @@ def test_a_label_that_cannot_be_is_refused(target: Target, value: Any, said: str
     with pytest.raises(ProtocolError, match=said) as caught:
         label_of(value, target)
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("name", ["readings", "windows"])
+def test_as_many_windows_as_there_may_be_are_read(name: str) -> None:
+    """Nested, each with a machine and a time."""
+    count, shape = 500, [4, 2] if name == "readings" else [2, 4]
+    data = np.ones((count, *shape)).tolist()
+    entry = {"name": name, "datatype": "FP32", "shape": [count, *shape], "data": data}
+    moments = ["2026-11-26T08:00:00"] * count
+    texts = [one("machine", "BYTES", ['"[{press'] * count), one("time", "BYTES", moments)]
+    body = json.dumps({"inputs": [entry, *texts]}).encode()
+    found = asked(protocol.parse(body, None, requests.parts(MOMENTS, count)), MOMENTS)
+    assert len(found) == count
+
+
+def test_much_that_is_wrong_is_not_all_sent_back() -> None:
+    for inputs in (
+        [one(f"{number:099d}", "FP32", []) for number in range(20_000)],
+        [readings(parameters={"units": [DEEP, "K"]})],
+        [readings(parameters={"units": ["kN" * 1000, "K"]})],
+    ):
+        with pytest.raises(ProtocolError) as caught:
+            ask(*inputs)
+        assert len(str(caught.value)) < 500
 
 
 def test_the_description_is_what_is_taken() -> None:

@@ -164,6 +164,8 @@ def test_many_at_once_get_their_own_answers(asking: Asking) -> None:
         ("DELETE", WEAR, 405, "expected GET"),
         ("POST", "/v2/health/live", 405, "expected GET"),
         ("GET", f"/v2/models/{'x' * 5000}", 404, "not served here"),
+        ("GET", f"/v2/models/{'x' * 5000}/infer", 405, "expected POST"),
+        ("DELETE", f"/v2/models/wear/versions/{'x' * 5000}", 404, "not served here"),
     ],
 )
 def test_what_is_not_there_is_said_in_the_protocols_form(
@@ -232,6 +234,7 @@ def test_more_requests_than_the_rate_are_refused(federation: Federation) -> None
         assert asking.predict() == [pytest.approx(12.0)]
         answer = asking.client.post(f"{WEAR}/infer", json={"inputs": [readings()]})
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        assert answer.headers["connection"] == "close"
         assert answer.json() == {"error": "more than 0.001 requests a second; send it again"}
         assert "more than 0.001 requests" in asking.post("/feedback", {}, 429)
         assert asking.get("/v2/health/ready") == {"ready": True}
@@ -252,6 +255,24 @@ def test_bodies_that_never_end_take_bounded_room(asking: Asking) -> None:
 
 def connected(asking: Asking) -> socket.socket:
     return socket.create_connection((str(asking.client.base_url.host), asking.client.base_url.port), 10)
+
+
+def test_who_is_refused_before_all_is_read_is_read_no_further(federation: Federation) -> None:
+    edit(federation.plant, lambda settings: setattr(settings.serving, "body_megabytes", 1))
+    before = "from interplant.client import serving_app; serving_app.STEP_SECONDS = 0.1"
+    head = b"POST /feedback HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+    with served(federation.plant, before) as asking:
+        for length, sent, status in (
+            (900_000, 100_000, b"408"),
+            (200_000_000, 100_000, b"408"),
+            (1_000_001, 1_000_001, b"413"),
+        ):
+            with connected(asking) as connection:
+                connection.sendall(head % length + bytes(sent))
+                answer = b"".join(iter(lambda: connection.recv(1000), b""))
+            assert answer.startswith(b"HTTP/1.1 " + status)
+            assert b"connection: close" in answer
+        assert "connection" not in asking.client.post("/feedback", content=b"7").headers
 
 
 def test_too_many_connections_are_refused(asking: Asking) -> None:
