@@ -128,11 +128,11 @@ def test_a_log_that_is_moved_away_is_made_anew(tmp_path: Path) -> None:
     recorder = Recorder(lambda: Predictions(path, 10_000))
     first, second = answered(), answered(2)
     recorder.put(first)
-    assert recorder.label(first.ids[0], 5.0).result(30)
+    assert recorder.ask(lambda log: log.label(first.ids[0], 5.0)).result(30)
     path.rename(moved)
-    assert not recorder.label(first.ids[0], 6.0).result(30)
+    assert not recorder.ask(lambda log: log.label(first.ids[0], 6.0)).result(30)
     recorder.put(second)
-    assert recorder.label(second.ids[1], 7.0).result(30)
+    assert recorder.ask(lambda log: log.label(second.ids[1], 7.0)).result(30)
     recorder.close()
     for file, label, count in ((moved, 5.0, 1), (path, 7.0, 2)):
         with Predictions(file, 10_000) as log:
@@ -147,7 +147,7 @@ def test_a_log_that_is_brought_back_is_whole(tmp_path: Path) -> None:
     for replace in (lambda: path.rename(moved), lambda: moved.replace(path), lambda: None):
         one = answered(100)
         recorder.put(one)
-        assert recorder.label(one.ids[0], 5.0).result(30)
+        assert recorder.ask(lambda log, one=one: log.label(one.ids[0], 5.0)).result(30)
         replace()
     recorder.close()
     with Predictions(path, 10_000) as log:

@@ -35,7 +35,7 @@ def careful(plant: Plant) -> None:
     willing(plant)
     plant.serving.listen = "0"
     release = plant.policy.release
-    release.margin, release.rollback = 100.0, "obey"
+    release.margin, release.rollback = 10.0, "obey"
     release.trial.predictions, release.trial.canary = 60, 0.5
     release.trial.disagreement, release.trial.milliseconds = 1.0, 30_000.0  # a slow machine is no slow model
 
