@@ -6,6 +6,7 @@ What a request costs here is counted too (`Load.own`): the clients' limit is not
 import selectors
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -91,7 +92,8 @@ def ask(
     """
     split = urlsplit(address)
     chosen = selectors.DefaultSelector()
-    idle = []
+    # In turns: a connection that is never used is closed.
+    idle: deque[_Client] = deque()
     for _ in range(clients):
         connection = socket.create_connection((split.hostname, split.port))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -104,7 +106,7 @@ def ask(
     end = begun + seconds
     while (now := time.perf_counter()) < end or len(idle) < clients:
         while idle and now < end and (not rate or number < (now - begun) * rate):
-            client = idle.pop()
+            client = idle.popleft()
             client.sent = time.perf_counter()
             client.connection.sendall(requests[number % len(requests)])
             number += 1
@@ -131,7 +133,7 @@ def _received(client: _Client) -> tuple[bool, bytes] | None:
     """Whether an answer is 200, and its body, once it is whole."""
     part = client.connection.recv(1 << 18)
     if not part:
-        raise SystemExit("the server has closed a connection")
+        raise ConnectionError("the server has closed a connection")
     client.buffer += part
     head = client.buffer.find(b"\r\n\r\n")
     if head < 0:
