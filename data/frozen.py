@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from interplant.core import config
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError, UsageError
-from interplant.core.files import disk_errors, link_or_copy, write_atomic
+from interplant.core.files import disk_errors, indented, link_or_copy, write_atomic
 from interplant.data.index import Partition
 from interplant.data.tables import MANIFEST
 
@@ -77,7 +77,7 @@ class Frozen:
             "contract": config.dump(contract),
             "days": days,
         }
-        return cls(source, tuple(partitions), (json.dumps(content, indent=1) + "\n").encode(), simulated)
+        return cls(source, tuple(partitions), indented(content).encode(), simulated)
 
     @cached_property
     def hashes(self) -> dict[str, str]:

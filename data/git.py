@@ -61,6 +61,19 @@ def git(folder: Path, *words: str, text: str | None = None) -> str:
     return done.stdout
 
 
+def head(folder: Path) -> str:
+    """Return the commit that a repository is at, where a commit has just been made, without a process.
+
+    Args:
+        folder: The repository's root.
+    """
+    kind, _, name = (folder / ".git" / "HEAD").read_text().strip().partition(" ")
+    found = folder / ".git" / name
+    if kind == "ref:" and found.is_file():
+        return found.read_text().strip()
+    return git(folder, "rev-parse", "HEAD").strip()
+
+
 _LOOSE: Final = 27
 """Objects of one first byte, of 256, from which on there are some thousands: Git's own rule."""
 

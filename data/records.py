@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from interplant.core.errors import InterplantError
-from interplant.core.files import write_atomic
-from interplant.data.git import git, tidy
+from interplant.core.files import indented, write_atomic
+from interplant.data.git import git, head, tidy
 from interplant.data.snapshots import READINGS, RECORD, Snapshot
 
 POINTER: Final = f"{READINGS}.dvc"
@@ -65,20 +65,23 @@ def commit(repository: Path, snapshot: Snapshot, pointer: str, message: str) -> 
         message: Of the commit; empty: the snapshot's name.
     """
     record = {name: value for name, value in vars(snapshot).items() if name not in ("commit", "folder")}
-    files = {RECORD: json.dumps(record, indent=1) + "\n", POINTER: pointer}
+    files = {RECORD: indented(record), POINTER: pointer}
     if snapshot.digest in (gone := purged(repository)):
         # A source brought again what was removed.
         del gone[snapshot.digest]
-        files[PURGED] = json.dumps(gone, indent=1) + "\n"
+        files[PURGED] = indented(gone)
     # Git keeps them: what lies here can be had from it again.
     for name, content in files.items():
         write_atomic(repository / name, content, durable=False)
     subject = message.strip() or f"Snapshot {snapshot.digest[:12]}"
-    if git(repository, "ls-files", "--", *files).count("\n") < len(files):
+    words = ("commit", "--quiet", f"--message={subject}", "--", *files)
+    try:
+        git(repository, *words)
+    except InterplantError:  # a file that Git does not know yet
         git(repository, "add", "--", *files)
-    git(repository, "commit", "--quiet", f"--message={subject}", "--", *files)
+        git(repository, *words)
     tidy(repository)
-    return replace(snapshot, commit=git(repository, "rev-parse", "HEAD").strip())
+    return replace(snapshot, commit=head(repository))
 
 
 def restore(repository: Path) -> None:

@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import json
 import os
 import stat
 import subprocess
@@ -109,3 +110,13 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, str(lock)], check=False).returncode == 9
     with only_one(lock, "it"):
         pass
+
+
+def test_indented_is_what_json_gives_byte_for_byte():
+    for content in (
+        {},
+        [],
+        {"a": {}, "b": [], "c": [1, -0.0, 1e16, 1e-7, None, True]},
+        {"ü": 'ä"\\\n\u2028'},
+    ):
+        assert indented(content) == json.dumps(content, indent=1) + "\n"
