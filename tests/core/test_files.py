@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from interplant.core.errors import InterplantError
-from interplant.core.files import disk_errors, only_one, sha256_file, write_atomic
+from interplant.core.files import disk_errors, indented, only_one, sha256_file, write_atomic
 
 
 def test_content_and_folder_are_made(tmp_path: Path) -> None:
