@@ -35,6 +35,7 @@ from interplant.client.trainer import KeptTrainer, WarmTrainer
 from interplant.core import blobs, certificates, flower, processes
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError, Refusal
+from interplant.core.files import file_state
 from interplant.core.inline import check_inline
 from interplant.core.release import ReleaseRefused
 from interplant.core.tensors import Tensors
@@ -112,8 +113,8 @@ class Agent:
 
     def _until_tick(self) -> bool:
         """Wait for a tick, less if something new is proposed; return whether the plant stops."""
-        end, before = time.monotonic() + _TICK, _changed(self._plant.proposals)
-        while time.monotonic() < end and _changed(self._plant.proposals) == before:
+        end, before = time.monotonic() + _TICK, file_state(self._plant.proposals)
+        while time.monotonic() < end and file_state(self._plant.proposals) == before:
             if self._stopping.wait(_LOOK):
                 return True
         return self._stopping.is_set()
@@ -397,14 +398,6 @@ class Agent:
         for path in self._plant.fetched.glob("*"):
             if path.is_file() and path.name.removesuffix(".part") != keep.name:
                 path.unlink()
-
-
-def _changed(folder: Path) -> int:
-    """When something came into a folder, or went."""
-    try:
-        return folder.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
 
 
 def main(words: list[str]) -> int:

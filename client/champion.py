@@ -8,10 +8,10 @@ before a pointer moves. Why one moves is decided in `interplant.client.deploymen
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from interplant.client import history
 from interplant.client.directory import PlantDirectory
 from interplant.client.receiving import verify_kept, verify_release
 from interplant.core.errors import InterplantError, UsageError
@@ -120,7 +120,7 @@ def challenge(plant: PlantDirectory, release: str, stage: str, share: float = 0.
     now = champion(plant)
     if now is None or now.release == release:
         raise UsageError(f"release {release}: expected another champion to answer beside, found none")
-    new = Challenger(release, stage, _now(), share, now.release)
+    new = Challenger(release, stage, history.now(), share, now.release)
     write_atomic(plant.challenger, json.dumps(asdict(new), indent=2) + "\n")
     return new
 
@@ -156,7 +156,7 @@ def roll_back(plant: PlantDirectory, release: str | None = None, previous: str |
 
 def _serve(plant: PlantDirectory, release: str, previous: str | None, kept: bool = False) -> Champion:
     _verify(plant, release, kept)
-    new = Champion(release, previous, _now())
+    new = Champion(release, previous, history.now())
     write_atomic(plant.champion, json.dumps(asdict(new), indent=2) + "\n")
     withdraw(plant)
     return new
@@ -185,7 +185,3 @@ def _read(path: Path, wanted: str, remedy: str) -> dict[str, Any] | None:
         if not isinstance(value, kinds.get(key, (str,))):
             raise InterplantError(f"{path}: expected {wanted}; {key} cannot be {value!r}; {remedy}")
     return content
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +42,11 @@ class Step:
     sentence: str
     figures: Mapping[str, float] = field(default_factory=dict)
     to: str = ""
+
+
+def now() -> str:
+    """Return the time as steps and pointers have it: ISO 8601, UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def append(plant: PlantDirectory, step: Step) -> None:

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -78,14 +77,14 @@ def record(plant: PlantDirectory, release: str, verdict: Verdict) -> Verdict:
     # Who sees the history grow finds the verdict; a line that a kill kept away is added by `rollback.mend`.
     told = asdict(verdict)
     del told["against"]
-    history.append(plant, history.Step(_now(), release, **told))
+    history.append(plant, history.Step(history.now(), release, **told))
     return verdict
 
 
 def try_again(plant: PlantDirectory, release: str, why: str) -> None:
     """Have a release tried anew, by whoever looks for `untried` ones; the reason stands in the history."""
     forget(plant, release)
-    history.append(plant, history.Step(_now(), release, RECEIVED, "", why))
+    history.append(plant, history.Step(history.now(), release, RECEIVED, "", why))
 
 
 def forget(plant: PlantDirectory, release: str) -> None:
@@ -139,10 +138,6 @@ def report_for_coordinator(policy: Policy, verdict: Verdict) -> tuple[str, str]:
     if policy.release.report == "verdict" or free:
         return verdict.state, verdict.code
     return RECEIVED, ""
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _verdict_path(plant: PlantDirectory, release: str) -> Path:

@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from interplant.client import champion as pointers
@@ -93,8 +92,7 @@ def note(plant: PlantDirectory, release: str) -> None:
     """Write down durably that a release did not end a run here."""
     now = pointers.champion(plant)
     since = now.since if now and now.release == release else ""
-    at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    content = {**_noted(plant), release: {"since": since, "at": at}}
+    content = {**_noted(plant), release: {"since": since, "at": history.now()}}
     write_atomic(plant.hung, json.dumps(content, indent=2) + "\n")
 
 

@@ -23,10 +23,10 @@ _SHORTEST: Final = 8
 
 def newest(repository: Path) -> tuple[Snapshot, str] | None:
     """Return the newest snapshot and DVC's pointer to its readings; None if there is none."""
-    head, record, pointer, before = _objects(repository, [f"HEAD{one}" for one in _ASKED])
+    last, record, pointer, before = _objects(repository, [f"HEAD{one}" for one in _ASKED])
     if not record.name:
         return None
-    commit = head.name
+    commit = last.name
     if record.name == before.name:
         # The last commit is of something else, such as a purge.
         commit = git(repository, "log", "-1", "--format=%H", "--", RECORD).strip()
