@@ -7,7 +7,8 @@ as the text that came. A column with something among its numbers is handed on as
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from io import BufferedReader
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,6 +23,8 @@ PIECE: Final = 64 << 20
 
 LONGEST: Final = 10_000
 """Characters that are kept of a line that is no row."""
+
+Text = bytes | bytearray
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Piece:
 
 
 def csv_pieces(
-    file: BinaryIO, how: Dialect, numbers: AbstractSet[str], start: int, size: int, cut: str
+    file: BufferedReader, how: Dialect, numbers: AbstractSet[str], start: int, size: int, cut: str
 ) -> Iterator[Piece]:
     """Yield a file's rows from byte ``start``, about `PIECE` bytes at a time.
 
@@ -58,15 +61,18 @@ def csv_pieces(
     newline = how.newline.encode(how.codec)
     while start < size:
         file.seek(start)
-        raw = file.read(min(PIECE, size - start))
+        raw = bytearray(min(PIECE, size - start))
+        del raw[file.readinto(raw) :]
         if cut == "leave" and len(newline) == 1 and b"\0" in raw:
             # Room that a copy has set aside and not filled yet.
             raw, size = raw[: raw.index(b"\0")], start
         end = last_line(raw, newline)
+        whole = len(raw) == PIECE
         if end:
-            yield Piece(rows(raw[:end], how, numbers), start, start + end, start + end)
+            del raw[end:]
+            yield Piece(rows(raw, how, numbers), start, start + end, start + end)
             start += end
-        elif len(raw) == PIECE:
+        elif whole:
             after = _skip_line(file, newline, start + PIECE, size)
             yield Piece(
                 unparsed([raw[: 4 * LONGEST].decode(how.codec, "replace")], LONGEST), start, after, after
@@ -78,7 +84,7 @@ def csv_pieces(
             return
 
 
-def rows(raw: bytes, how: Dialect, numbers: AbstractSet[str]) -> "pa.Table":
+def rows(raw: Text, how: Dialect, numbers: AbstractSet[str]) -> "pa.Table":
     """Parse whole lines; one row for each that is not empty, in no certain order.
 
     Args:
@@ -105,7 +111,7 @@ def rows(raw: bytes, how: Dialect, numbers: AbstractSet[str]) -> "pa.Table":
     return table
 
 
-def last_line(raw: bytes, newline: bytes) -> int:
+def last_line(raw: Text, newline: bytes) -> int:
     """Return where the last whole line ends; 0: there is none."""
     place = raw.rfind(newline)
     while place > 0 and place % len(newline):
@@ -113,24 +119,33 @@ def last_line(raw: bytes, newline: bytes) -> int:
     return place + len(newline) if place >= 0 else 0
 
 
-def without_open_quotes(text: bytes) -> tuple[bytes, list[str]]:
+def without_open_quotes(text: Text) -> tuple[Text, list[str]]:
     """Take out lines with an odd number of quotes: one of them would swallow all that follow."""
     if b'"' not in text:
         return text, []
-    bytes_ = np.frombuffer(text, np.uint8)
-    ends = np.flatnonzero(bytes_ == ord("\n"))
-    counts = np.diff(np.searchsorted(np.flatnonzero(bytes_ == ord('"')), ends), prepend=0)
-    kept, odd, place = [], [], 0
-    for number in np.flatnonzero(counts % 2):
-        start, end = int(ends[number - 1]) + 1 if number else 0, int(ends[number]) + 1
-        kept.append(text[place:start])
-        odd.append(text[start:end].decode("utf-8", "replace").rstrip("\r\n"))
-        place = end
+    kept: list[Text] = []
+    odd: list[str] = []
+    place, start = 0, 0
+    for part in _parts(text):
+        for first, last in _odd_lines(part):
+            kept.append(text[place : start + first])
+            odd.append(part[first:last].decode("utf-8", "replace").rstrip("\r\n"))
+            place = start + last
+        start += len(part)
     return (b"".join([*kept, text[place:]]), odd) if odd else (text, [])
 
 
+def _odd_lines(part: Text) -> list[tuple[int, int]]:
+    """Where the lines with an odd number of quotes start and end."""
+    each = np.frombuffer(part, np.uint8)
+    ends = np.flatnonzero(each == ord("\n"))
+    counts = np.diff(np.searchsorted(np.flatnonzero(each == ord('"')), ends), prepend=0)
+    odd = np.flatnonzero(counts % 2).tolist()
+    return [(int(ends[line - 1]) + 1 if line else 0, int(ends[line]) + 1) for line in odd]
+
+
 def _cut_line(
-    raw: bytes, newline: bytes, how: Dialect, numbers: AbstractSet[str], start: int, cut: str
+    raw: Text, newline: bytes, how: Dialect, numbers: AbstractSet[str], start: int, cut: str
 ) -> Iterator[Piece]:
     text = raw.decode(how.codec, "replace").strip("\r\n\0 ")
     if text and cut == "row":
@@ -140,7 +155,7 @@ def _cut_line(
         yield Piece(unparsed([text], LONGEST), start, start, start + len(raw))
 
 
-def _skip_line(file: BinaryIO, newline: bytes, place: int, size: int) -> int:
+def _skip_line(file: BufferedReader, newline: bytes, place: int, size: int) -> int:
     while place < size:
         file.seek(place)
         raw = file.read(min(PIECE, size - place))
@@ -152,7 +167,7 @@ def _skip_line(file: BinaryIO, newline: bytes, place: int, size: int) -> int:
     return size
 
 
-def _parse(text: bytes, how: Dialect, numbers: AbstractSet[str], typed: bool) -> "tuple[pa.Table, list[str]]":
+def _parse(text: Text, how: Dialect, numbers: AbstractSet[str], typed: bool) -> "tuple[pa.Table, list[str]]":
     """Let Arrow parse; also return the lines that have another number of fields."""
     import pyarrow as pa
     from pyarrow import csv as arrow
@@ -178,7 +193,7 @@ def _parse(text: bytes, how: Dialect, numbers: AbstractSet[str], typed: bool) ->
     return table, bad
 
 
-def _parse_text(text: bytes, how: Dialect) -> "tuple[pa.Table, list[str]]":
+def _parse_text(text: Text, how: Dialect) -> "tuple[pa.Table, list[str]]":
     """Parse all columns as text: with Arrow if every line is accounted for, else line by line."""
     import pyarrow as pa
 
@@ -201,7 +216,7 @@ def _parse_text(text: bytes, how: Dialect) -> "tuple[pa.Table, list[str]]":
     ), bad
 
 
-def _parts(text: bytes) -> Iterator[bytes]:
+def _parts(text: Text) -> Iterator[Text]:
     """Parts of a piece at whole lines: Python's own text takes many times the room."""
     place = 0
     while True:
@@ -212,15 +227,14 @@ def _parts(text: bytes) -> Iterator[bytes]:
         place = end
 
 
-def _some(text: bytes) -> list[str]:
+def _some(text: Text) -> list[str]:
     """Lines that are not empty."""
     return [line for part in text.decode().split("\n") if (line := part.rstrip("\r"))]
 
 
-def _accounts_for(text: bytes, found: int) -> bool:
+def _accounts_for(text: Text, found: int) -> bool:
     """Whether so many rows are all lines, but for empty ones."""
-    lines = np.count_nonzero(np.frombuffer(text, np.uint8) == ord("\n"))
-    return bool(found == lines) or found == sum(1 for line in text.split(b"\n") if line.strip(b"\r"))
+    return found == text.count(b"\n") or found == sum(1 for line in text.split(b"\n") if line.strip(b"\r"))
 
 
 def _as_numbers(table: "pa.Table", how: Dialect, numbers: AbstractSet[str]) -> "pa.Table":

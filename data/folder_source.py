@@ -20,6 +20,7 @@ from interplant.core.contract import Contract
 from interplant.core.errors import UsageError
 from interplant.core.possible import need, one_of
 from interplant.core.schema import Source
+from interplant.data.ahead import ahead
 from interplant.data.columns import unparsed
 from interplant.data.csv_dialect import HEAD, dialect
 from interplant.data.csv_pieces import LONGEST, Piece, csv_pieces
@@ -30,10 +31,16 @@ from interplant.data.sources import Batch, Place, numeric, words
 
 log = logging.getLogger(__name__)
 
+GATHERED: Final = 96 << 20
+"""Bytes of readings from which on they are handed over, though the file has more."""
+
 _PARQUET: Final = (".parquet", ".pq")
 _CSV: Final = (".csv", ".tsv", ".txt")
 _GROWING: Final = 10.0
 """Times ``settle_seconds`` after which a file that does not rest is read as it grows."""
+
+_Marked = tuple[Piece, dict[str, Any]]
+"""Rows of a file, and what is to be remembered of it once they are kept."""
 
 
 @dataclass
@@ -206,8 +213,8 @@ class Folder:
                     found = parquet_pieces(path, start, sight.size)
                 else:
                     found = self._csv(file, head, start, sight.size, settled)
-                for piece in (one for one in found if len(one.table)):
-                    yield self._batch(file, path, sight, head, piece)
+                for some in _gathered(ahead(self._marked(file, path, sight, head, found))):
+                    yield self._batch(path, some)
             sight.done = settled
         except NotWhole:
             sight.done = True
@@ -245,19 +252,22 @@ class Folder:
             return 0
         return end
 
-    def _batch(self, file: BinaryIO, path: Path, sight: _Sight, head: bytes, piece: Piece) -> Batch:
-        before = self._handed.get(str(path), self.marks.values.get(str(path), {}))
-        known = before.get("blocks", []) if before.get("end") == piece.first else []
-        blocks = [] if _is_parquet(path) else digests(file, piece.end, known, piece.first)
-        mark = {
-            "size": sight.size,
-            "modified": sight.modified,
-            "end": piece.end,
-            "seen": piece.seen,
-            "head": len(head),
-            "digest": _digest(head),
-            "blocks": blocks,
-        }
+    def _marked(
+        self, file: BinaryIO, path: Path, sight: _Sight, head: bytes, found: Iterator[Piece]
+    ) -> "Iterator[_Marked]":
+        """Yield pieces that have rows, each with what is to be remembered of the file once it is kept."""
+        mark = self._handed.get(str(path), self.marks.values.get(str(path), {}))
+        about = {"size": sight.size, "modified": sight.modified, "head": len(head), "digest": _digest(head)}
+        for piece in (one for one in found if len(one.table)):
+            known = mark.get("blocks", []) if mark.get("end") == piece.first else []
+            blocks = [] if _is_parquet(path) else digests(file, piece.end, known, piece.first)
+            mark = {**about, "end": piece.end, "seen": piece.seen, "blocks": blocks}
+            yield piece, mark
+
+    def _batch(self, path: Path, some: "list[_Marked]") -> Batch:
+        import pyarrow as pa
+
+        mark = some[-1][1]
         self._handed[str(path)] = mark
 
         def kept() -> None:
@@ -268,7 +278,8 @@ class Folder:
                 self._save()
 
         unit = "row" if _is_parquet(path) else "byte"
-        return Batch(piece.table, f"{path} from {unit} {piece.first}", kept)
+        table = pa.concat_tables([piece.table for piece, _ in some])
+        return Batch(table, f"{path} from {unit} {some[0][0].first}", kept)
 
     def _save(self) -> None:
         if self._unsaved:
@@ -286,6 +297,24 @@ class Folder:
         if self._said.get(name) != what:
             log.warning("source %s: %s", self.source.name, what)
         self._said[name] = what
+
+
+def _gathered(pieces: "Iterator[_Marked]") -> "Iterator[list[_Marked]]":
+    """Put pieces together: the more come at a time, the fewer partitions are written anew."""
+    some: list[_Marked] = []
+    try:
+        for piece, mark in pieces:
+            held = sum(one.table.nbytes for one, _ in some)
+            if some and (held >= GATHERED or piece.table.schema != some[0][0].table.schema):
+                yield some
+                some = []
+            some.append((piece, mark))
+    except OSError:
+        if some:
+            yield some
+        raise
+    if some:
+        yield some
 
 
 def _is_parquet(path: Path) -> bool:

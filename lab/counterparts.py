@@ -132,6 +132,15 @@ class Database:
             command, self.folder / "log", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **_as_user()
         )
         until_listens(self._child, self.port, self.folder / "log")
+        # It listens before it answers.
+        ready = [program("pg_isready"), "-h", "127.0.0.1", "-p", str(self.port), "-q"]
+        end = time.monotonic() + _SECONDS
+        while subprocess.run(ready, check=False, stdin=subprocess.DEVNULL).returncode:
+            if self._child.poll() is not None or time.monotonic() >= end:
+                raise InterplantError(
+                    f"PostgreSQL does not answer on port {self.port}; see {self.folder}/log"
+                )
+            time.sleep(0.02)
 
     def kill(self) -> None:
         """End it at once: connections break, nothing is tidied up."""

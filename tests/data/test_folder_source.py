@@ -1,10 +1,11 @@
 """Folders of CSV and Parquet, as plants write them."""
 
+import errno
 import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from interplant.core.errors import UsageError
 from interplant.data import csv_pieces, folder_source
+from interplant.data.csv_pieces import Piece
 from interplant.data.sources import Feed
 
 from .feeds import handed, opened, readings, rows, together, unparsed, watched
@@ -194,10 +196,65 @@ def test_what_was_not_kept_comes_again(folder: Path, feed: Callable[..., Feed]) 
     assert rows(handed(feed(), keep=False)) == rows(handed(feed(), keep=False)) == EXPECTED
 
 
+@pytest.mark.parametrize(("gathered", "batches"), [(1, 20), (1 << 20, 1)])
+def test_pieces_are_handed_over_as_they_are_gathered(
+    folder: Path,
+    feed: Callable[..., Feed],
+    monkeypatch: pytest.MonkeyPatch,
+    gathered: int,
+    batches: int,
+) -> None:
+    monkeypatch.setattr(csv_pieces, "PIECE", 64)
+    monkeypatch.setattr(folder_source, "GATHERED", gathered)
+    (folder / "a.csv").write_bytes(HEADER + b"".join(b"m1,%d,20,1\n" % number for number in range(100)))
+    found = handed(feed())
+    assert len(found) == batches
+    assert [row["cycle"] for row in rows(found)] == list(range(100))
+    assert handed(feed()) == []
+
+
+def test_pieces_of_another_type_are_not_gathered(
+    folder: Path, feed: Callable[..., Feed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_pieces, "PIECE", 64)
+    lines = (
+        b"m1,%d,20,1\n" * 10 % tuple(range(10))
+        + b"m1,10,warm,1\n"
+        + b"m1,%d,20,1\n" * 10 % tuple(range(11, 21))
+    )
+    (folder / "a.csv").write_bytes(HEADER + lines)
+    found = handed(feed())
+    assert len(found) == 3
+    assert [row["heat"] for row in rows(found)].count("warm") == 1
+    assert [row["cycle"] for row in rows(found)] == list(range(21))
+
+
+def test_what_was_read_before_a_disk_fails_is_handed_over(
+    folder: Path, feed: Callable[..., Feed], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*args: Any) -> Iterator[Piece]:
+        for number, piece in enumerate(csv_pieces.csv_pieces(*args)):
+            if number == 2:
+                raise OSError(errno.EIO, "Input/output error")
+            yield piece
+
+    monkeypatch.setattr(csv_pieces, "PIECE", 64)
+    (folder / "a.csv").write_bytes(HEADER + b"".join(b"m1,%d,20,1\n" % number for number in range(100)))
+    with monkeypatch.context() as broken:
+        broken.setattr(folder_source, "csv_pieces", fails)
+        reader = feed().batches(watch=True, stop=threading.Event())
+        first = next(reader)
+        first.kept()
+        reader.close()
+    assert [row["cycle"] for row in rows([first, *handed(feed())])] == list(range(100))
+    assert 0 < len(rows([first])) < 20
+
+
 def test_a_piece_that_was_kept_does_not_come_again(
     folder: Path, feed: Callable[..., Feed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(csv_pieces, "PIECE", 64)
+    monkeypatch.setattr(folder_source, "GATHERED", 1)
     (folder / "a.csv").write_bytes(HEADER + b"".join(b"m1,%d,20,1\n" % number for number in range(100)))
     reader = feed().batches(watch=False, stop=threading.Event())
     first = next(reader)
