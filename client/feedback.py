@@ -69,7 +69,8 @@ def note(
 def carry(plant: PlantDirectory, store: "Store") -> int:
     """Bring corrections from the log of predictions into the plant's store; on disk when this returns.
 
-    One of another label than the store's contract names, or of another clock, stays in the log.
+    One of another label than the store's contract names, of another clock, or of a text that it does not
+    have, stays in the log.
 
     Returns:
         How many were brought.
@@ -79,11 +80,14 @@ def carry(plant: PlantDirectory, store: "Store") -> int:
     taken: list[Correction] = []
 
     def take() -> list[Late]:
-        contract = store.contract
+        own = store.contract
         taken.extend(
-            one for one in log.corrections() if (one.label, one.clock) == (contract.label, contract.clock)
+            one
+            for one in log.corrections()
+            if (one.label, one.clock) == (own.label, own.clock)
+            and (not isinstance(one.value, str) or one.value in own.texts)
         )
-        return [_late(one) for one in taken]
+        return [_late(one, own) for one in taken]
 
     with Predictions.open(plant) as log:
         if log.corrections():
@@ -103,13 +107,14 @@ def _correction(
         return f"the prediction was asked without a {'time' if machine else 'machine'}"
     if task is None:
         return f"release {known.release}, which answered, is not here any more"
-    if isinstance(value, str):
-        return "a store keeps numbers, and this label is a text"
     stored = _contract(plant.path / settings.contract) if settings.contract else None
     if wrong := _mismatch(task.contract, stored, known.at):
         return wrong
+    if isinstance(value, str) and value not in (stored or task.contract).texts:
+        return f"contract.texts: the plant's contract does not have {value!r}"
+    value = value if isinstance(value, str) else float(value)
     own, horizon = task.contract, task.target.horizon if task.target.kind == EVENT else 0.0
-    return Correction(known.id, known.release, machine, known.at, own.clock, own.label, float(value), horizon)
+    return Correction(known.id, known.release, machine, known.at, own.clock, own.label, value, horizon)
 
 
 def _mismatch(own: Contract, stored: Contract | None, at: float) -> str:
@@ -123,10 +128,11 @@ def _mismatch(own: Contract, stored: Contract | None, at: float) -> str:
     return ""
 
 
-def _late(one: Correction) -> Late:
+def _late(one: Correction, contract: Contract) -> Late:
     time = round(one.at * 1e6) if one.clock == "timestamp" else one.at
     origin = f"prediction {one.prediction} of release {one.release}"
-    return Late(one.machine, time, one.label, one.value, origin, "", one.horizon, one.told, one.prediction)
+    value = contract.texts.index(one.value) if isinstance(one.value, str) else one.value
+    return Late(one.machine, time, one.label, value, origin, "", one.horizon, one.told, one.prediction)
 
 
 def _task_of(plant: PlantDirectory, release: str) -> Task | None:

@@ -93,6 +93,11 @@ def require_kept(snapshot: Snapshot, task: Task) -> None:
                 "contract_version",
                 f"contract.{name}: the task needs {wanted[name]!r}, the snapshot has {found!r}",
             )
+    found, texts = reader.manifest["contract"].get("texts", []), task.contract.texts
+    if found[: len(texts)] != texts:
+        raise Refusal(
+            "contract_version", f"contract.texts: the task needs {texts} first, the snapshot has {found}"
+        )
     if others := reader.manifest.get("others"):
         first, versions = min(others.items())
         raise Refusal(

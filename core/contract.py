@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from omegaconf import MISSING
 
-from interplant.core.possible import between, is_range, need, one_of
+from interplant.core.possible import between, is_number, is_range, need, one_of
 
 CLOCKS = ("count", "timestamp")
 """What a contract's time is: a number that counts (cycles, seconds of a recording), or a moment."""
@@ -59,6 +59,8 @@ class Contract:
         ahead: How far a timestamp may lie in the future.
         cycle: Column that numbers a machine's cycles, which windows do not cross; empty: there are none.
         label: Column that is learned to be predicted.
+        texts: What the label says where it is text, such as ``ok`` and ``scratch``; none: it is a number. A
+            store keeps the place in this list, so the list may only grow, at its end.
         never: Further columns that tell the label: kept with the readings, never inputs.
         strays: Share of readings that may break the contract before nothing is learned from the rest.
         settings: What is set, by column: inputs, and what operating conditions are told apart by.
@@ -78,6 +80,7 @@ class Contract:
     ahead: float = 60.0
     cycle: str = ""
     label: str = "rul"
+    texts: list[str] = field(default_factory=list)
     never: list[str] = field(default_factory=list)
     strays: float = 0.01
     settings: dict[str, Column] = field(default_factory=dict)
@@ -93,6 +96,7 @@ class Contract:
         need(bool(self.sensors), f"{prefix}sensors", "expected at least one sensor, found none")
         need(self.version >= 1, f"{prefix}version", f"expected 1 or more, found {self.version}")
         self._check_times(prefix)
+        self._check_texts(prefix)
         between(self.strays, 0.0, 1.0, f"{prefix}strays")
         for group in ("settings", "sensors"):
             for name, column in getattr(self, group).items():
@@ -129,6 +133,18 @@ class Contract:
             f"{prefix}gap",
             f"expected 0 (any) or no less than the interval ({self.interval:g}), found {self.gap:g}",
         )
+
+    def _check_texts(self, prefix: str) -> None:
+        key, found = f"{prefix}texts", self.texts
+        need(len(found) <= 1000, key, f"expected at most 1000, found {len(found)}")
+        need(
+            all(one and one == one.strip() for one in found),
+            key,
+            f"expected texts without spaces around them, found {found!r}",
+        )
+        need(len(set(found)) == len(found), key, f"expected each once, found {found!r}")
+        numbers = [one for one in found if is_number(one)]
+        need(not numbers, key, f"expected none, as a label of numbers needs none, found {numbers!r}")
 
     def _check_condition(self, condition: Condition, key: str) -> None:
         need(

@@ -29,6 +29,15 @@ def is_range(ends: Any) -> bool:
     return len(ends) == 2 and bool(ends[0] < ends[1])
 
 
+def is_number(text: str) -> bool:
+    """Whether ``text`` is how a number is written."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def is_name(text: str) -> bool:
     """Whether ``text`` is letters, digits and hyphens, at most 63."""
     return 0 < len(text) <= 63 and text.isascii() and text.replace("-", "a").isalnum()

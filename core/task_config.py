@@ -9,7 +9,7 @@ from omegaconf import MISSING
 from interplant.core.cases import Case
 from interplant.core.contract import Contract
 from interplant.core.possible import between, count, is_name, need, one_of
-from interplant.core.targets import EVENT, LOSSES, Target
+from interplant.core.targets import CLASS, EVENT, LOSSES, Target
 
 PRIVATE = "dp-sgd"
 
@@ -219,6 +219,7 @@ class Task:
         one_of(self.split.by, ("unit", "time"), "split.by")
         between(self.split.holdout, 0.01, 0.9, "split.holdout")
         self.target.check()
+        self._check_texts()
         training, privacy = self.training, self.privacy
         count(training.steps, 100_000, "training.steps")
         need(training.batch >= 1, "training.batch", f"expected 1 or more, found {training.batch}")
@@ -271,6 +272,26 @@ class Task:
         for place, case in enumerate(self.cases):
             case.check(f"cases.{place}")
             case.check_fits(f"cases.{place}", self.contract, self.window.length, self.target)
+
+    def _check_texts(self) -> None:
+        texts, kind, classes = self.contract.texts, self.target.kind, self.target.classes
+        if not texts:
+            return
+        need(
+            kind in (CLASS, EVENT),
+            "contract.texts",
+            f"expected none, as a label of target.kind {kind} is a number, found {texts}",
+        )
+        need(
+            kind != EVENT or len(texts) == 2,
+            "contract.texts",
+            f"expected two for target.kind event, no event and event, found {texts}",
+        )
+        need(
+            kind != CLASS or set(classes) <= set(texts),
+            "target.classes",
+            f"expected some of contract.texts, {texts}, found {classes}",
+        )
 
 
 def _check_metric(name: str, metric: Metric) -> None:

@@ -35,6 +35,7 @@ RULES: Final = {
     "late": "older than the contract lets a reading come after the newest of its machine",
     "missing": "no value, and the contract holds none over",
     "type": "not a number",
+    "text": "not one of the texts that the contract has for its label",
     "finite": "not a finite number",
     "range": "far outside the declared range",
     "conflict": "another reading, or another label, of the same machine and time has another value",
@@ -89,7 +90,8 @@ class _Findings:
 def layout(contract: Contract) -> "pa.Schema":
     """Return the columns of stored readings: machine, time, cycle, inputs, label and what tells it.
 
-    Times are microseconds in UTC, or numbers where the contract's clock counts; all else is float64.
+    Times are microseconds in UTC, or numbers where the contract's clock counts; all else is float64, of a
+    label that is text the place among the contract's.
     """
     import pyarrow as pa
 
@@ -138,7 +140,9 @@ def admit(
     found = _Findings(len(raw))
     machine, values = _identity(raw, contract, source, found)
     parsed = {
-        name: parsing.numbers(raw.column(name)) for name in _wanted(contract) if name in raw.column_names
+        name: _parsed(raw.column(name), name, contract)
+        for name in _wanted(contract)
+        if name in raw.column_names
     }
     alone = np.zeros(len(raw), np.bool_)
     if apart and not contract.hold:  # where readings may be partial, these are such
@@ -229,6 +233,14 @@ def mark(
     return pa.Table.from_arrays([*(pa.array(own, text) for own in before), *rows], names)
 
 
+def as_it_came(table: "pa.Table", contract: Contract) -> "pa.Table":
+    """Return stored readings with the label as a source tells it."""
+    if not contract.texts or contract.label not in table.column_names:
+        return table
+    place = table.column_names.index(contract.label)
+    return table.set_column(place, contract.label, parsing.written(table.column(place), contract.texts))
+
+
 def _identity(
     raw: "pa.Table", contract: Contract, source: Source, found: _Findings
 ) -> "tuple[pa.ChunkedArray, dict[str, NDArray[Any]]]":
@@ -294,6 +306,12 @@ def _wanted(contract: Contract) -> list[str]:
     ]
 
 
+def _parsed(column: "pa.ChunkedArray", name: str, contract: Contract) -> parsing.Parsed:
+    if name == contract.label and contract.texts:
+        return parsing.places(column, contract.texts)
+    return parsing.numbers(column)
+
+
 def _labels_alone(parsed: Mapping[str, parsing.Parsed], rows: int, contract: Contract) -> NDArray[np.bool_]:
     """Which rows tell a label and have no input."""
     found = np.zeros(rows, np.bool_)
@@ -326,7 +344,7 @@ def _read_numbers(
             continue
         parsed = columns_by_name[name]
         note = found.add_cell if name in inputs else found.add
-        note(parsed.wrong, "type", name)
+        note(parsed.wrong, "text" if name == contract.label and contract.texts else "type", name)
         if name not in optional:
             found.add(parsed.missing & ~alone, "missing", name)
         note(~np.isfinite(parsed.values) & ~parsed.missing & ~parsed.wrong, "finite", name)

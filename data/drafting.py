@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _TIMES: Final = ("time", "timestamp", "ts", "datetime", "date", "cycle", "zeit", "zeitstempel")
+_MOST_TEXTS: Final = 50
 _MACHINES: Final = ("machine", "machine_id", "asset", "unit", "device", "line", "maschine", "anlage")
 
 HEAD: Final = """\
@@ -54,7 +55,7 @@ def draft(table: "pa.Table", label: str = "") -> str:
         lines.append("zone: UTC   # of times that bring no offset of their own")
     interval = _interval(table, machine, time)
     lines += [f"interval: {interval:g}   # {'seconds' if stamped else 'counts'}", f"gap: {10 * interval:g}"]
-    lines += [f"label: {_key(label or 'label')}", "never: []", "sensors:"]
+    lines += [f"label: {_key(label or 'label')}", *_texts(table, label), "never: []", "sensors:"]
     sensors = list(_ranges(table, {machine, time, label}))
     if not sensors:
         raise UsageError(f"expected columns of numbers beside {time!r}, found none")
@@ -64,6 +65,19 @@ def draft(table: "pa.Table", label: str = "") -> str:
         lines.insert(-1, f"# Left out, as they hold no numbers here: {', '.join(left_out)}")
     lines += [f"  {_key(name)}: {{unit: '', low: {low:g}, high: {high:g}}}" for name, low, high in sensors]
     return "\n".join(lines) + "\n"
+
+
+def _texts(table: "pa.Table", label: str) -> list[str]:
+    """A line with what the label says, if that is text."""
+    from interplant.data import parsing
+
+    if label not in table.column_names or not parsing.numbers(table.column(label)).wrong.any():
+        return []
+    found = parsing.texts(table.column(label))
+    known = sorted(found[found.notna() & (found != "")].unique())
+    if len(known) > _MOST_TEXTS:
+        return ["texts: []   # what the label says, as it is text: more than a sample should tell"]
+    return [f"texts: [{', '.join(map(_key, known))}]   # what the label says; it may grow at its end"]
 
 
 def _ranges(table: "pa.Table", reserved: set[str | None]) -> Iterable[tuple[str, float, float]]:

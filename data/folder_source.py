@@ -27,7 +27,7 @@ from interplant.data.csv_pieces import LONGEST, Piece, csv_pieces
 from interplant.data.marks import Marks
 from interplant.data.parquet_pieces import NotWhole, parquet_pieces
 from interplant.data.prefixes import digests, is_changed
-from interplant.data.sources import Batch, Place, numeric, words
+from interplant.data.sources import Batch, Place, numeric, textual, words
 
 log = logging.getLogger(__name__)
 
@@ -231,9 +231,7 @@ class Folder:
             return
         end = {"cut": "text", "whole": "row"}[self.args.last_line] if settled else "leave"
         numbers = numeric(self.source, self.contract)
-        machine = self.contract.machine
-        own = {name for name, known in self.source.columns.items() if known == machine}
-        how = replace(how, texts=frozenset({machine, *own}))
+        how = replace(how, texts=textual(self.source, self.contract))
         yield from csv_pieces(file, how, numbers, max(start, how.start), size, end)
 
     def _start(self, file: BinaryIO, name: str, sight: _Sight, head: bytes) -> int:

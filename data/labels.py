@@ -42,10 +42,19 @@ def encoded(frame: "pd.DataFrame", task: Task) -> "pd.DataFrame":
     target, label, frame = task.target, task.contract.label, corrected(frame, task)
     if target.kind not in (CLASS, EVENT) or label not in frame.columns:
         return frame
-    values = target.classes if target.kind == CLASS else [0, 1]
+    values = _values(task, frame[label].dtype.kind in "iuf")
     places = {value: float(place) for place, value in enumerate(values)}
     found = frame[label].map(places).astype("float64")
     return frame.assign(**{label: found.mask(found.isna() & frame[label].notna(), np.inf)})
+
+
+def _values(task: Task, numeric: bool) -> list[Any]:
+    """What a table's label may be, in the order of the model's classes: of a text, a store has its place."""
+    texts = task.contract.texts
+    if task.target.kind == CLASS:
+        classes = task.target.classes
+        return [texts.index(one) for one in classes] if texts and numeric else classes
+    return texts if texts and not numeric else [0, 1]
 
 
 def corrected(frame: "pd.DataFrame", task: Task) -> "pd.DataFrame":
@@ -74,8 +83,7 @@ def violations(frame: "pd.DataFrame", task: Task) -> Iterator[Violation]:
     if task.target.kind in (CLASS, EVENT):
         unknown = np.isinf(encoded(frame, task)[label])
         if unknown.any():
-            classes = task.target.classes if task.target.kind == CLASS else [0, 1]
-            said = f"expected one of {', '.join(map(str, classes))}, found {_first(frame[label][unknown])}"
+            said = f"expected one of {_expected(task)}, found {_first(frame[label][unknown], task)}"
             yield Violation("label", label, int(unknown.sum()), rows, said)
     if task.target.kind == VALUE:
         yield from _out_of_range(frame, task)
@@ -194,5 +202,15 @@ def _out_of_range(frame: "pd.DataFrame", task: Task) -> Iterator[Violation]:
         yield Violation("range", label, int(outside.sum()), len(frame), said, task.contract.strays)
 
 
-def _first(found: Any) -> str:
-    return repr(found.iloc[0].item() if hasattr(found.iloc[0], "item") else found.iloc[0])
+def _expected(task: Task) -> str:
+    events: list[Any] = [*task.contract.texts] or [0, 1]
+    classes = task.target.classes if task.target.kind == CLASS else events
+    return ", ".join(map(str, classes))
+
+
+def _first(found: Any, task: Task) -> str:
+    first, texts = (
+        found.iloc[0].item() if hasattr(found.iloc[0], "item") else found.iloc[0],
+        task.contract.texts,
+    )
+    return repr(texts[int(first)] if first in range(len(texts)) else first)

@@ -3,6 +3,7 @@
 Nothing here raises over a value: what is not one is masked, and the door says so of its row.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,25 @@ def numbers(column: "pa.ChunkedArray") -> Parsed:
     values = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     spelled = text.str.lower().isin(("nan", "+nan", "-nan")).to_numpy(np.bool_)
     return Parsed(values, missing, np.isnan(values) & ~missing & ~spelled, nothing)
+
+
+def places(column: "pa.ChunkedArray", known: Sequence[str]) -> Parsed:
+    """Parse text that is one of some, as its place among them; an empty text is missing."""
+    text = texts(column)
+    missing = (text.isna() | (text == "")).to_numpy(np.bool_)
+    values = text.map({one: float(place) for place, one in enumerate(known)}).to_numpy(np.float64)
+    return Parsed(values, missing, np.isnan(values) & ~missing, np.zeros(len(text), np.bool_))
+
+
+def written(column: "pa.ChunkedArray", known: Sequence[str]) -> "pa.ChunkedArray":
+    """Return the texts that `places` has made numbers of; a number that is the place of none stays."""
+    import pyarrow as pa
+
+    found = [
+        known[int(one)] if one in range(len(known)) else None if one is None else f"{one:g}"
+        for one in column.to_pylist()
+    ]
+    return pa.chunked_array([pa.array(found, pa.string())])
 
 
 def times(column: "pa.ChunkedArray", contract: Contract, unit: str = "") -> Parsed:

@@ -92,8 +92,18 @@ def words(source: Source, schema: type[config.T]) -> config.T:
 
 def numeric(source: Source, contract: Contract) -> frozenset[str]:
     """Return the names, the source's own and the contract's, of columns that hold numbers."""
-    names = {*contract.settings, *contract.sensors, contract.label, *contract.never, contract.cycle} - {""}
+    names = {*contract.settings, *contract.sensors, *contract.never, contract.cycle} - {""}
     names |= {contract.time} if contract.clock == "count" else set()
+    names |= set() if contract.texts else {contract.label}
+    return _as_named(names, source)
+
+
+def textual(source: Source, contract: Contract) -> frozenset[str]:
+    """Return the names, as of `numeric`, of columns that hold text, whatever it looks like."""
+    return _as_named({contract.machine} | ({contract.label} if contract.texts else set()), source)
+
+
+def _as_named(names: set[str], source: Source) -> frozenset[str]:
     return frozenset(names | {own for own, name in source.columns.items() if name in names})
 
 

@@ -28,7 +28,7 @@ from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sync_folder, takes_turns, write_atomic
 from interplant.core.schema import Source
-from interplant.data import corrections, door, parsing
+from interplant.data import corrections, door, parsing, texts
 from interplant.data.index import VERSIONS, Index, Partition, versions_of
 from interplant.data.late import Late, Waiting
 from interplant.data.partitions import (
@@ -112,6 +112,7 @@ class Store:
         self.index = Index(self.path / "index.db")
         self.quarantine = Quarantine(self.path / "quarantine")
         self.late = Waiting(self.path / "late.db")
+        texts.keep(self.path / "texts.json", self.contract, self._labels)
 
     @property
     def readings(self) -> Path:
@@ -272,6 +273,7 @@ class Store:
             said = corrections.late(whole, partition.machine, moments(whole, contract), contract, HELD_AGAIN)
             self.late.put((partition.name, one) for one in said)
             readings = whole.select([name for name in whole.column_names if name not in corrections.COLUMNS])
+            readings = door.as_it_came(readings, contract)
             origin = f"readings/{partition.name}"
             admitted = door.admit(readings, contract, source, origin, apart=False)
             gone = self._hold(admitted.bad)
@@ -295,6 +297,17 @@ class Store:
         import pyarrow.parquet as pq
 
         return sum(pq.read_metadata(path).num_rows for path in self._waiting())
+
+    def _labels(self) -> Iterator[float]:
+        """What the label is, of all that is in the store or waits."""
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        for path in (*self.readings.glob("*/*.parquet"), *self._waiting()):
+            table = pq.ParquetFile(path).read()
+            for name in {self.contract.label, corrections.VALUE} & set(table.column_names):
+                yield from pc.unique(table.column(name)).drop_null().to_pylist()
+        yield from self.late.values(self.contract.label)
 
     # --- incoming ------------------------------------------------------------------------------
 
@@ -426,14 +439,16 @@ class Store:
         layout = door.layout(self.contract)
         time = pa.array([one.time], pa.int64() if self.contract.clock == "timestamp" else pa.float64())
         columns = [pa.array([one.machine]), time.cast(layout.field(names[1]).type), pa.array([one.value])]
-        row = pa.table(columns, names)
-        self._hold(door.mark(row, [("conflict", one.column)], [f"{one.value:g}"], one.source, one.origin))
+        row = door.as_it_came(pa.table(columns, names), self.contract)
+        told = row.column(one.column)[0].as_py()
+        value = told if isinstance(told, str) else f"{told:g}"
+        self._hold(door.mark(row, [("conflict", one.column)], [value], one.source, one.origin))
 
     def _write(self, name: str, table: "pa.Table", versions: str) -> Partition:
         return write_partition(self.readings / name, name, table, self.contract, versions)
 
     def _refuse(self, table: "pa.Table", origins: list[str]) -> None:
-        time = self.contract.time
+        time, table = self.contract.time, door.as_it_came(table, self.contract)
         values = [str(one) for one in table.column(time).to_pylist()]
         for origin in sorted(set(origins)):
             rows = [row for row, own in enumerate(origins) if own == origin]

@@ -18,7 +18,7 @@ from interplant.client.tries import Tries
 from interplant.core import config
 from interplant.core.automation_config import PlantAutomation
 from interplant.core.release import TASK as FILE
-from interplant.core.schema import Split, Target, Task
+from interplant.core.schema import Split, Target, Task, Training
 from interplant.data import corrections
 from interplant.data.cuts import held_out_keys, windows_of
 from interplant.data.door import layout
@@ -106,7 +106,7 @@ def test_of_several_corrections_the_last_wins(plant: PlantDirectory, log: Predic
         ({"machine": " "}, VALUE, 7, "the prediction was asked without a machine"),
         ({"at": None}, VALUE, 7, "the prediction was asked without a time"),
         ({"release": "r-0"}, VALUE, 7, "release r-0, which answered, is not here any more"),
-        ({}, replace(TASK, target=Target(kind="class", classes=["a", "b"])), "b", "a store keeps numbers"),
+        ({}, replace(TASK, target=Target(kind="class", classes=["a", "b"])), "b", "does not have 'b'"),
         (
             {},
             replace(TASK, contract=replace(TASK.contract, label="scrap")),
@@ -123,6 +123,31 @@ def test_what_a_store_cannot_take_joins_the_log_only_and_that_is_said(
     assert (said["label"], said["store"], why in said["why"]) == (label, False, True), said
     assert [one.label for one in log.labelled()] == [label]
     assert carry(plant, intake.store_of(plant)) == 0
+
+
+def test_a_class_that_is_text_is_the_label_of_its_window(plant: PlantDirectory, log: Predictions) -> None:
+    contract = replace(TASK.contract, label="quality", texts=["ok", "scratch"])
+    target = Target(kind="class", classes=["scratch", "ok"])
+    task = replace(VALUE, contract=contract, target=target, training=Training(loss="cross_entropy"))
+    (plant.path / "contract.yaml").write_text(config.to_yaml(contract))
+    assert say(plant, log, "ok", task, at=6.0)["store"]
+    assert say(plant, log, "scratch", task, at=7.0)["store"]
+    found = made(plant)
+    windows = [windows_of(found, task, plant.windows, Cut(held=held)) for held in (False, True)]
+    assert sorted(float(y) for own in windows for y in own.y) == [0.0, 1.0]
+    assert found.corrections == 2
+
+
+def test_a_text_waits_in_the_log_until_the_contract_has_it(plant: PlantDirectory, log: Predictions) -> None:
+    contract = replace(TASK.contract, label="quality", texts=["ok", "scratch"])
+    task = replace(VALUE, contract=contract, target=Target(kind="class", classes=["ok", "scratch"]))
+    (plant.path / "contract.yaml").write_text(config.to_yaml(contract))
+    assert say(plant, log, "scratch", task)["store"]
+    (plant.path / "contract.yaml").write_text(config.to_yaml(replace(contract, texts=["ok"])))
+    assert carry(plant, intake.store_of(plant)) == 0
+    assert len(log.corrections()) == 1
+    (plant.path / "contract.yaml").write_text(config.to_yaml(contract))
+    assert carry(plant, intake.store_of(plant)) == 1
 
 
 def test_a_label_of_another_releases_task_is_held_to_that_task(
@@ -232,8 +257,9 @@ def test_a_snapshot_says_whose_word_a_label_is(plant: PlantDirectory, log: Predi
 def test_a_correction_of_a_moment_reaches_its_microsecond() -> None:
     at = 1_790_000_000.123456
     one = feedback.Correction("p", "r", "1", at, "timestamp", "y", 1.0, 0.0)
-    assert isinstance(feedback._late(one), Late)
-    assert feedback._late(one).time == 1_790_000_000_123_456
+    found = feedback._late(one, TASK.contract)
+    assert isinstance(found, Late)
+    assert found.time == 1_790_000_000_123_456
 
 
 def test_the_log_holds_only_so_many(tmp_path: Path, plant: PlantDirectory) -> None:

@@ -236,3 +236,23 @@ def test_readings_that_an_older_version_let_in_are_named_and_refused_until_they_
     assert hold_again(store) == (36, 0)
     assert shop.repository().freeze(store).digest != made.digest
     assert go(shop, task) == 0
+
+
+@pytest.mark.parametrize(("texts", "fits"), [(["ok"], True), (["ok", "dent"], True), (["dent", "ok"], False)])
+def test_a_snapshot_whose_texts_mean_something_else_is_refused(
+    shop: PlantDirectory, texts: list[str], fits: bool
+) -> None:
+    contract = replace(TASK.contract, texts=["ok", "dent"])
+    store = Store(shop.path / "store", contract)
+    rows = {"machine": ["1"] * 2, "cycle": [1.0, 2.0], "health": [0.1] * 2, "rul": [0.0, 1.0]}
+    store.add(pa.table(rows, schema=layout(contract)))
+    shop.repository().freeze(store)
+    task = replace(TASK, contract=replace(contract, texts=texts))
+    if fits:
+        intake.require_kept(shop.repository().open(), task)
+    else:
+        with pytest.raises(
+            Refusal, match=r"contract\.texts: the task needs \['dent', 'ok'\] first"
+        ) as caught:
+            intake.require_kept(shop.repository().open(), task)
+        assert caught.value.code == "contract_version"

@@ -1,0 +1,203 @@
+"""Labels that are text: from a file through the store to windows, and what a place means."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from interplant.core.contract import Column, Contract
+from interplant.core.errors import UsageError
+from interplant.core.possible import Impossible
+from interplant.core.schema import Source, Split, Task, Training, Window
+from interplant.core.targets import Target
+from interplant.data import drafting, ingest, labels
+from interplant.data.cuts import windows_of
+from interplant.data.ingest import Brought, hold_again, release
+from interplant.data.mapped import Cut
+from interplant.data.repository import Repository
+from interplant.data.sources import Batch, Place, open_source
+from interplant.data.store import Store
+
+TEXTS = ["ok", "scratch", "dent"]
+CONTRACT = Contract(label="quality", texts=TEXTS, sensors={"a": Column("", 0, 9)})
+TASK = Task(
+    name="finish",
+    contract=CONTRACT,
+    window=Window(length=1, stride=1),
+    split=Split(holdout=0.5),
+    target=Target(kind="class", classes=["dent", "ok"]),
+    training=Training(loss="cross_entropy"),
+)
+MES = Source(name="mes", kind="folder")
+
+
+def take(store: Store, quality: list[Any], machine: str = "1", **columns: list[Any]) -> Brought:
+    brought, rows = Brought("mes"), len(quality)
+    table = {"machine": [machine] * rows, "cycle": list(range(rows)), "a": [5.0] * rows} | columns
+    ingest.take(store, MES, Batch(pa.table(table | {"quality": quality}), "a.csv", lambda: None), brought)
+    store.settle()
+    return brought
+
+
+def kept(store: Store, machine: str = "1") -> list[float | None]:
+    (found,) = [store.read(one) for one in store.partitions() if one.machine == machine]
+    return found.column("quality").to_pylist()
+
+
+def held(store: Store) -> list[tuple[str, str, str]]:
+    names = ("_rule", "_column", "_value")
+    return [
+        row
+        for _, one in store.quarantine.tables()
+        for row in zip(*(one.column(n).to_pylist() for n in names), strict=True)
+    ]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", CONTRACT)
+
+
+def test_a_store_keeps_the_place_of_a_text(store: Store) -> None:
+    take(store, ["ok", " dent ", None, "", "scratch"])
+    assert kept(store) == [0, 2, None, None, 1]
+
+
+def test_another_text_goes_to_quarantine_and_comes_back_once_the_contract_has_it(store: Store) -> None:
+    brought = take(store, ["ok", "rework", "OK"])
+    assert brought.rules == {"text quality": 2}
+    assert sorted(held(store)) == [("text", "quality", "OK"), ("text", "quality", "rework")]
+    wider = Store(store.path, replace(CONTRACT, version=2, texts=[*TEXTS, "rework"]))
+    assert release(wider, [MES]) == 1
+    assert kept(wider) == [0, 3]
+
+
+def test_a_csv_is_read_as_text_whatever_it_looks_like(tmp_path: Path) -> None:
+    contract = replace(CONTRACT, texts=["true", "2026-01-01"])
+    (tmp_path / "a.csv").write_text("machine,cycle,a,q\n007,1,5,true\n007,2,5,2026-01-01\n")
+    words = {"path": "a.csv", "settle_seconds": 0.01}
+    source = Source(name="mes", kind="folder", args=words, columns={"q": "quality"})
+    feed = open_source(source, Place(tmp_path, tmp_path / "state", contract))
+    made = Store(tmp_path / "store", contract)
+    ingest.ingest(made, [(source, feed)], False, threading.Event())
+    assert kept(made, "007") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("target", "loss", "texts", "expected"),
+    [
+        (Target(kind="class", classes=["dent", "ok"]), "cross_entropy", TEXTS, [1, 0, 1]),
+        (Target(kind="class", classes=["ok", "scratch", "dent"]), "cross_entropy", TEXTS, [0, 2, 0]),
+        (Target(kind="event"), "bce", ["ok", "dent"], [0, 1, 0]),
+    ],
+)
+def test_windows_of_a_snapshot_have_the_classes_of_the_task(
+    tmp_path: Path, target: Target, loss: str, texts: list[str], expected: list[int]
+) -> None:
+    contract = replace(CONTRACT, texts=texts)
+    made = Store(tmp_path / "store", contract)
+    for machine in ("1", "2"):
+        take(made, ["ok", "dent", None, "ok"], machine)
+    task = replace(TASK, contract=contract, target=target, training=Training(loss=loss))
+    task.check()
+    repository = Repository.create(tmp_path / "data", tmp_path / "remote")
+    repository.freeze(made)
+    found = windows_of(repository.open(), task, tmp_path / "windows", Cut())
+    np.testing.assert_array_equal(found.y, expected)
+
+
+def test_a_text_that_the_task_does_not_tell_apart_is_named(store: Store) -> None:
+    take(store, ["ok", "scratch"])
+    (one,) = store.partitions()
+    frame = store.read(one).to_pandas()
+    (found,) = labels.violations(frame, TASK)
+    assert (found.rule, found.count, found.expected) == (
+        "label",
+        1,
+        "expected one of dent, ok, found 'scratch'",
+    )
+    table = frame.assign(quality=["ok", "scratch"])
+    assert list(labels.violations(table, TASK)) == [found]
+
+
+def test_a_label_that_comes_by_itself_joins_and_one_that_contradicts_is_held_as_it_came(store: Store) -> None:
+    take(store, [None, "ok"])
+    take(store, ["dent", "scratch"], a=[None, None])
+    assert kept(store) == [2, 0]
+    assert held(store) == [("conflict", "quality", "scratch")]
+    assert release(store, [MES]) == 1, "it waits again, and contradicts again"
+    assert held(store) == [("conflict", "quality", "scratch")]
+
+
+def test_readings_that_are_held_to_a_newer_contract_keep_their_labels(store: Store) -> None:
+    take(store, ["ok", "dent"], a=[5.0, 14.0])
+    newer = Store(store.path, replace(CONTRACT, version=2, sensors={"a": Column("", 0, 6)}))
+    assert hold_again(newer) == (1, 1)
+    assert kept(newer) == [0]
+    ((_, row),) = newer.quarantine.tables()
+    assert row.column("quality").to_pylist() == ["dent"]
+
+
+@pytest.mark.parametrize("texts", [["scratch", "ok", "dent"], ["ok", "dent"], ["ok"], []])
+def test_what_a_place_means_stays(store: Store, texts: list[str]) -> None:
+    take(store, ["ok", "scratch", "dent"])
+    with pytest.raises(UsageError, match=r"contract\.texts: expected \['ok', 'scratch', 'dent'\] first"):
+        Store(store.path, replace(CONTRACT, texts=texts))
+    assert kept(Store(store.path, replace(CONTRACT, texts=[*TEXTS, "rework"]))) == [0, 1, 2]
+
+
+def test_a_text_that_no_label_has_can_be_mended(store: Store) -> None:
+    take(store, ["ok", "scratch"])
+    mended = Store(store.path, replace(CONTRACT, texts=["ok", "scratch", "dented"]))
+    take(mended, ["dented"], "2")
+    with pytest.raises(UsageError, match="as labels are in the store"):
+        Store(store.path, CONTRACT)
+
+
+@pytest.mark.parametrize("waits", ["incoming", "late"])
+def test_labels_that_wait_count(store: Store, waits: str) -> None:
+    table = {"machine": ["1"], "cycle": [1], "a": [5.0 if waits == "incoming" else None], "quality": ["dent"]}
+    ingest.take(store, MES, Batch(pa.table(table), "a.csv"), Brought("mes"))
+    with pytest.raises(UsageError, match="as labels are in the store"):
+        Store(store.path, replace(CONTRACT, texts=["ok", "scratch", "dented"]))
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["ok", "ok"], "each once"),
+        (["ok", " nok"], "without spaces"),
+        (["ok", ""], "without spaces"),
+        (["ok", "007"], r"found \['007'\]"),
+        (["ok", "nan"], r"found \['nan'\]"),
+    ],
+)
+def test_texts_that_cannot_be(texts: list[str], said: str) -> None:
+    with pytest.raises(Impossible, match=said):
+        replace(CONTRACT, texts=texts).check()
+
+
+@pytest.mark.parametrize(
+    ("target", "loss", "said"),
+    [
+        (Target(kind="value"), "mse", "a label of target.kind value is a number"),
+        (Target(kind="event"), "bce", "expected two"),
+        (Target(kind="class", classes=["ok", "rework"]), "cross_entropy", r"some of contract\.texts"),
+        (Target(kind="class", classes=[0, 1]), "cross_entropy", r"some of contract\.texts"),
+    ],
+)
+def test_targets_that_do_not_fit_texts(target: Target, loss: str, said: str) -> None:
+    with pytest.raises(Impossible, match=said):
+        replace(TASK, target=target, training=Training(loss=loss)).check()
+
+
+def test_a_draft_has_the_texts_of_its_sample(tmp_path: Path) -> None:
+    table = pa.table(
+        {"machine": ["1"] * 4, "cycle": [1, 2, 3, 4], "a": [1.0, 2, 3, 4], "q": ["ok", "no", None, "ok"]}
+    )
+    assert 'texts: ["no", ok]' in drafting.draft(table, "q").replace("'", '"')
+    assert "texts" not in drafting.draft(table)
