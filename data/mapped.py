@@ -36,8 +36,8 @@ from interplant.data.windows import BOUND, Windows, arranged, labelled_ends, nor
 if TYPE_CHECKING:
     import pandas as pd
 
-DROPPED: Final = 1024
-"""Windows taken after which the file's pages are given back to the system: each brings some 64 KiB in."""
+DROPPED: Final = 512
+"""Windows taken after which the file's pages are given back to the system: each brings some 200 KiB in."""
 
 FORMAT: Final = 1
 """Raised when windows are cut or kept in another way; part of the name under which they are kept."""
