@@ -11,13 +11,12 @@ than its reading, by itself or with the reading again: it fills the empty one an
 comes without its reading waits for it (`interplant.data.late`), corrections by persons among them.
 """
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,10 +25,11 @@ from numpy.typing import NDArray
 
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError
-from interplant.core.files import disk_errors, sync_folder, takes_turns, write_atomic
+from interplant.core.files import disk_errors, sync_folder, takes_turns
 from interplant.core.schema import Source
-from interplant.data import corrections, door, parsing, texts
-from interplant.data.index import VERSIONS, Index, Partition, versions_of
+from interplant.data import corrections, door, texts
+from interplant.data.incoming import Bundle, Incoming
+from interplant.data.index import Index, Partition, versions_of
 from interplant.data.late import Late, Waiting
 from interplant.data.partitions import (
     Merged,
@@ -41,6 +41,7 @@ from interplant.data.partitions import (
     write_partition,
 )
 from interplant.data.quarantine import Quarantine
+from interplant.data.refused import Refused
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,21 +78,6 @@ class Added:
         return Added(self.rows + other.rows, self.repeats + other.repeats, self.conflicts + other.conflicts)
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Readings on their way, from where, and the version of the contract that they were held to."""
-
-    table: "pa.Table"
-    origin: str
-    version: str
-
-    @classmethod
-    def of(cls, table: "pa.Table") -> "_Batch":
-        """As `Store._write_down` wrote it."""
-        origin = (table.schema.metadata or {}).get(b"origin", b"").decode()
-        return cls(table, origin, versions_of(table.schema))
-
-
 @dataclass
 class Store:
     """Readings at one plant.
@@ -103,7 +89,6 @@ class Store:
 
     path: Path
     contract: Contract
-    _incoming: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         with disk_errors(self.path):
@@ -111,6 +96,8 @@ class Store:
                 folder.mkdir(parents=True, exist_ok=True)
         self.index = Index(self.path / "index.db")
         self.quarantine = Quarantine(self.path / "quarantine")
+        self.refused = Refused(self.quarantine, self.index, self.contract)
+        self.incoming = Incoming(self.path / "incoming", self.contract)
         self.late = Waiting(self.path / "late.db")
         texts.keep(self.path / "texts.json", self.contract, self._labels)
 
@@ -144,9 +131,8 @@ class Store:
             return Added()
         with self.locked():
             if len(table) >= DIRECT:
-                return self._move([_Batch(table, origin, str(self.contract.version))])
-            self._write_down(table, origin)
-            return self._settle() if sum(self._incoming.values()) >= MOST else Added()
+                return self._move([Bundle(table, origin, str(self.contract.version))])
+            return self._settle() if self.incoming.put(table, origin) >= MOST else Added()
 
     def tell(self, labels: "pa.Table", source: str, origin: str) -> None:
         """Keep labels that came without their readings; when this returns they are on disk.
@@ -198,25 +184,11 @@ class Store:
         Rows that name no machine count under an empty name.
         """
         with self.locked():
-            return self._hold(marked)
-
-    def _hold(self, marked: "pa.Table") -> Counter[str]:
-        import pyarrow as pa
-
-        if not len(marked):
-            return Counter()
-        hashes = _row_hashes(marked)
-        known = self.index.held(hashes)
-        fresh = {one: place for place, one in reversed(list(enumerate(hashes))) if one not in known}
-        new = marked.take(pa.array(sorted(fresh.values()), pa.int64()))
-        self.quarantine.put(new)
-        self.index.hold(fresh)
-        return machines_of(new, self.contract)
+            return self.refused.hold(marked)
 
     def let_go(self, released: "pa.Table", staying: "pa.Table") -> None:
         """Forget that rows went to quarantine, but for those that stay: what is wrong again is held again."""
-        self.index.let_go(_row_hashes(released))
-        self.index.hold(_row_hashes(staying))
+        self.refused.let_go(released, staying)
 
     def settle(self) -> Added:
         """Move all that waits in ``incoming/`` to its partitions."""
@@ -276,7 +248,7 @@ class Store:
             readings = door.as_it_came(readings, contract)
             origin = f"readings/{partition.name}"
             admitted = door.admit(readings, contract, source, origin, apart=False)
-            gone = self._hold(admitted.bad)
+            gone = self.refused.hold(admitted.bad)
             table = merge_readings(admitted.good.slice(0, 0), admitted.good, contract).table
             if len(table):
                 self.index.put([self._write(partition.name, table, str(contract.version))])
@@ -294,62 +266,42 @@ class Store:
 
     def waiting(self) -> int:
         """Return how many readings wait in ``incoming/``."""
-        import pyarrow.parquet as pq
-
-        return sum(pq.read_metadata(path).num_rows for path in self._waiting())
+        return self.incoming.rows()
 
     def _labels(self) -> Iterator[float]:
         """What the label is, of all that is in the store or waits."""
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
-        for path in (*self.readings.glob("*/*.parquet"), *self._waiting()):
-            table = pq.ParquetFile(path).read()
-            for name in {self.contract.label, corrections.VALUE} & set(table.column_names):
-                yield from pc.unique(table.column(name)).drop_null().to_pylist()
+        for path in (*self.readings.glob("*/*.parquet"), *self.incoming.files()):
+            file = pq.ParquetFile(path)
+            names = {self.contract.label, corrections.VALUE} & set(file.schema_arrow.names)
+            for column in file.read(sorted(names)).columns:
+                yield from pc.unique(column).drop_null().to_pylist()
         yield from self.late.values(self.contract.label)
 
-    # --- incoming ------------------------------------------------------------------------------
-
-    def _write_down(self, table: "pa.Table", origin: str) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        name = f"{max((int(path.stem) for path in self._waiting()), default=0) + 1:012d}.parquet"
-        own = {"origin": origin.encode(), VERSIONS: str(self.contract.version).encode()}
-        marked = table.replace_schema_metadata(own)
-        buffer = pa.BufferOutputStream()
-        pq.write_table(marked, buffer, compression="lz4", use_dictionary=[self.contract.machine])
-        write_atomic(self.path / "incoming" / name, buffer.getvalue().to_pybytes())
-        self._incoming[name] = len(table)
-
-    def _waiting(self) -> list[Path]:
-        return sorted(path for path in (self.path / "incoming").glob("*.parquet") if path.stem.isdigit())
-
     def _settle(self) -> Added:
-        import pyarrow.parquet as pq
-
         added = Added()
-        paths = self._waiting()
+        paths = self.incoming.files()
         while paths:
-            batches: list[_Batch] = []
-            while len(batches) < len(paths) and sum(len(one.table) for one in batches) < MOST:
-                batches.append(_Batch.of(pq.read_table(paths[len(batches)])))
-            added += self._move(batches)
-            for path in paths[: len(batches)]:
+            bundles: list[Bundle] = []
+            while len(bundles) < len(paths) and sum(len(one.table) for one in bundles) < MOST:
+                bundles.append(self.incoming.read(paths[len(bundles)]))
+            added += self._move(bundles)
+            for path in paths[: len(bundles)]:
                 path.unlink()
-            paths = paths[len(batches) :]
-        self._incoming.clear()
+            paths = paths[len(bundles) :]
+        self.incoming.moved()
         return added + self._join()
 
     # --- partitions ----------------------------------------------------------------------------
 
-    def _move(self, batches: "Sequence[_Batch]") -> Added:
+    def _move(self, bundles: Sequence[Bundle]) -> Added:
         """Part readings by machine and day, and merge each part into its partition."""
         import pyarrow as pa
 
-        table = pa.concat_tables([fitted(one.table, self.contract) for one in batches])
-        whence = np.repeat(np.arange(len(batches)), [len(one.table) for one in batches])
+        table = pa.concat_tables([fitted(one.table, self.contract) for one in bundles])
+        whence = np.repeat(np.arange(len(bundles)), [len(one.table) for one in bundles])
         coded = table.column(self.contract.machine).combine_chunks().dictionary_encode()
         machine = coded.indices.to_numpy(zero_copy_only=False)
         times = moments(table, self.contract)
@@ -372,7 +324,7 @@ class Store:
 
         def merge(name: str, first: int, last: int) -> "tuple[Partition, Added, pa.Table, NDArray[np.intp]]":
             fresh, own = table.slice(first, last - first), whence[first:last]
-            versions = {batches[one].version for one in np.unique(own)}
+            versions = {bundles[one].version for one in np.unique(own)}
             partition, merged = self._merge(name, known.get(name), fresh, versions)
             added = Added(partition.rows - merged.before, merged.repeats, len(merged.conflicts))
             return partition, added, fresh.take(pa.array(merged.conflicts)), own[merged.conflicts]
@@ -383,7 +335,7 @@ class Store:
                 sync_folder(folder)
         for _, _, contradicting, own in done:
             if len(contradicting):
-                self._refuse(contradicting, [batches[one].origin for one in own])
+                self.refused.readings(contradicting, [bundles[one].origin for one in own])
         self.index.put([partition for partition, *_ in done])
         return sum((added for _, added, _, _ in done), Added())
 
@@ -422,7 +374,7 @@ class Store:
                 self.index.put([partition])
                 self.index.note_corrections(joined.new)
             for one in joined.refused:
-                self._refuse_label(one)
+                self.refused.label(one)
             self.late.looked(name, partition.sha256, joined.done)
             added += Added(conflicts=len(joined.refused))
         return added
@@ -432,29 +384,8 @@ class Store:
         part = min(max(int(time // span(self.contract)), -_FARTHEST), _FARTHEST)
         return partition_name(machine, part, self.contract)
 
-    def _refuse_label(self, one: Late) -> None:
-        import pyarrow as pa
-
-        names = [self.contract.machine, self.contract.time, one.column]
-        layout = door.layout(self.contract)
-        time = pa.array([one.time], pa.int64() if self.contract.clock == "timestamp" else pa.float64())
-        columns = [pa.array([one.machine]), time.cast(layout.field(names[1]).type), pa.array([one.value])]
-        row = door.as_it_came(pa.table(columns, names), self.contract)
-        told = row.column(one.column)[0].as_py()
-        value = told if isinstance(told, str) else f"{told:g}"
-        self._hold(door.mark(row, [("conflict", one.column)], [value], one.source, one.origin))
-
     def _write(self, name: str, table: "pa.Table", versions: str) -> Partition:
         return write_partition(self.readings / name, name, table, self.contract, versions)
-
-    def _refuse(self, table: "pa.Table", origins: list[str]) -> None:
-        time, table = self.contract.time, door.as_it_came(table, self.contract)
-        values = [str(one) for one in table.column(time).to_pylist()]
-        for origin in sorted(set(origins)):
-            rows = [row for row, own in enumerate(origins) if own == origin]
-            reasons = [("conflict", time)] * len(rows)
-            marked = door.mark(table.take(rows), reasons, [values[row] for row in rows], "", origin)
-            self._hold(marked)
 
     def _read(self, path: Path) -> "pa.Table":
         import pyarrow as pa
@@ -467,16 +398,3 @@ class Store:
                 f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}; restore it from a "
                 "snapshot (`interplant data log`), or move it away and bring its readings again"
             ) from None
-
-
-def _row_hashes(marked: "pa.Table") -> list[str]:
-    lines = zip(*(column.to_pylist() for column in marked.columns), strict=True)
-    return [hashlib.sha256(repr((marked.column_names, line)).encode()).hexdigest() for line in lines]
-
-
-def machines_of(table: "pa.Table", contract: Contract) -> Counter[str]:
-    """Return how many rows each machine has; those that name none, under an empty name."""
-    if contract.machine not in table.column_names:
-        return Counter({"": len(table)} if len(table) else {})
-    own, none = parsing.names(table.column(contract.machine))
-    return Counter("" if empty else name for name, empty in zip(own.to_pylist(), none, strict=True))
