@@ -155,9 +155,9 @@ def check(
 
 def _check_store(plant: PlantDirectory, release: bool, again: bool, task: str, json: bool) -> None:
     from interplant.client import intake
-    from interplant.data.door import RULES
     from interplant.data.ingest import hold_again
     from interplant.data.ingest import release as let_go
+    from interplant.data.reasons import RULES
 
     store = intake.store_of(plant, load_task(task) if task else None)
     released = let_go(store, plant.load().data.sources) if release else 0

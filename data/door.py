@@ -9,9 +9,9 @@ may be as late as it likes.
 """
 
 import time as clock
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,30 +20,13 @@ from interplant.core.contract import Contract
 from interplant.core.errors import UsageError
 from interplant.core.schema import Source
 from interplant.data import parsing
-from interplant.data.contract import TOLERANCE, columns, limits
+from interplant.data.contract import columns
+from interplant.data.ranges import check_ranges
+from interplant.data.reasons import Findings, mark
 from interplant.data.units import EPOCHS, convert
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-RULES: Final = {
-    "column": "a column that the contract asks for is not there",
-    "machine": "no machine is named",
-    "time": "the time cannot be read",
-    "clock_change": "a local time that a change of clocks makes two moments, or none: give its offset",
-    "ahead": "a time further in the future than the contract allows",
-    "late": "older than the contract lets a reading come after the newest of its machine",
-    "missing": "no value, and the contract holds none over",
-    "type": "not a number",
-    "text": "not one of the texts that the contract has for its label",
-    "finite": "not a finite number",
-    "range": "far outside the declared range",
-    "conflict": "another reading, or another label, of the same machine and time has another value",
-}
-"""Why a reading is in quarantine. Later rules are looked at only where the earlier ones hold."""
-
-REASONS: Final = ("rule", "column", "value", "source", "origin")
-"""Columns of a quarantined reading before its own; see `mark`."""
 
 
 @dataclass(frozen=True)
@@ -63,28 +46,6 @@ class Admitted:
     good: "pa.Table"
     bad: "pa.Table"
     labels: "pa.Table"
-
-
-class _Findings:
-    """The first rule that each of ``rows`` readings breaks, and single inputs that break one."""
-
-    def __init__(self, rows: int) -> None:
-        self.code = np.zeros(rows, np.int32)
-        self.known = [("", "")]
-        self.cells: list[tuple[NDArray[np.bool_], str, str]] = []
-
-    def add_cell(self, where: NDArray[np.bool_], rule: str, column: str) -> None:
-        if where.any():
-            self.cells.append((where, rule, column))
-
-    def add(self, where: NDArray[np.bool_], rule: str, column: str) -> None:
-        if where.any():
-            self.code[where & (self.code == 0)] = len(self.known)
-            self.known.append((rule, column))
-
-    def of(self, rows: NDArray[np.intp]) -> list[tuple[str, str]]:
-        """Rule and column of each of these rows."""
-        return [self.known[code] for code in self.code[rows]]
 
 
 def layout(contract: Contract) -> "pa.Schema":
@@ -137,7 +98,7 @@ def admit(
 
     own = _once(table.column_names)
     raw = table.rename_columns(_once(renamed(own, source.columns)))
-    found = _Findings(len(raw))
+    found = Findings(len(raw))
     machine, values = _identity(raw, contract, source, found)
     parsed = {
         name: _parsed(raw.column(name), name, contract)
@@ -153,7 +114,7 @@ def admit(
             ~alone & _late(machine, values[contract.time], contract, newest, known), "late", contract.time
         )
     values |= _read_numbers(parsed, alone, contract, source, found)
-    _check_values(values, contract, found)
+    check_ranges(values, contract, found)
     spared = _spare(raw, own, values, contract, found, source.name, origin)
     arrays = {name: _array(own) for name, own in values.items()} | {contract.machine: machine}
     fields = layout(contract)
@@ -179,7 +140,7 @@ def _spare(
     own: list[str],
     values: dict[str, NDArray[Any]],
     contract: Contract,
-    found: _Findings,
+    found: Findings,
     source: str,
     origin: str,
 ) -> "pa.Table":
@@ -211,28 +172,6 @@ def _spare(
     return mark(part.rename_columns(own), reasons, told, source, origin)
 
 
-def mark(
-    raw: "pa.Table", reasons: list[tuple[str, str]], values: list[Any], source: str, origin: str
-) -> "pa.Table":
-    """Return rows for quarantine: every column as text, behind the reason.
-
-    Args:
-        raw: Rows as they came (N, columns).
-        reasons: Of each row, which of `RULES` it broke, in which column.
-        values: Of each row, what stood there.
-        source: The source's name.
-        origin: Where the rows were found.
-    """
-    import pyarrow as pa
-
-    text = pa.string()
-    before = [[rule for rule, _ in reasons], [column for _, column in reasons], values]
-    before += [[name] * len(raw) for name in (source, origin)]
-    rows = [pa.array(parsing.texts(raw.column(name)), text) for name in raw.column_names]
-    names = [*(f"_{name}" for name in REASONS), *raw.column_names]
-    return pa.Table.from_arrays([*(pa.array(own, text) for own in before), *rows], names)
-
-
 def as_it_came(table: "pa.Table", contract: Contract) -> "pa.Table":
     """Return stored readings with the label as a source tells it."""
     if not contract.texts or contract.label not in table.column_names:
@@ -242,7 +181,7 @@ def as_it_came(table: "pa.Table", contract: Contract) -> "pa.Table":
 
 
 def _identity(
-    raw: "pa.Table", contract: Contract, source: Source, found: _Findings
+    raw: "pa.Table", contract: Contract, source: Source, found: Findings
 ) -> "tuple[pa.ChunkedArray, dict[str, NDArray[Any]]]":
     """Machines and times; a reading without either is nobody's."""
     import pyarrow as pa
@@ -270,7 +209,7 @@ def _identity(
     return machine, {contract.time: moment.values}
 
 
-def _check_ahead(times: NDArray[Any], contract: Contract, found: _Findings, now: float | None) -> None:
+def _check_ahead(times: NDArray[Any], contract: Contract, found: Findings, now: float | None) -> None:
     if contract.clock == "timestamp":
         latest = ((clock.time() if now is None else now) + contract.ahead) * 1e6
         found.add(times > latest, "ahead", contract.time)
@@ -329,7 +268,7 @@ def _read_numbers(
     alone: NDArray[np.bool_],
     contract: Contract,
     source: Source,
-    found: _Findings,
+    found: Findings,
 ) -> dict[str, NDArray[np.float64]]:
     """All other columns as numbers in the contract's units, NaN where there is none."""
     units = {name: column.unit for name, column in {**contract.settings, **contract.sensors}.items()}
@@ -357,49 +296,6 @@ def _read_numbers(
     return values
 
 
-def _check_values(values: Mapping[str, NDArray[Any]], contract: Contract, found: _Findings) -> None:
-    """Hold the inputs to their ranges, with pandera."""
-    import pandas as pd
-    from pandera.errors import SchemaErrors
-
-    names = [name for name in columns(contract) if name in values]
-    frame = pd.DataFrame({name: values[name] for name in names}, copy=False)
-    try:
-        _schema(values, contract, names).validate(frame, lazy=True, inplace=True)
-    except SchemaErrors as errors:
-        cases = errors.failure_cases
-        for name, own in cases.groupby("column", sort=False):
-            where = np.zeros(len(frame), np.bool_)
-            where[own["index"].to_numpy(np.int64)] = True
-            (found.add_cell if contract.hold else found.add)(where, "range", str(name))
-
-
-def _schema(values: Mapping[str, NDArray[Any]], contract: Contract, names: list[str]) -> Any:
-    """A pandera schema of the inputs; with operating conditions each reading has its own range."""
-    import pandera.pandas as pa
-
-    low, high = _limits(values, contract)
-    places = {name: place for place, name in enumerate(columns(contract))}
-
-    def within(place: int) -> Any:
-        width = TOLERANCE * (high[:, place] - low[:, place])
-        first, last = low[:, place] - width, high[:, place] + width
-        ends = (first[0], last[0]) if len(first) == 1 else (first, last)
-        # What is not finite was found before, by its own name.
-        return pa.Check(
-            lambda column: ~((column < ends[0]) | (column > ends[1])), name="range", ignore_na=False
-        )
-
-    return pa.DataFrameSchema({name: pa.Column(float, within(places[name]), nullable=True) for name in names})
-
-
-def _limits(values: Mapping[str, NDArray[Any]], contract: Contract) -> tuple[NDArray[Any], NDArray[Any]]:
-    rows = len(values[contract.time])
-    settings = [values.get(name, np.full(rows, np.nan)) for name in contract.settings]
-    stacked = np.column_stack(settings) if settings else np.empty((rows, 0))
-    return limits(stacked, contract)
-
-
 def _array(values: NDArray[Any]) -> "pa.Array":
     """Whole numbers are times in microseconds; all else may be missing."""
     import pyarrow as pa
@@ -412,11 +308,3 @@ def _array(values: NDArray[Any]) -> "pa.Array":
 def _once(names: list[str]) -> list[str]:
     """Column names of which none is there twice; a later one of the same name is told apart by its number."""
     return [name if name not in names[:place] else f"{name}#{place}" for place, name in enumerate(names)]
-
-
-def told(bad: "pa.Table") -> Iterator[tuple[str, str, int]]:
-    """Yield rule, column and number of quarantined rows, the most first."""
-    reasons = bad.select(["_rule", "_column"]).to_pandas()
-    counts = reasons.groupby(["_rule", "_column"]).size().sort_values(ascending=False)
-    for (rule, column), count in counts.items():
-        yield str(rule), str(column), int(count)

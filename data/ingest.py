@@ -12,6 +12,7 @@ from interplant.core.contract import Contract
 from interplant.core.schema import Source
 from interplant.data import door
 from interplant.data.door import Admitted
+from interplant.data.reasons import REASONS, told
 from interplant.data.sources import Batch, Feed
 from interplant.data.store import HELD_AGAIN, Store
 
@@ -56,7 +57,7 @@ def take(store: Store, source: Source, batch: Batch, brought: Brought) -> None:
     brought.rows += len(admitted.good) + len(admitted.labels)
     brought.bad += bad.total()
     if bad:
-        for rule, column, count in door.told(admitted.bad):
+        for rule, column, count in told(admitted.bad):
             brought.rules[f"{rule} {column}"] = brought.rules.get(f"{rule} {column}", 0) + count
         brought.origins = [*brought.origins, batch.origin][:5]
 
@@ -132,7 +133,7 @@ def release(store: Store, sources: Iterable[Source]) -> int:
 
     def again(rows: "pa.Table") -> "pa.Table":
         (name,), (origin,) = (set(rows.column(f"_{key}").to_pylist()) for key in ("source", "origin"))
-        raw = rows.select([column for column in rows.column_names if column[1:] not in door.REASONS])
+        raw = rows.select([column for column in rows.column_names if column[1:] not in REASONS])
         # What was late once is no less valid for it.
         contract = replace(store.contract, late=0.0)
         admitted = door.admit(raw, contract, known.get(name, Source(name=name, kind="folder")), origin)

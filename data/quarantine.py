@@ -1,6 +1,6 @@
 """Readings that broke the contract: kept as they came, each with its reason, until they are released.
 
-One Parquet file a batch, all columns as text, behind the reasons that `interplant.data.door.mark` wrote.
+One Parquet file a batch, all columns as text, behind the reasons that `interplant.data.reasons.mark` wrote.
 """
 
 import math

@@ -11,6 +11,7 @@ from interplant.data import door, parsing
 from interplant.data.index import Index
 from interplant.data.late import Late
 from interplant.data.quarantine import Quarantine
+from interplant.data.reasons import mark
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,7 +65,7 @@ class Refused:
         for origin in sorted(set(origins)):
             rows = [row for row, own in enumerate(origins) if own == origin]
             reasons = [("conflict", time)] * len(rows)
-            self.hold(door.mark(table.take(rows), reasons, [values[row] for row in rows], "", origin))
+            self.hold(mark(table.take(rows), reasons, [values[row] for row in rows], "", origin))
 
     def label(self, one: Late) -> None:
         """Hold a label in whose place another stands."""
@@ -77,7 +78,7 @@ class Refused:
         row = door.as_it_came(pa.table(columns, names), self.contract)
         told = row.column(one.column)[0].as_py()
         value = told if isinstance(told, str) else f"{told:g}"
-        self.hold(door.mark(row, [("conflict", one.column)], [value], one.source, one.origin))
+        self.hold(mark(row, [("conflict", one.column)], [value], one.source, one.origin))
 
 
 def _row_hashes(marked: "pa.Table") -> list[str]:

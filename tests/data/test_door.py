@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from interplant.core.contract import Column, Condition, Contract
 from interplant.core.errors import UsageError
 from interplant.core.schema import Source
-from interplant.data import door
+from interplant.data import door, reasons
 
 PRESS = Contract(
     clock="timestamp",
@@ -82,7 +82,7 @@ def test_what_breaks_the_contract_goes_to_quarantine_with_rule_column_and_value(
     admitted = admit(**columns)
     assert why(admitted) == [reason]
     assert not len(admitted.good)
-    assert reason[0] in door.RULES
+    assert reason[0] in reasons.RULES
     (row,) = admitted.bad.to_pylist()
     assert (row["_source"], row["_origin"]) == ("historian", "here")
 
@@ -245,7 +245,7 @@ def test_no_reading_is_lost_at_the_door_whatever_comes(
     both = len(admitted.good) + len(admitted.bad)
     assert both >= 3 if contract.hold else both == 3
     assert admitted.good.schema == door.layout(contract)
-    assert set(admitted.bad.column("_rule").to_pylist()) <= set(door.RULES)
+    assert set(admitted.bad.column("_rule").to_pylist()) <= set(reasons.RULES)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError
-from interplant.data import door, partitions, store
+from interplant.data import door, partitions, reasons, store
 from interplant.data.index import Index
 from interplant.data.ingest import hold_again, release
 from interplant.data.store import Added, Store
@@ -290,7 +290,7 @@ def test_a_column_that_is_new_in_the_contract_has_no_value_in_older_readings(tmp
 
 def test_a_row_is_in_quarantine_once_however_often_it_comes(tmp_path: Path) -> None:
     found = Store(tmp_path, COUNTED)
-    bad = door.mark(
+    bad = reasons.mark(
         pa.table({"machine": ["1", "1"], "a": ["x", "y"]}), [("type", "a")] * 2, ["x", "y"], "s", "o"
     )
     assert found.hold(bad).total() == 2
