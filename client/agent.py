@@ -20,24 +20,20 @@ from interplant.client import (
     proposals,
     receiving,
     release_keys,
-    reports,
-    rollback,
-    scores,
-    verdicts,
 )
 from interplant.client.app import make_app
 from interplant.client.directory import PlantDirectory
-from interplant.client.gateway import let_out_deployment, let_out_words
+from interplant.client.gateway import let_out_words
 from interplant.client.link import AwayError, Link, TurnedAwayError
 from interplant.client.moments import Pause
 from interplant.client.outbox import Outbox
+from interplant.client.release_handling import ReleaseHandling
 from interplant.client.trainer import KeptTrainer, WarmTrainer
 from interplant.core import blobs, certificates, flower, processes
 from interplant.core import federation_pb2 as pb
-from interplant.core.errors import InterplantError, Refusal
+from interplant.core.errors import InterplantError
 from interplant.core.files import file_state
 from interplant.core.inline import check_inline
-from interplant.core.release import ReleaseRefused
 from interplant.core.tensors import Tensors
 from interplant.core.wire import from_bytes, from_parcel, tensors_of, to_parcel
 
@@ -50,7 +46,6 @@ _LOOK = 0.25
 What the policy does not let out never lies in that folder: data moves no other word's time."""
 
 _RENEW_PAUSE = 5.0
-_TRY_AGAIN = 60.0
 _SETTLED_CONNECTION = 5.0
 """Seconds after which a connection counts as good and the back-off starts anew."""
 
@@ -85,11 +80,7 @@ class Agent:
         self._unread = ""
         self._telling = Pause(first=_TICK)
         self._away_because = ""
-        self._decided: object = None
-        self._mending = ""
-        self._unheeded: dict[str, pb.Rollback] = {}
-        self._trying = Pause(first=_TRY_AGAIN)
-        self._untried = False
+        self._releases = ReleaseHandling(plant, self._trainer, self._connected, self._jobs.put)
 
     def run(self) -> int:
         """Stay connected until a polite end; return the exit code."""
@@ -102,7 +93,7 @@ class Agent:
         while stream.is_alive() and not self._until_tick():
             self._trainer.release_if_idle(self._settings.trainer.idle_seconds)
             self._renew_in_time()
-            self._look_at_releases()
+            self._releases.look()
             self._tell_proposals()
         self._stopping.set()
         if self._link:
@@ -168,8 +159,8 @@ class Agent:
             connection.note(self._plant, connection.CONNECTED)
             for parcel in list(self._outbox.all()):
                 self._jobs.put(lambda parcel=parcel: self._offer(parcel))  # type: ignore[misc]
-            self._jobs.put(self._finish_releases)
-            self._jobs.put(self._report_changes)
+            self._jobs.put(self._releases.finish)
+            self._jobs.put(self._releases.report_changes)
             self._jobs.put(self._trainer.warm_up)
         elif kind == "work" and notice.work.message_id not in self._under_way:
             self._under_way.add(notice.work.message_id)
@@ -178,11 +169,11 @@ class Agent:
             self._outbox.settle(notice.settled.run, notice.settled.round)
             compression.settle(self._plant, notice.settled.run, notice.settled.round)
         elif kind == "release":
-            self._jobs.put(lambda: self._receive(notice.release))
+            self._jobs.put(lambda: self._releases.receive(notice.release))
         elif kind == "keys":
             self._learn_keys(notice.keys.statements)
         elif kind == "rollback":
-            self._heed_rollback(notice.rollback)
+            self._releases.heed_rollback(notice.rollback)
 
     def _learn_keys(self, statements: bytes) -> None:
         try:
@@ -259,32 +250,6 @@ class Agent:
         if not self._connected().deliver(parcel, body):
             self._outbox.drop(parcel.reply_to)
 
-    def _receive(self, offer: pb.Release) -> None:
-        """Fetch, verify and try a release, unless this plant knows it already."""
-        if verdicts.verdict_of(self._plant, offer.id) is None:
-            try:
-                folder = receiving.incoming(self._plant, offer.id)
-                for file in offer.files:
-                    self._connected().fetch(file.blob, folder / Path(file.name).name)
-                receiving.accept(self._plant, offer.id)
-                self._try(offer.id)
-            except ReleaseRefused as error:
-                log.error("release %s refused: %s", offer.id, error)
-        self._report(offer.id)
-
-    def _try(self, release: str) -> None:
-        """Try a release; a fault has left a verdict, and one whose trainer died is tried again later."""
-        try:
-            self._trainer.try_release(release)
-        except Refusal as refusal:
-            log.error("release %s: %s", release, refusal)
-
-    def _finish_releases(self) -> None:
-        """Try what an earlier process received and did not finish."""
-        for release in verdicts.untried(self._plant):
-            self._try(release)
-            self._report(release)
-
     def _tell_proposals(self) -> None:
         """Tell what the monitor proposes, while there is a connection."""
         connected = self._welcomed < math.inf
@@ -310,70 +275,6 @@ class Agent:
         finally:
             self._telling.note(good, time.monotonic())
             self._proposing = False
-
-    def _look_at_releases(self) -> None:
-        """Finish what a killed process began with them, and report what was decided in another process."""
-        for word in list(self._unheeded.values()):
-            self._heed_rollback(word)
-        self._try_again()
-        changed = reports.changed(self._plant)
-        if changed == self._decided:
-            return
-        try:
-            with verdicts.deciding(self._plant):
-                rollback.mend(self._plant)
-        except (InterplantError, OSError) as error:
-            if str(error) != self._mending:
-                log.error("%s", error)
-            self._mending = str(error)
-            return
-        self._decided, self._mending = changed, ""
-        self._jobs.put(self._report_changes)
-
-    def _try_again(self) -> None:
-        """Try releases without a verdict, as one that a wrong file has kept from it, with growing pauses."""
-        if self._untried or not self._trying.over(time.monotonic()):
-            return
-        if not verdicts.untried(self._plant):
-            self._trying.note(True, time.monotonic())
-        else:
-            self._untried = True
-            self._jobs.put(self._try_untried)
-
-    def _try_untried(self) -> None:
-        try:
-            self._finish_releases()
-        finally:
-            self._trying.note(not verdicts.untried(self._plant), time.monotonic())
-            self._untried = False
-
-    def _report_changes(self) -> None:
-        due, seen = reports.due(self._plant)
-        for release in due:
-            self._report(release)
-        reports.settle(self._plant, seen)
-
-    def _heed_rollback(self, word: pb.Rollback) -> None:
-        """The federation goes back from a release; the plant's policy says what that means here."""
-        try:
-            verdict = rollback.heed(self._plant, word.release, word.to)
-        except (InterplantError, OSError) as error:
-            if word.release not in self._unheeded:
-                log.error("the federation goes back from release %r: %s; trying again", word.release, error)
-            self._unheeded[word.release] = word
-            return
-        self._unheeded.pop(word.release, None)
-        if verdict is not None:
-            log.warning("release %s: %s", word.release, verdict.sentence)
-
-    def _report(self, release: str) -> None:
-        now = reports.report(self._plant, release)
-        if now is not None:
-            state, code = now
-            score = scores.told(self._plant, release, state)
-            let_out_deployment(self._plant, release, state, code, score)
-            self._connected().report(release, state, code, score.value if score else None)
-            reports.note(self._plant, release, now)
 
     def _renew_in_time(self) -> None:
         """Ask for a fresh certificate when it is due, and not more often than it can help."""

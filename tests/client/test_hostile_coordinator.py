@@ -212,7 +212,7 @@ def test_a_persons_approval_is_told_only_where_the_policy_says_so(
     edit(bare, lambda plant: setattr(plant.policy.release, "report", report))
     verdicts.record(bare, "r-1", Verdict(verdicts.ACTIVE, "", "approved by a person"))
     bare.champion.write_text(json.dumps(vars(Champion("r-1", None, "2025"))))
-    agent._look_at_releases()
+    agent._releases.look()
     while not agent._jobs.empty():
         agent._jobs.get()()
     assert len(liar.heard) == told
