@@ -77,7 +77,7 @@ def ingest(
 
         if path is None:
             raise UsageError("--infer: expected --from with a sample, found none")
-        drafted = draft(intake.sample(path), label)
+        drafted = draft(intake.sample(path, label), label)
         show(json, {"contract": drafted}, drafted.rstrip())
         return
     store = intake.store_of(plant, load_task(task) if task else None)

@@ -21,6 +21,7 @@ from interplant.core.release import TASK, parse_task
 from interplant.core.schema import Task
 from interplant.core.targets import EVENT
 from interplant.data.late import Late
+from interplant.data.texts import code
 
 if TYPE_CHECKING:
     from interplant.data.store import Store
@@ -52,10 +53,10 @@ def note(
     """
     known = log.find(prediction)
     if known is None:
-        label_of(told, serves.target)
+        label_of(told, serves)
         raise _unknown(prediction)
     task = serves if known.release == serving else _task_of(plant, known.release)
-    value = label_of(told, (task or serves).target)
+    value = label_of(told, task or serves)
     try:
         made = _correction(plant, known, task, value)
     except InterplantError as error:  # plant.yaml is wrong just now: the log has the label all the same
@@ -69,8 +70,7 @@ def note(
 def carry(plant: PlantDirectory, store: "Store") -> int:
     """Bring corrections from the log of predictions into the plant's store; on disk when this returns.
 
-    One of another label than the store's contract names, of another clock, or of a text that it does not
-    have, stays in the log.
+    One of another label than the store's contract names, or of another clock, stays in the log.
 
     Returns:
         How many were brought.
@@ -80,14 +80,11 @@ def carry(plant: PlantDirectory, store: "Store") -> int:
     taken: list[Correction] = []
 
     def take() -> list[Late]:
-        own = store.contract
+        contract = store.contract
         taken.extend(
-            one
-            for one in log.corrections()
-            if (one.label, one.clock) == (own.label, own.clock)
-            and (not isinstance(one.value, str) or one.value in own.texts)
+            one for one in log.corrections() if (one.label, one.clock) == (contract.label, contract.clock)
         )
-        return [_late(one, own) for one in taken]
+        return [_late(one) for one in taken]
 
     with Predictions.open(plant) as log:
         if log.corrections():
@@ -110,11 +107,25 @@ def _correction(
     stored = _contract(plant.path / settings.contract) if settings.contract else None
     if wrong := _mismatch(task.contract, stored, known.at):
         return wrong
-    if isinstance(value, str) and value not in (stored or task.contract).texts:
-        return f"contract.texts: the plant's contract does not have {value!r}"
-    value = value if isinstance(value, str) else float(value)
     own, horizon = task.contract, task.target.horizon if task.target.kind == EVENT else 0.0
-    return Correction(known.id, known.release, machine, known.at, own.clock, own.label, value, horizon)
+    number = float(value) if horizon else _stored(value, own, stored or own)
+    if isinstance(number, str):
+        return number
+    return Correction(known.id, known.release, machine, known.at, own.clock, own.label, number, horizon)
+
+
+def _stored(value: Label, own: Contract, stored: Contract) -> float | str:
+    """A label of a task's contract as a store keeps it under the plant's contract, or why it does not."""
+    if not isinstance(value, str) and not own.texts:
+        return (
+            "contract.texts: the plant's labels are text, the task's numbers"
+            if stored.texts
+            else float(value)
+        )
+    text = value if isinstance(value, str) else own.texts[int(value)]
+    return (
+        code(text) if text in stored.texts else f"contract.texts: the plant's contract does not have {text!r}"
+    )
 
 
 def _mismatch(own: Contract, stored: Contract | None, at: float) -> str:
@@ -128,11 +139,10 @@ def _mismatch(own: Contract, stored: Contract | None, at: float) -> str:
     return ""
 
 
-def _late(one: Correction, contract: Contract) -> Late:
+def _late(one: Correction) -> Late:
     time = round(one.at * 1e6) if one.clock == "timestamp" else one.at
     origin = f"prediction {one.prediction} of release {one.release}"
-    value = contract.texts.index(one.value) if isinstance(one.value, str) else one.value
-    return Late(one.machine, time, one.label, value, origin, "", one.horizon, one.told, one.prediction)
+    return Late(one.machine, time, one.label, one.value, origin, "", one.horizon, one.told, one.prediction)
 
 
 def _task_of(plant: PlantDirectory, release: str) -> Task | None:

@@ -93,11 +93,9 @@ def require_kept(snapshot: Snapshot, task: Task) -> None:
                 "contract_version",
                 f"contract.{name}: the task needs {wanted[name]!r}, the snapshot has {found!r}",
             )
-    found, texts = reader.manifest["contract"].get("texts", []), task.contract.texts
-    if found[: len(texts)] != texts:
-        raise Refusal(
-            "contract_version", f"contract.texts: the task needs {texts} first, the snapshot has {found}"
-        )
+    texts, told = task.contract.texts, reader.manifest["contract"].get("texts", [])
+    if bool(texts) != bool(told) or not set(texts) <= set(told):
+        raise Refusal("contract_version", f"contract.texts: the task needs {texts}, the snapshot has {told}")
     if others := reader.manifest.get("others"):
         first, versions = min(others.items())
         raise Refusal(
@@ -136,15 +134,19 @@ def bring(
     return ingest.ingest(store, feeds, watch, stop or threading.Event())
 
 
-def sample(path: Path) -> "pa.Table":
+def sample(path: Path, label: str = "") -> "pa.Table":
     """Return the first readings of a table, or of the first in a folder, as they stand there.
+
+    Args:
+        path: The table, or the folder.
+        label: Column of a CSV that is read as text, whatever stands in it.
 
     Raises:
         UsageError: There is none.
     """
     source = Source(name=FILES, kind="folder", args={"path": str(path.absolute())})
     with tempfile.TemporaryDirectory() as state:
-        feed = open_source(source, Place(path, Path(state), Contract()))
+        feed = open_source(source, Place(path, Path(state), Contract(label=label, texts=[label])))
         for batch in feed.batches(False, threading.Event()):
             return batch.table
     raise UsageError(f"{path}: expected a table of readings, found none")

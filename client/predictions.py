@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS predictions (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS corrections (
   row INTEGER PRIMARY KEY AUTOINCREMENT, prediction TEXT NOT NULL UNIQUE, release TEXT NOT NULL,
-  machine TEXT NOT NULL, at REAL NOT NULL, clock TEXT NOT NULL, label TEXT NOT NULL, value ANY NOT NULL,
+  machine TEXT NOT NULL, at REAL NOT NULL, clock TEXT NOT NULL, label TEXT NOT NULL, value REAL NOT NULL,
   horizon REAL NOT NULL, told REAL NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS by_time ON predictions (time);
@@ -99,7 +99,7 @@ class Correction:
         at: Time of the window's last reading, as of a `Prediction`.
         clock: The contract's.
         label: Column that the value is of.
-        value: What it is; a text of the contract's as it is.
+        value: What it is.
         horizon: How far after ``at`` it speaks of, in the contract's time; 0: of that reading alone.
         told: When it was told, in seconds since 1970 (UTC); noted with it.
         row: Number, increasing; 0 before it is noted.
@@ -111,7 +111,7 @@ class Correction:
     at: float
     clock: str
     label: str
-    value: Label
+    value: float
     horizon: float
     told: float = 0.0
     row: int = 0

@@ -109,14 +109,19 @@ def outputs(target: Target, predicted: NDArray[np.float32], ids: list[str]) -> d
     return {**found, ID: ids}
 
 
-def label_of(value: Any, target: Target) -> float | str:
-    """Return a label that somebody has told, as the target's kind has it.
+def label_of(value: Any, task: Task) -> float | str:
+    """Return a label that somebody has told, as the kind of the task's target has it.
+
+    Of an event whose label is text, either text is as good as 0 or 1.
 
     Raises:
         ProtocolError: 400: it can be no label of this kind.
     """
+    target = task.target
     if target.kind in (CLASS, EVENT):
         classes = target.classes if target.kind == CLASS else [0, 1]
+        if target.kind == EVENT and isinstance(value, str) and value in task.contract.texts:
+            return float(task.contract.texts.index(value))
         for one in classes:
             if one == value and type(value) is not bool:
                 return one

@@ -59,8 +59,7 @@ class Contract:
         ahead: How far a timestamp may lie in the future.
         cycle: Column that numbers a machine's cycles, which windows do not cross; empty: there are none.
         label: Column that is learned to be predicted.
-        texts: What the label says where it is text, such as ``ok`` and ``scratch``; none: it is a number. A
-            store keeps the place in this list, so the list may only grow, at its end.
+        texts: What the label may say where it is text, such as ``ok`` and ``scratch``; none: it is a number.
         never: Further columns that tell the label: kept with the readings, never inputs.
         strays: Share of readings that may break the contract before nothing is learned from the rest.
         settings: What is set, by column: inputs, and what operating conditions are told apart by.
@@ -80,7 +79,8 @@ class Contract:
     ahead: float = 60.0
     cycle: str = ""
     label: str = "rul"
-    texts: list[str] = field(default_factory=list)
+    # Texts; `Contract.check` looks at them, since OmegaConf would make texts of numbers and truths.
+    texts: list[Any] = field(default_factory=list)
     never: list[str] = field(default_factory=list)
     strays: float = 0.01
     settings: dict[str, Column] = field(default_factory=dict)
@@ -137,14 +137,19 @@ class Contract:
     def _check_texts(self, prefix: str) -> None:
         key, found = f"{prefix}texts", self.texts
         need(len(found) <= 1000, key, f"expected at most 1000, found {len(found)}")
+        wrong = [one for one in found if not isinstance(one, str)]
+        need(not wrong, key, f"expected texts, found {wrong!r}: write them in quotes")
         need(
             all(one and one == one.strip() for one in found),
             key,
             f"expected texts without spaces around them, found {found!r}",
         )
         need(len(set(found)) == len(found), key, f"expected each once, found {found!r}")
-        numbers = [one for one in found if is_number(one)]
-        need(not numbers, key, f"expected none, as a label of numbers needs none, found {numbers!r}")
+        need(
+            not found or not all(map(is_number, found)),
+            key,
+            f"expected none, as a label of numbers needs none, found {found!r}",
+        )
 
     def _check_condition(self, condition: Condition, key: str) -> None:
         need(

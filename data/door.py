@@ -52,7 +52,7 @@ def layout(contract: Contract) -> "pa.Schema":
     """Return the columns of stored readings: machine, time, cycle, inputs, label and what tells it.
 
     Times are microseconds in UTC, or numbers where the contract's clock counts; all else is float64, of a
-    label that is text the place among the contract's.
+    label that is text the number that stands for it (`interplant.data.texts`).
     """
     import pyarrow as pa
 
@@ -172,12 +172,12 @@ def _spare(
     return mark(part.rename_columns(own), reasons, told, source, origin)
 
 
-def as_it_came(table: "pa.Table", contract: Contract) -> "pa.Table":
-    """Return stored readings with the label as a source tells it."""
-    if not contract.texts or contract.label not in table.column_names:
+def as_it_came(table: "pa.Table", contract: Contract, texts: Sequence[str]) -> "pa.Table":
+    """Return stored readings with the label as a source tells it: one of these texts, or a number."""
+    if not texts or contract.label not in table.column_names:
         return table
     place = table.column_names.index(contract.label)
-    return table.set_column(place, contract.label, parsing.written(table.column(place), contract.texts))
+    return table.set_column(place, contract.label, parsing.written(table.column(place), texts))
 
 
 def _identity(
@@ -247,7 +247,7 @@ def _wanted(contract: Contract) -> list[str]:
 
 def _parsed(column: "pa.ChunkedArray", name: str, contract: Contract) -> parsing.Parsed:
     if name == contract.label and contract.texts:
-        return parsing.places(column, contract.texts)
+        return parsing.coded(column, contract.texts)
     return parsing.numbers(column)
 
 

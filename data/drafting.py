@@ -1,5 +1,6 @@
 """Drafts a contract from a sample of readings, for a person to edit: `interplant data ingest --infer`."""
 
+import json
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
@@ -69,15 +70,21 @@ def draft(table: "pa.Table", label: str = "") -> str:
 
 def _texts(table: "pa.Table", label: str) -> list[str]:
     """A line with what the label says, if that is text."""
+    import pyarrow as pa
+
     from interplant.data import parsing
 
-    if label not in table.column_names or not parsing.numbers(table.column(label)).wrong.any():
+    if label not in table.column_names:
         return []
-    found = parsing.texts(table.column(label))
+    column = table.column(label)
+    if not pa.types.is_boolean(column.type) and not parsing.numbers(column).wrong.any():
+        return []
+    found = parsing.texts(column)
     known = sorted(found[found.notna() & (found != "")].unique())
     if len(known) > _MOST_TEXTS:
-        return ["texts: []   # what the label says, as it is text: more than a sample should tell"]
-    return [f"texts: [{', '.join(map(_key, known))}]   # what the label says; it may grow at its end"]
+        return ["texts: []   # all that the label may say, as it is text: more than a sample should tell"]
+    written = ", ".join(json.dumps(one, ensure_ascii=False) for one in known)
+    return [f"texts: [{written}]   # all that the label may say"]
 
 
 def _ranges(table: "pa.Table", reserved: set[str | None]) -> Iterable[tuple[str, float, float]]:

@@ -150,7 +150,10 @@ class Folder:
                         continue
                     settled, growing = self._is_settled(sight), self._is_growing(path, sight)
                     if settled or growing:
-                        yield from self._read(path, sight, settled)
+                        for batch in self._read(path, sight, settled):
+                            yield batch
+                            if stop.is_set():
+                                return
                     resting &= settled or growing
                     if stop.is_set():
                         return
@@ -300,13 +303,14 @@ class Folder:
 def _gathered(pieces: "Iterator[_Marked]") -> "Iterator[list[_Marked]]":
     """Put pieces together: the more come at a time, the fewer partitions are written anew."""
     some: list[_Marked] = []
+    held = 0
     try:
         for piece, mark in pieces:
-            held = sum(one.table.nbytes for one, _ in some)
             if some and (held >= GATHERED or piece.table.schema != some[0][0].table.schema):
                 yield some
-                some = []
+                some, held = [], 0
             some.append((piece, mark))
+            held += piece.table.nbytes
     except OSError:
         if some:
             yield some

@@ -23,6 +23,7 @@ from interplant.core.targets import CLASS, EVENT, TIME, VALUE
 from interplant.data.contract import TOLERANCE, Violation
 from interplant.data.corrections import HORIZON, NUMBERS
 from interplant.data.corrections import VALUE as SAID
+from interplant.data.texts import code, of_codes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,12 +50,9 @@ def encoded(frame: "pd.DataFrame", task: Task) -> "pd.DataFrame":
 
 
 def _values(task: Task, numeric: bool) -> list[Any]:
-    """What a table's label may be, in the order of the model's classes: of a text, a store has its place."""
-    texts = task.contract.texts
-    if task.target.kind == CLASS:
-        classes = task.target.classes
-        return [texts.index(one) for one in classes] if texts and numeric else classes
-    return texts if texts and not numeric else [0, 1]
+    """What a table's label may be, in the order of the model's classes: of a text, a store has its number."""
+    found = _expected(task)
+    return [code(one) for one in found] if task.contract.texts and numeric else found
 
 
 def corrected(frame: "pd.DataFrame", task: Task) -> "pd.DataFrame":
@@ -83,7 +81,8 @@ def violations(frame: "pd.DataFrame", task: Task) -> Iterator[Violation]:
     if task.target.kind in (CLASS, EVENT):
         unknown = np.isinf(encoded(frame, task)[label])
         if unknown.any():
-            said = f"expected one of {_expected(task)}, found {_first(frame[label][unknown], task)}"
+            known = ", ".join(map(str, _expected(task)))
+            said = f"expected one of {known}, found {_first(frame[label][unknown], task)}"
             yield Violation("label", label, int(unknown.sum()), rows, said)
     if task.target.kind == VALUE:
         yield from _out_of_range(frame, task)
@@ -202,15 +201,10 @@ def _out_of_range(frame: "pd.DataFrame", task: Task) -> Iterator[Violation]:
         yield Violation("range", label, int(outside.sum()), len(frame), said, task.contract.strays)
 
 
-def _expected(task: Task) -> str:
-    events: list[Any] = [*task.contract.texts] or [0, 1]
-    classes = task.target.classes if task.target.kind == CLASS else events
-    return ", ".join(map(str, classes))
+def _expected(task: Task) -> list[Any]:
+    return task.target.classes if task.target.kind == CLASS else task.contract.texts or [0, 1]
 
 
 def _first(found: Any, task: Task) -> str:
-    first, texts = (
-        found.iloc[0].item() if hasattr(found.iloc[0], "item") else found.iloc[0],
-        task.contract.texts,
-    )
-    return repr(texts[int(first)] if first in range(len(texts)) else first)
+    first = found.iloc[0].item() if hasattr(found.iloc[0], "item") else found.iloc[0]
+    return repr(of_codes(task.contract.texts).get(first, first))

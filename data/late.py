@@ -116,16 +116,6 @@ class Waiting:
                     (machine, low, high),
                 )
 
-    def values(self, column: str) -> list[float]:
-        """Return what the labels of a column are that wait."""
-        if not self.path.exists():
-            return []
-        with self._connected() as database:
-            return [
-                row[0]
-                for row in database.execute("SELECT DISTINCT value FROM late WHERE label = ?", (column,))
-            ]
-
     def count(self) -> int:
         """Return how many labels wait."""
         if not self.path.exists():

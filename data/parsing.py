@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interplant.core.contract import Contract
+from interplant.data.texts import code, of_codes
 from interplant.data.units import EPOCHS
 
 if TYPE_CHECKING:
@@ -57,22 +58,20 @@ def numbers(column: "pa.ChunkedArray") -> Parsed:
     return Parsed(values, missing, np.isnan(values) & ~missing & ~spelled, nothing)
 
 
-def places(column: "pa.ChunkedArray", known: Sequence[str]) -> Parsed:
-    """Parse text that is one of some, as its place among them; an empty text is missing."""
+def coded(column: "pa.ChunkedArray", known: Sequence[str]) -> Parsed:
+    """Parse text that is one of some, as the number that stands for it; an empty text is missing."""
     text = texts(column)
     missing = (text.isna() | (text == "")).to_numpy(np.bool_)
-    values = text.map({one: float(place) for place, one in enumerate(known)}).to_numpy(np.float64)
+    values = text.map({one: code(one) for one in known}).to_numpy(np.float64)
     return Parsed(values, missing, np.isnan(values) & ~missing, np.zeros(len(text), np.bool_))
 
 
 def written(column: "pa.ChunkedArray", known: Sequence[str]) -> "pa.ChunkedArray":
-    """Return the texts that `places` has made numbers of; a number that is the place of none stays."""
+    """Return the texts that `coded` has made numbers of; a number that stands for none stays."""
     import pyarrow as pa
 
-    found = [
-        known[int(one)] if one in range(len(known)) else None if one is None else f"{one:g}"
-        for one in column.to_pylist()
-    ]
+    own = of_codes(known)
+    found = [None if one is None else own.get(one, f"{one:.17g}") for one in column.to_pylist()]
     return pa.chunked_array([pa.array(found, pa.string())])
 
 

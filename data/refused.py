@@ -25,11 +25,13 @@ class Refused:
         quarantine: The store's.
         index: Remembers which rows are there.
         contract: The store's.
+        texts: What its labels say, where they are text; see `interplant.data.texts`.
     """
 
     quarantine: Quarantine
     index: Index
     contract: Contract
+    texts: Sequence[str]
 
     def hold(self, marked: "pa.Table") -> Counter[str]:
         """Put rows into quarantine; return how many are new, by machine.
@@ -60,7 +62,7 @@ class Refused:
             table: In the store's layout (N, columns).
             origins: Where each was found.
         """
-        time, table = self.contract.time, door.as_it_came(table, self.contract)
+        time, table = self.contract.time, door.as_it_came(table, self.contract, self.texts)
         values = [str(one) for one in table.column(time).to_pylist()]
         for origin in sorted(set(origins)):
             rows = [row for row, own in enumerate(origins) if own == origin]
@@ -75,7 +77,7 @@ class Refused:
         layout = door.layout(self.contract)
         time = pa.array([one.time], pa.int64() if self.contract.clock == "timestamp" else pa.float64())
         columns = [pa.array([one.machine]), time.cast(layout.field(names[1]).type), pa.array([one.value])]
-        row = door.as_it_came(pa.table(columns, names), self.contract)
+        row = door.as_it_came(pa.table(columns, names), self.contract, self.texts)
         told = row.column(one.column)[0].as_py()
         value = told if isinstance(told, str) else f"{told:g}"
         self.hold(mark(row, [("conflict", one.column)], [value], one.source, one.origin))

@@ -27,7 +27,7 @@ from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sync_folder, takes_turns
 from interplant.core.schema import Source
-from interplant.data import corrections, door, texts
+from interplant.data import corrections, door
 from interplant.data.incoming import Bundle, Incoming
 from interplant.data.index import Index, Partition, versions_of
 from interplant.data.late import Late, Waiting
@@ -42,6 +42,7 @@ from interplant.data.partitions import (
 )
 from interplant.data.quarantine import Quarantine
 from interplant.data.refused import Refused
+from interplant.data.texts import remember
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,10 +97,10 @@ class Store:
                 folder.mkdir(parents=True, exist_ok=True)
         self.index = Index(self.path / "index.db")
         self.quarantine = Quarantine(self.path / "quarantine")
-        self.refused = Refused(self.quarantine, self.index, self.contract)
+        self.texts = remember(self.path / "texts.json", self.contract.texts)
+        self.refused = Refused(self.quarantine, self.index, self.contract, self.texts)
         self.incoming = Incoming(self.path / "incoming", self.contract)
         self.late = Waiting(self.path / "late.db")
-        texts.keep(self.path / "texts.json", self.contract, self._labels)
 
     @property
     def readings(self) -> Path:
@@ -245,7 +246,7 @@ class Store:
             said = corrections.late(whole, partition.machine, moments(whole, contract), contract, HELD_AGAIN)
             self.late.put((partition.name, one) for one in said)
             readings = whole.select([name for name in whole.column_names if name not in corrections.COLUMNS])
-            readings = door.as_it_came(readings, contract)
+            readings = door.as_it_came(readings, contract, self.texts)
             origin = f"readings/{partition.name}"
             admitted = door.admit(readings, contract, source, origin, apart=False)
             gone = self.refused.hold(admitted.bad)
@@ -267,18 +268,6 @@ class Store:
     def waiting(self) -> int:
         """Return how many readings wait in ``incoming/``."""
         return self.incoming.rows()
-
-    def _labels(self) -> Iterator[float]:
-        """What the label is, of all that is in the store or waits."""
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
-
-        for path in (*self.readings.glob("*/*.parquet"), *self.incoming.files()):
-            file = pq.ParquetFile(path)
-            names = {self.contract.label, corrections.VALUE} & set(file.schema_arrow.names)
-            for column in file.read(sorted(names)).columns:
-                yield from pc.unique(column).drop_null().to_pylist()
-        yield from self.late.values(self.contract.label)
 
     def _settle(self) -> Added:
         added = Added()

@@ -1,47 +1,41 @@
-"""Labels that are text: a store keeps the place of each in the contract's list; what a place means stays."""
+"""Labels that are text: a store keeps a number made of each, which says what it says under any contract."""
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
-from interplant.core.contract import Contract
-from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import write_atomic
 
 
-def keep(path: Path, contract: Contract, labels: Callable[[], Iterable[float]]) -> None:
-    """Write down what the places mean in a store.
+@lru_cache(maxsize=4096)
+def code(text: str) -> float:
+    """Return the number that stands for a text: 2^52 and the first 48 bits of its SHA-256 (UTF-8).
+
+    It is whole, exact in double precision, and no number that a label of numbers would have.
+    """
+    return float(2**52 + int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big"))
+
+
+def of_codes(texts: Iterable[str]) -> dict[float, str]:
+    """Return texts by the numbers that stand for them."""
+    return {code(one): one for one in texts}
+
+
+def remember(path: Path, texts: Iterable[str]) -> list[str]:
+    """Return all texts that a store's contracts have had, and these; kept in a file, so that none is lost.
 
     Args:
-        path: Where.
-        contract: Its ``texts`` are what they mean from now on.
-        labels: Tells which places the store has; asked only where some would mean something else.
-
-    Raises:
-        UsageError: A label that the store has would mean something else.
+        path: The file, a JSON list; one that cannot be read is made anew.
+        texts: What the contract has now.
     """
-    known, wanted = _known(path), contract.texts
-    if known == wanted:
-        return
-    same = next(
-        (place for place, pair in enumerate(zip(known, wanted, strict=False)) if pair[0] != pair[1]),
-        min(len(known), len(wanted)),
-    )
-    if same < len(known) and any(label >= same for label in labels()):
-        raise UsageError(
-            f"contract.texts: expected {known} first, as labels are in the store at {path.parent}, found "
-            f"{wanted}; new ones go at the end"
-        )
-    write_atomic(path, json.dumps(wanted))
-
-
-def _known(path: Path) -> list[str]:
     try:
-        known: list[str] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise InterplantError(
-            f"{path}: cannot be read: {error}; write the contract's texts there as they were, a JSON list"
-        ) from None
-    return known
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = [one for one in content if isinstance(one, str)] if isinstance(content, list) else []
+    except (FileNotFoundError, ValueError):
+        known = []
+    every = list(dict.fromkeys([*known, *texts]))
+    if every != known:
+        write_atomic(path, json.dumps(every, ensure_ascii=False) + "\n")
+    return every

@@ -138,16 +138,27 @@ def test_a_class_that_is_text_is_the_label_of_its_window(plant: PlantDirectory, 
     assert found.corrections == 2
 
 
-def test_a_text_waits_in_the_log_until_the_contract_has_it(plant: PlantDirectory, log: Predictions) -> None:
-    contract = replace(TASK.contract, label="quality", texts=["ok", "scratch"])
-    task = replace(VALUE, contract=contract, target=Target(kind="class", classes=["ok", "scratch"]))
-    (plant.path / "contract.yaml").write_text(config.to_yaml(contract))
-    assert say(plant, log, "scratch", task)["store"]
-    (plant.path / "contract.yaml").write_text(config.to_yaml(replace(contract, texts=["ok"])))
-    assert carry(plant, intake.store_of(plant)) == 0
-    assert len(log.corrections()) == 1
-    (plant.path / "contract.yaml").write_text(config.to_yaml(contract))
-    assert carry(plant, intake.store_of(plant)) == 1
+@pytest.mark.parametrize(
+    ("own", "stored", "label", "why"),
+    [
+        (["ok", "fail"], ["fail", "ok"], "fail", ""),
+        (["ok", "fail"], ["fail", "ok"], 1, ""),
+        (["ok", "fail"], ["ok"], 1, "does not have 'fail'"),
+        (["ok", "fail"], [], 1, "does not have 'fail'"),
+        ([], ["ok", "fail"], 1, "the plant's labels are text, the task's numbers"),
+    ],
+)
+def test_an_event_that_is_text_is_what_its_task_says(
+    plant: PlantDirectory, log: Predictions, own: list[str], stored: list[str], label: Any, why: str
+) -> None:
+    contract = replace(TASK.contract, label="quality", texts=own)
+    task = replace(VALUE, contract=contract, target=Target(kind="event"), training=Training(loss="bce"))
+    (plant.path / "contract.yaml").write_text(config.to_yaml(replace(contract, texts=stored)))
+    said = say(plant, log, label, task, at=6.0)
+    assert (said["label"], said["store"], why in said.get("why", "")) == (1, not why, True)
+    if not why:
+        windows = [windows_of(made(plant), task, plant.windows, Cut(held=held)) for held in (False, True)]
+        assert [float(y) for own in windows for y in own.y] == [1.0]
 
 
 def test_a_label_of_another_releases_task_is_held_to_that_task(
@@ -257,7 +268,7 @@ def test_a_snapshot_says_whose_word_a_label_is(plant: PlantDirectory, log: Predi
 def test_a_correction_of_a_moment_reaches_its_microsecond() -> None:
     at = 1_790_000_000.123456
     one = feedback.Correction("p", "r", "1", at, "timestamp", "y", 1.0, 0.0)
-    found = feedback._late(one, TASK.contract)
+    found = feedback._late(one)
     assert isinstance(found, Late)
     assert found.time == 1_790_000_000_123_456
 

@@ -17,6 +17,7 @@ from interplant.core.errors import Refusal, UsageError
 from interplant.core.schema import Plant, Source, Task, Window
 from interplant.data import snapshots
 from interplant.data.door import layout
+from interplant.data.drafting import draft
 from interplant.data.ingest import hold_again
 from interplant.data.repository import Repository
 from interplant.data.store import Store
@@ -238,13 +239,15 @@ def test_readings_that_an_older_version_let_in_are_named_and_refused_until_they_
     assert go(shop, task) == 0
 
 
-@pytest.mark.parametrize(("texts", "fits"), [(["ok"], True), (["ok", "dent"], True), (["dent", "ok"], False)])
-def test_a_snapshot_whose_texts_mean_something_else_is_refused(
+@pytest.mark.parametrize(
+    ("texts", "fits"), [(["ok"], True), (["dent", "ok"], True), (["ok", "rework"], False), ([], False)]
+)
+def test_a_snapshot_without_the_texts_of_a_task_is_refused(
     shop: PlantDirectory, texts: list[str], fits: bool
 ) -> None:
     contract = replace(TASK.contract, texts=["ok", "dent"])
     store = Store(shop.path / "store", contract)
-    rows = {"machine": ["1"] * 2, "cycle": [1.0, 2.0], "health": [0.1] * 2, "rul": [0.0, 1.0]}
+    rows = {"machine": ["1"] * 2, "cycle": [1.0, 2.0], "health": [0.1] * 2, "rul": [None] * 2}
     store.add(pa.table(rows, schema=layout(contract)))
     shop.repository().freeze(store)
     task = replace(TASK, contract=replace(contract, texts=texts))
@@ -252,7 +255,17 @@ def test_a_snapshot_whose_texts_mean_something_else_is_refused(
         intake.require_kept(shop.repository().open(), task)
     else:
         with pytest.raises(
-            Refusal, match=r"contract\.texts: the task needs \['dent', 'ok'\] first"
+            Refusal, match=r"contract\.texts: the task needs .* has \['ok', 'dent'\]"
         ) as caught:
             intake.require_kept(shop.repository().open(), task)
         assert caught.value.code == "contract_version"
+
+
+@pytest.mark.parametrize(("said", "texts"), [(["True", "False"], '["False", "True"]'), (["1", "0"], "")])
+def test_a_sample_tells_the_label_as_it_stands_in_the_file(
+    tmp_path: Path, said: list[str], texts: str
+) -> None:
+    rows = "".join(f"{number},{number / 10},{one}\n" for number, one in enumerate(said))
+    (tmp_path / "a.csv").write_text("cycle,a,q\n" + rows)
+    drafted = draft(intake.sample(tmp_path / "a.csv", "q"), "q")
+    assert f"texts: {texts}" in drafted if texts else "texts" not in drafted

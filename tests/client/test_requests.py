@@ -186,7 +186,7 @@ def test_answers_are_in_the_labels_unit() -> None:
     [(TASK.target, 0), (TASK.target, 12.5), (VALUES, 100), (VALUES, 250.0), (EVENTS, 1), (CLASSES, "worn")],
 )
 def test_a_label_of_the_targets_kind_is_taken(target: Target, value: Any) -> None:
-    assert label_of(value, target) == value
+    assert label_of(value, replace(TASK, target=target)) == value
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_label_of_the_targets_kind_is_taken(target: Target, value: Any) -> Non
 )
 def test_a_label_that_cannot_be_is_refused(target: Target, value: Any, said: str) -> None:
     with pytest.raises(ProtocolError, match=said) as caught:
-        label_of(value, target)
+        label_of(value, replace(TASK, target=target))
     assert caught.value.status == 400
 
 

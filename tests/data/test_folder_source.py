@@ -213,6 +213,21 @@ def test_pieces_are_handed_over_as_they_are_gathered(
     assert handed(feed()) == []
 
 
+def test_a_stop_is_seen_within_a_file(
+    folder: Path, feed: Callable[..., Feed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_pieces, "PIECE", 64)
+    monkeypatch.setattr(folder_source, "GATHERED", 1)
+    (folder / "a.csv").write_bytes(HEADER + b"".join(b"m1,%d,20,1\n" % number for number in range(100)))
+    stop, found = threading.Event(), []
+    for batch in feed().batches(watch=True, stop=stop):
+        batch.kept()
+        found.append(batch)
+        stop.set()
+    assert len(found) == 1
+    assert [row["cycle"] for row in rows([*found, *handed(feed())])] == list(range(100))
+
+
 def test_pieces_of_another_type_are_not_gathered(
     folder: Path, feed: Callable[..., Feed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
