@@ -79,20 +79,14 @@ class Enrolments(Store):
         """
         now = now or utc_now()
         with writing(self._engine) as session:
-            row = _invitation(session, serial)
+            # Of two that come at once the second waits here, and finds what the first has done.
+            row = _invitation(session, serial, alone=True)
             if row.used_at is not None:
                 return _answer_again(session, row, issued.key, now)
             if row.withdrawn_at is not None or now >= row.expires:
                 raise InterplantError(_why_useless(row))
             _refuse_enrolled(session, row.plant)
-            # The condition decides between two that come at once on any database.
-            changed = session.execute(
-                update(InvitationRow)
-                .where(InvitationRow.serial == serial, InvitationRow.used_at.is_(None))
-                .values(used_at=now, key=issued.key, certificate=issued.pem)
-            )
-            if count(changed) != 1:
-                raise InterplantError(_why_useless(row))
+            row.used_at, row.key, row.certificate = now, issued.key, issued.pem
             _enrol(session, row.plant, issued, now)
             return issued.pem
 
@@ -193,8 +187,8 @@ def _withdraw(session: Session, name: str, now: datetime) -> int:
     return count(session.execute(open_ones.values(withdrawn_at=now)))
 
 
-def _invitation(session: Session, serial: str) -> InvitationRow:
-    row = session.get(InvitationRow, serial)
+def _invitation(session: Session, serial: str, alone: bool = False) -> InvitationRow:
+    row = session.get(InvitationRow, serial, with_for_update=alone)
     if row is None:
         raise InterplantError("this coordinator has not written this join file; check the address")
     return row

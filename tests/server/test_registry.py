@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +14,7 @@ from interplant.core.errors import InterplantError
 from interplant.core.release import task_digest
 from interplant.core.schema import Task
 from interplant.data.tasks import builtin
+from interplant.server import enrolments
 from interplant.server.records import Dropped, Issued, node_id
 
 SOON = datetime.now(UTC) + timedelta(hours=1)
@@ -207,8 +210,29 @@ def test_of_many_threads_one_uses_the_invitation(registry):
     assert len(allowed) == 1
 
 
+def test_who_asks_again_meanwhile_gets_the_same_certificate(registry, monkeypatch):
+    registry.invite("plant-1", "f0", SOON)
+    enrol, begun, go_on = enrolments._enrol, threading.Event(), threading.Event()
+
+    def slowly(*words):
+        begun.set()
+        assert go_on.wait(30)
+        return enrol(*words)
+
+    monkeypatch.setattr(enrolments, "_enrol", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(registry.use_invitation, "f0", issued("s1", "k1"))
+        assert begun.wait(30)
+        again = pool.submit(registry.use_invitation, "f0", issued("s2", "k1"))
+        time.sleep(0.3)  # it waits for the first by now
+        go_on.set()
+        assert (first.result(30), again.result(30)) == ("certificate s1", "certificate s1")
+
+
 PROCESS = """
 import sys
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from interplant.core import config
 from interplant.core.errors import InterplantError
