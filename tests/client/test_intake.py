@@ -240,17 +240,24 @@ def test_readings_that_an_older_version_let_in_are_named_and_refused_until_they_
 
 
 @pytest.mark.parametrize(
-    ("texts", "fits"), [(["ok"], True), (["dent", "ok"], True), (["ok", "rework"], False), ([], False)]
+    ("label", "texts", "fits"),
+    [
+        ("rul", ["ok"], True),
+        ("rul", ["dent", "ok"], True),
+        ("rul", ["ok", "rework"], False),
+        ("rul", [], False),
+        ("other", [], True),
+    ],
 )
 def test_a_snapshot_without_the_texts_of_a_task_is_refused(
-    shop: PlantDirectory, texts: list[str], fits: bool
+    shop: PlantDirectory, label: str, texts: list[str], fits: bool
 ) -> None:
     contract = replace(TASK.contract, texts=["ok", "dent"])
     store = Store(shop.path / "store", contract)
     rows = {"machine": ["1"] * 2, "cycle": [1.0, 2.0], "health": [0.1] * 2, "rul": [None] * 2}
     store.add(pa.table(rows, schema=layout(contract)))
     shop.repository().freeze(store)
-    task = replace(TASK, contract=replace(contract, texts=texts))
+    task = replace(TASK, contract=replace(contract, label=label, texts=texts))
     if fits:
         intake.require_kept(shop.repository().open(), task)
     else:
