@@ -280,7 +280,7 @@ def _look(path: Path, name: str, contract: Contract) -> Partition:
         names = [contract.machine, contract.time, contract.label, CORRECTED]
         table = pq.ParquetFile(path).read(columns=names)  # a name that is not there is passed over
         return Partition.of(path, name, table, contract, sha256_file(path))
-    except (pa.ArrowException, OSError, KeyError, IndexError):
+    except (pa.ArrowException, UnicodeDecodeError, OSError, KeyError, IndexError):
         raise InterplantError(
             f"{path}: expected readings with {contract.machine} and {contract.time}, found something else; "
             "restore it from a snapshot, or move it away and bring its readings again"

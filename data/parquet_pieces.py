@@ -48,7 +48,7 @@ def parquet_pieces(path: Path, start: int, size: int) -> Iterator[Piece]:
                     if row > start:
                         table = pa.Table.from_batches([block.slice(max(0, start - first))])
                         yield Piece(table, max(first, start), row, size if row == rows else 0)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk, not of what Arrow reads
         text = f"{path.name}: damaged, rows from {row} of {rows} cannot be read: {error}"

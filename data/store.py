@@ -382,7 +382,7 @@ class Store:
 
         try:
             return pq.ParquetFile(path).read()
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             raise InterplantError(
                 f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}; restore it from a "
                 "snapshot (`interplant data log`), or move it away and bring its readings again"

@@ -116,6 +116,7 @@ def test_every_value_of_a_database_stays_a_value(values: list[Any], number: bool
 
 
 @given(st.integers(0, 2000), st.binary(min_size=1, max_size=20))
+@example(1136, b"\x80")  # a column's name that is no text
 @settings(deadline=None)
 def test_a_parquet_that_is_overwritten_anywhere_says_so_or_reads(place: int, noise: bytes) -> None:
     with scratch() as folder:
