@@ -217,7 +217,7 @@ def _parse_text(text: Text, how: Dialect) -> "tuple[pa.Table, list[str]]":
 
 
 def _parts(text: Text) -> Iterator[Text]:
-    """Parts of a piece at whole lines: Python's own text takes many times the room."""
+    """Parts of a piece at whole lines: what is made of one at a time takes many times its room."""
     place = 0
     while True:
         end = text.find(b"\n", place + (1 << 20)) + 1

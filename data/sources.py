@@ -92,7 +92,7 @@ def words(source: Source, schema: type[config.T]) -> config.T:
 
 def numeric(source: Source, contract: Contract) -> frozenset[str]:
     """Return the names, the source's own and the contract's, of columns that hold numbers."""
-    names = {*contract.settings, *contract.sensors, *contract.never, contract.cycle} - {""}
+    names = {*contract.settings, *contract.sensors, *contract.never, contract.cycle}
     names |= {contract.time} if contract.clock == "count" else set()
     names |= set() if contract.texts else {contract.label}
     return _as_named(names, source)
@@ -104,7 +104,8 @@ def textual(source: Source, contract: Contract) -> frozenset[str]:
 
 
 def _as_named(names: set[str], source: Source) -> frozenset[str]:
-    return frozenset(names | {own for own, name in source.columns.items() if name in names})
+    known = names - {""}
+    return frozenset(known | {own for own, name in source.columns.items() if name in known})
 
 
 def renamed(names: list[str], columns: Mapping[str, str]) -> list[str]:

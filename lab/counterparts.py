@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -131,16 +131,7 @@ class Database:
         self._child = processes.start(
             command, self.folder / "log", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **_as_user()
         )
-        until_listens(self._child, self.port, self.folder / "log")
-        # It listens before it answers.
-        ready = [program("pg_isready"), "-h", "127.0.0.1", "-p", str(self.port), "-q"]
-        end = time.monotonic() + _SECONDS
-        while subprocess.run(ready, check=False, stdin=subprocess.DEVNULL).returncode:
-            if self._child.poll() is not None or time.monotonic() >= end:
-                raise InterplantError(
-                    f"PostgreSQL does not answer on port {self.port}; see {self.folder}/log"
-                )
-            time.sleep(0.02)
+        until_listens(self._child, self.port, self.folder / "log", _answers)
 
     def kill(self) -> None:
         """End it at once: connections break, nothing is tidied up."""
@@ -262,14 +253,28 @@ def listens(port: int) -> bool:
     return False
 
 
-def until_listens(child: "subprocess.Popen[bytes]", port: int, log_file: Path) -> None:
+def _answers(port: int) -> bool:
+    """Whether a PostgreSQL answers there: it listens before."""
+    ready = [program("pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-q"]
+    return subprocess.run(ready, check=False, stdin=subprocess.DEVNULL).returncode == 0
+
+
+def until_listens(
+    child: "subprocess.Popen[bytes]", port: int, log_file: Path, ready: Callable[[int], bool] = listens
+) -> None:
     """Wait until a child listens on its port.
+
+    Args:
+        child: The process.
+        port: Its port.
+        log_file: Where its last words are.
+        ready: Tells whether it does.
 
     Raises:
         InterplantError: It ended instead, or did not within some seconds.
     """
     end = time.monotonic() + _SECONDS
-    while not listens(port):
+    while not ready(port):
         if child.poll() is not None or time.monotonic() >= end:
             last = log_file.read_text(errors="replace").strip().splitlines()[-1:]
             raise InterplantError(f"{child.args!r} does not listen on port {port}: {last}; see {log_file}")

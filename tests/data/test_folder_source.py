@@ -16,12 +16,13 @@ import pytest
 from interplant.core.errors import UsageError
 from interplant.data import csv_pieces, folder_source
 from interplant.data.csv_pieces import Piece
-from interplant.data.sources import Feed
+from interplant.data.sources import Batch, Feed
 
 from .feeds import handed, opened, readings, rows, together, unparsed, watched
 
 HEADER = b"machine,cycle,heat,flow\n"
 LINES = b"m1,1,20.5,1\nm1,2,21,2\n"
+HUNDRED = HEADER + b"".join(b"m1,%d,20,1\n" % number for number in range(100))
 EXPECTED = [
     {"machine": "m1", "cycle": 1.0, "heat": 20.5, "flow": 1.0},
     {"machine": "m1", "cycle": 2.0, "heat": 21.0, "flow": 2.0},
@@ -49,6 +50,15 @@ def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def first_of(source: Feed) -> Batch:
+    """Take one batch, keep it, and ask for no more."""
+    reader = source.batches(watch=True, stop=threading.Event())
+    first = next(reader)
+    first.kept()
+    reader.close()
+    return first
 
 
 @pytest.mark.parametrize(
@@ -206,7 +216,7 @@ def test_pieces_are_handed_over_as_they_are_gathered(
 ) -> None:
     monkeypatch.setattr(csv_pieces, "PIECE", 64)
     monkeypatch.setattr(folder_source, "GATHERED", gathered)
-    (folder / "a.csv").write_bytes(HEADER + b"".join(b"m1,%d,20,1\n" % number for number in range(100)))
+    (folder / "a.csv").write_bytes(HUNDRED)
     found = handed(feed())
     assert len(found) == batches
     assert [row["cycle"] for row in rows(found)] == list(range(100))
@@ -218,7 +228,7 @@ def test_a_stop_is_seen_within_a_file(
 ) -> None:
     monkeypatch.setattr(csv_pieces, "PIECE", 64)
     monkeypatch.setattr(folder_source, "GATHERED", 1)
-    (folder / "a.csv").write_bytes(HEADER + b"".join(b"m1,%d,20,1\n" % number for number in range(100)))
+    (folder / "a.csv").write_bytes(HUNDRED)
     stop, found = threading.Event(), []
     for batch in feed().batches(watch=True, stop=stop):
         batch.kept()
@@ -245,7 +255,7 @@ def test_pieces_of_another_type_are_not_gathered(
 
 
 def test_what_was_read_before_a_disk_fails_is_handed_over(
-    folder: Path, feed: Callable[..., Feed], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    folder: Path, feed: Callable[..., Feed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*args: Any) -> Iterator[Piece]:
         for number, piece in enumerate(csv_pieces.csv_pieces(*args)):
@@ -254,13 +264,10 @@ def test_what_was_read_before_a_disk_fails_is_handed_over(
             yield piece
 
     monkeypatch.setattr(csv_pieces, "PIECE", 64)
-    (folder / "a.csv").write_bytes(HEADER + b"".join(b"m1,%d,20,1\n" % number for number in range(100)))
+    (folder / "a.csv").write_bytes(HUNDRED)
     with monkeypatch.context() as broken:
         broken.setattr(folder_source, "csv_pieces", fails)
-        reader = feed().batches(watch=True, stop=threading.Event())
-        first = next(reader)
-        first.kept()
-        reader.close()
+        first = first_of(feed())
     assert [row["cycle"] for row in rows([first, *handed(feed())])] == list(range(100))
     assert 0 < len(rows([first])) < 20
 
@@ -270,11 +277,8 @@ def test_a_piece_that_was_kept_does_not_come_again(
 ) -> None:
     monkeypatch.setattr(csv_pieces, "PIECE", 64)
     monkeypatch.setattr(folder_source, "GATHERED", 1)
-    (folder / "a.csv").write_bytes(HEADER + b"".join(b"m1,%d,20,1\n" % number for number in range(100)))
-    reader = feed().batches(watch=False, stop=threading.Event())
-    first = next(reader)
-    first.kept()
-    reader.close()
+    (folder / "a.csv").write_bytes(HUNDRED)
+    first = first_of(feed())
     rest = handed(feed())
     assert len(rest) > 10
     assert [row["cycle"] for row in rows([first, *rest])] == list(range(100))
