@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 WORKERS ?= 2
+ROUNDS ?= 10
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -25,6 +26,11 @@ demo: setup  ## Run the whole loop on this machine: coordinator, four plants, TL
 test: setup  ## Run every test, in two processes.
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
+# CI tries the same random examples each time (Hypothesis's own profile for CI); this tries others each round.
+fuzz: setup  ## Run the tests with random examples ROUNDS times, each time with others.
+	for round in $$(seq $(ROUNDS)); do \
+	  $(BIN)/python -m pytest -q -m hypothesis --numprocesses $(WORKERS) $(ARGS) || exit 1; done
+
 check: setup  ## Lint, format, types, layout, documents.
 	$(BIN)/ruff check --output-format concise .
 	$(BIN)/ruff format --check .
@@ -44,4 +50,4 @@ proto: setup  ## Generate code from core/federation.proto.
 clean:  ## Remove what was made here.
 	rm -rf .venv build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis interplant-demo
 
-.PHONY: help setup demo test check bench docs proto clean
+.PHONY: help setup demo test fuzz check bench docs proto clean

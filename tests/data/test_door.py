@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from interplant.core.contract import Column, Condition, Contract
@@ -236,14 +236,19 @@ COLUMN = st.one_of(
     contract=st.sampled_from([PRESS, COUNTED, replace(COUNTED, hold=1), replace(PRESS, hold=1)]),
     unit=st.sampled_from(["", "ms"]),
 )
+@example(  # a label that came apart from its reading
+    columns={"machine": pa.array(["0"] * 3), "at": pa.array([0.0] * 3), "scrap": pa.array([0.0] * 3)},
+    contract=PRESS,
+    unit="ms",
+)
 def test_no_reading_is_lost_at_the_door_whatever_comes(
     columns: dict[str, pa.Array], contract: Contract, unit: str
 ) -> None:
     table = pa.table(columns) if columns else pa.table({"x": pa.nulls(3)})
     source = Source(name="plc", kind="mqtt", units={contract.time: unit} if unit else {})
     admitted = door.admit(table, contract, source, "here", newest={"1": 5.0}, now=NOW)
-    both = len(admitted.good) + len(admitted.bad)
-    assert both >= 3 if contract.hold else both == 3
+    every = len(admitted.good) + len(admitted.bad) + len(admitted.labels)
+    assert every >= 3 if contract.hold else every == 3
     assert admitted.good.schema == door.layout(contract)
     assert set(admitted.bad.column("_rule").to_pylist()) <= set(reasons.RULES)
 
