@@ -18,7 +18,9 @@ import pytest
 
 from interplant.core import certificates, processes
 from interplant.core.errors import InterplantError, UsageError
+from interplant.lab import flower_commands
 from interplant.lab import flower_engine as engine
+from interplant.lab.flower_commands import Value
 
 APPS = '''
 import json
@@ -92,7 +94,7 @@ def train(message, context):
     return Message(RecordDict({"update": ArrayRecord([update]), "told": told}), reply_to=message)
 '''
 
-Plants = dict[str, dict[str, engine.Value]]
+Plants = dict[str, dict[str, Value]]
 
 
 @pytest.fixture
@@ -147,7 +149,12 @@ def test_two_plants_train_two_rounds(tmp_path: Path, apps: str, monkeypatch: pyt
         "south": {"plant": "/plants/south", "step": 3.0},
     }
     result = tmp_path / "result.json"
-    config: dict[str, engine.Value] = {"rounds": 2, "result": str(result), "private": True, "lr": 0.5}
+    config: dict[str, Value] = {
+        "rounds": 2,
+        "result": str(result),
+        "private": True,
+        "lr": 0.5,
+    }
     run = engine.run_on_flower(
         tmp_path / "flower", f"{apps}:server", f"{apps}:client", plants, config, timeout=200
     )
@@ -183,7 +190,7 @@ def test_what_goes_wrong_is_said(tmp_path: Path, apps: str) -> None:
             "ServerApp failed with exception: no such strategy",
         )
 
-        config: dict[str, engine.Value] = {"rounds": 1, "result": str(result)}
+        config: dict[str, Value] = {"rounds": 1, "result": str(result)}
         run_id = engine.submit(deployment, f"{apps}:server", f"{apps}:client", config)
         assert engine.wait(deployment, run_id) == ("completed", "")
         assert json.loads(result.read_text())["errors"] == [["north", 1000, "paused"]]
@@ -204,7 +211,7 @@ def test_what_goes_wrong_is_said(tmp_path: Path, apps: str) -> None:
 def knock(deployment: engine.Deployment, folder: Path) -> str:
     """Start a SuperNode that nobody has registered; return what it says before it ends."""
     words = ["--superlink", deployment.address, "--root-certificates", str(deployment.tls.ca)]
-    words += ["--host", engine.HOST, "--port", str(engine.free_ports(1)[0])]
+    words += ["--host", flower_commands.HOST, "--port", str(flower_commands.free_ports(1)[0])]
     command = [str(Path(sys.executable).parent / "flower-supernode"), *words]
     environment = os.environ | {
         "FLWR_HOME": str(deployment.root / "stranger"),
@@ -296,14 +303,14 @@ def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
 
 def test_ports_of_a_deployment_differ() -> None:
     """All ports of a deployment are held until the last one is chosen."""
-    ports = engine.free_ports(20)
+    ports = flower_commands.free_ports(20)
     assert len(set(ports)) == 20
     assert all(1024 < port < 65536 for port in ports)
 
 
 def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
     with socket.socket() as taken:
-        taken.bind((engine.HOST, 0))
+        taken.bind((flower_commands.HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"port {port} .*choose another port"):
@@ -324,7 +331,7 @@ def test_no_plant_is_refused(tmp_path: Path) -> None:
 
 
 def test_values_reach_the_bundle_unchanged(tmp_path: Path) -> None:
-    config: dict[str, engine.Value] = {
+    config: dict[str, Value] = {
         "text": 'quote " backslash \\ tab \t line \n delete \x7f ü 😀',
         "empty": "",
         "yes": True,
@@ -332,7 +339,7 @@ def test_values_reach_the_bundle_unchanged(tmp_path: Path) -> None:
         "rate": 1e-7,
         "dotted.key": 1e300,
     }
-    engine.write_bundle(tmp_path, "some.module:app", "other.module:app", config)
+    flower_commands.write_bundle(tmp_path, "some.module:app", "other.module:app", config)
     app = tomllib.loads((tmp_path / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
     assert app["config"] == config
     assert app["components"] == {"serverapp": "some.module:app", "clientapp": "other.module:app"}
@@ -340,14 +347,14 @@ def test_values_reach_the_bundle_unchanged(tmp_path: Path) -> None:
 
 def test_a_value_flower_cannot_carry_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"strings, numbers and booleans .* found list"):
-        engine.write_bundle(tmp_path, "a:b", "c:d", {"plants": ["north"]})  # type: ignore[dict-item]
+        flower_commands.write_bundle(tmp_path, "a:b", "c:d", {"plants": ["north"]})  # type: ignore[dict-item]
 
 
 @pytest.mark.system
 def test_the_bundle_takes_nothing_along(tmp_path: Path, apps: str) -> None:
     """What lies beside a bundle, code or a plant's readings, is not packed by Flower."""
     folder = tmp_path / "bundle"
-    engine.write_bundle(folder, f"{apps}:server", f"{apps}:client", {})
+    flower_commands.write_bundle(folder, f"{apps}:server", f"{apps}:client", {})
     for stray in ("readings.json", "notes.md", "plant.yaml", "code.py"):
         (folder / stray).write_text("{}")
     tool = str(Path(sys.executable).parent / "flwr")
