@@ -26,10 +26,10 @@ demo: setup  ## Run the whole loop on this machine: coordinator, four plants, TL
 test: setup  ## Run every test, in two processes.
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# CI tries the same random examples each time (Hypothesis's own profile for CI); this tries others each round.
+# `make test` tries the same random examples each time, see pyproject.toml; this tries others in each round.
 fuzz: setup  ## Run the tests with random examples ROUNDS times, each time with others.
-	for round in $$(seq $(ROUNDS)); do \
-	  $(BIN)/python -m pytest -q -m hypothesis --numprocesses $(WORKERS) $(ARGS) || exit 1; done
+	for round in $$(seq $(ROUNDS)); do $(BIN)/python -m pytest -q -m hypothesis --hypothesis-profile=default \
+	  --numprocesses $(WORKERS) $(ARGS) || exit 1; done
 
 check: setup  ## Lint, format, types, layout, documents.
 	$(BIN)/ruff check --output-format concise .
