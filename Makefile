@@ -26,7 +26,7 @@ demo: setup  ## Run the whole loop on this machine: coordinator, four plants, TL
 test: setup  ## Run every test, in two processes.
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# `make test` tries the same random examples each time, see pyproject.toml; this tries others in each round.
+# `make test` tries the same random examples each time, see tests/conftest.py; this tries others in each round.
 fuzz: setup  ## Run the tests with random examples ROUNDS times, each time with others.
 	for round in $$(seq $(ROUNDS)); do $(BIN)/python -m pytest -q -m hypothesis --hypothesis-profile=default \
 	  --numprocesses $(WORKERS) $(ARGS) || exit 1; done

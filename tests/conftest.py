@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Tests run side by side, one for each core; torch's own threads would only wait for one another."""
+
+# Random examples are the same in each run, here as in CI, until the code changes; `make fuzz` tries others.
+settings.load_profile("ci")
 
 FIRST = ("mutants", "system", "lab", "server", "client", "cli")
 """Folders whose tests take long: they begin, so that no process has a long one left when others are done."""
