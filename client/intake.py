@@ -74,10 +74,11 @@ def require_version(directory: PlantDirectory, task: Task) -> None:
 
 
 def require_kept(snapshot: Snapshot, task: Task) -> None:
-    """Refuse a snapshot of a store of which readings were held to another version than the task needs.
+    """Refuse a snapshot of a store that is held to another version than the task needs.
 
-    What says how readings become rows is looked at by itself: where values are held over, one reading stands
-    in many.
+    It follows from the contract and from what people did (`interplant.data.held`), whatever readings there
+    are: a coordinator may be told of it. What says how readings become rows is looked at by itself: where
+    values are held over, one reading stands in many.
 
     Raises:
         Refusal: ``contract_version``.
@@ -97,12 +98,13 @@ def require_kept(snapshot: Snapshot, task: Task) -> None:
     same = reader.manifest["contract"]["label"] == task.contract.label  # else it is not looked at
     if same and (bool(texts) != bool(told) or not set(texts) <= set(told)):
         raise Refusal("contract_version", f"contract.texts: the task needs {texts}, the snapshot has {told}")
-    if others := reader.manifest.get("others"):
-        first, versions = min(others.items())
+    if (held := reader.manifest["held"]) != [str(task.contract.version)]:
+        others = reader.manifest["others"]
         raise Refusal(
             "contract_version",
-            f"{len(others)} partitions have readings that were held to other versions than "
-            f"{task.contract.version} ({first}: {versions}): `interplant data check --again`, then snapshot",
+            f"readings that came under version {' and '.join(held)} were not held to version "
+            f"{task.contract.version} yet ({len(others)} partitions: {', '.join([*others][:1]) or 'none'}): "
+            "`interplant data check --again`, then snapshot",
         )
 
 

@@ -3,16 +3,17 @@
 The manifest repeats the contract, so that a snapshot can be read by itself, and counts readings by day and
 machine. It counts them by the versions of the contract that the readings of their partition were held to as
 they came (``versions``), and names the partitions of which some were held to another than this one
-(``others``). Labels of sources (``labelled``) and, if there are any, of persons (``corrected``) are counted
-apart; the latter have columns of their own (`interplant.data.corrections`). Who brought the readings is no
-part of it: the same readings are the same snapshot.
+(``others``), beside the versions that its people had readings held to (``held``). Labels of sources
+(``labelled``) and, if there are any, of persons (``corrected``) are counted apart; the latter have columns of
+their own (`interplant.data.corrections`). Who brought the readings is no part of it: the same readings are
+the same snapshot.
 """
 
 import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,8 +51,22 @@ class Frozen:
     linked: Final = True
 
     @classmethod
-    def of(cls, source: Path, partitions: list[Partition], contract: Contract, simulated: bool) -> "Frozen":
+    def of(
+        cls,
+        source: Path,
+        partitions: list[Partition],
+        contract: Contract,
+        simulated: bool,
+        held: Sequence[str],
+    ) -> "Frozen":
         """Describe a store's partitions as they are now.
+
+        Args:
+            source: Folder of the partitions.
+            partitions: All of them.
+            contract: The store's.
+            simulated: Whether the plant simulator made the readings.
+            held: Versions of the contract that readings may have been held to: `interplant.data.held`.
 
         Raises:
             UsageError: There are none.
@@ -69,6 +84,7 @@ class Frozen:
         own, corrected = str(contract.version), sum(one.corrected for one in partitions)
         content = {
             "versions": dict(sorted(counts.items())),
+            "held": list(held),
             "others": {one.name: one.versions for one in partitions if one.versions != own},
             "labelled": sum(one.labelled for one in partitions),
             **({"corrected": corrected} if corrected else {}),

@@ -80,6 +80,7 @@ def ingest(
         InterplantError: A source's words are wrong, the disk is full. What was brought before stays.
     """
     feeds = list(feeds)
+    store.begin()
     results = [Brought(source.name) for source, _ in feeds]
     failures: list[BaseException] = []
 
@@ -162,7 +163,7 @@ def hold_again(store: Store) -> tuple[int, int]:
             good, bad = store.hold_again(one)
             store.index.note(HELD_AGAIN, {one.machine: good}, bad)
             kept, gone = kept + good, gone + bad.total()
-    store.settle()  # corrections join their readings again
+    store.note_held_again()  # corrections join their readings again
     return kept, gone
 
 

@@ -122,7 +122,8 @@ class Repository:
         with self.locked():
             newest = records.newest(self.path)
             with store.locked():
-                content = Frozen.of(store.readings, store.partitions(), store.contract, simulated)
+                held = store.held.versions()
+                content = Frozen.of(store.readings, store.partitions(), store.contract, simulated, held)
                 intake, corrections = store.index.intake(), store.index.corrections()
                 placed = self._place(content, newest)
             record = _counted(intake) | {"corrections": corrections, "contract": store.contract.version}

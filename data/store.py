@@ -28,6 +28,7 @@ from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sync_folder, takes_turns
 from interplant.core.schema import Source
 from interplant.data import corrections, door
+from interplant.data.held import Held
 from interplant.data.incoming import Bundle, Incoming
 from interplant.data.index import Index, Partition, versions_of
 from interplant.data.late import Late, Waiting
@@ -101,6 +102,7 @@ class Store:
         self.refused = Refused(self.quarantine, self.index, self.contract, self.texts)
         self.incoming = Incoming(self.path / "incoming", self.contract)
         self.late = Waiting(self.path / "late.db")
+        self.held = Held(self.path / "held.json", str(self.contract.version))
 
     @property
     def readings(self) -> Path:
@@ -131,9 +133,19 @@ class Store:
         if not len(table):
             return Added()
         with self.locked():
+            self.held.add(self.is_empty())
             if len(table) >= DIRECT:
                 return self._move([Bundle(table, origin, str(self.contract.version))])
             return self._settle() if self.incoming.put(table, origin) >= MOST else Added()
+
+    def begin(self) -> None:
+        """Note that readings may come that are held to this contract, whether or not any do."""
+        with self.locked():
+            self.held.add(self.is_empty())
+
+    def is_empty(self) -> bool:
+        """Whether there are no readings, and never were any."""
+        return not (any(self.readings.iterdir()) or self.incoming.files())
 
     def tell(self, labels: "pa.Table", source: str, origin: str) -> None:
         """Keep labels that came without their readings; when this returns they are on disk.
@@ -256,6 +268,13 @@ class Store:
             else:
                 (self.readings / partition.name).unlink()
             return len(table), gone
+
+    def note_held_again(self) -> None:
+        """Note that all readings were held to the contract as it is now, unless others came meanwhile."""
+        with self.locked():
+            self._settle()
+            if all(one.versions == self.held.own for one in self.partitions()):
+                self.held.settle()
 
     def partitions(self) -> list[Partition]:
         """Return all partitions by name; files that changed behind the index's back are looked at anew."""

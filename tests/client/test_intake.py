@@ -231,12 +231,46 @@ def test_readings_that_an_older_version_let_in_are_named_and_refused_until_they_
     assert manifest["others"] == {f"0/{name}.parquet": "1" for name in range(3)}
     own_contract(shop, version=2)
     task = replace(OPEN, contract=newer)
-    with pytest.raises(Refusal, match=r"3 partitions .* other versions than 2 \(0/0\.parquet: 1\)") as caught:
+    with pytest.raises(
+        Refusal, match=r"version 1 and 2 .* version 2 yet \(3 partitions: 0/0\.parquet\)"
+    ) as caught:
         go(shop, task)
     assert caught.value.code == "contract_version"
     assert hold_again(store) == (36, 0)
     assert shop.repository().freeze(store).digest != made.digest
     assert go(shop, task) == 0
+
+
+@pytest.mark.parametrize("gone", [None, "0"])
+def test_that_readings_were_not_held_again_tells_nothing_of_them(
+    shop: PlantDirectory, gone: str | None
+) -> None:
+    newer = replace(TASK.contract, version=2)
+    rows = {"machine": ["0"], "cycle": [1.0], "health": [0.1], "rul": [None]}
+    Store(shop.path / "store", TASK.contract).add(pa.table(rows, schema=layout(TASK.contract)))
+    store = Store(shop.path / "store", newer)
+    if gone:
+        store.erase(gone)
+    store.add(pa.table(rows | {"machine": ["1"]}, schema=layout(newer)))
+    task = replace(OPEN, contract=newer)
+    with pytest.raises(Refusal, match="version 1 and 2 were not held") as caught:
+        intake.require_kept(shop.repository().freeze(store), task)
+    assert caught.value.code == "contract_version"
+    hold_again(store)
+    intake.require_kept(shop.repository().freeze(store), task)
+
+
+def test_what_comes_under_an_older_version_afterwards_is_to_be_held_again(shop: PlantDirectory) -> None:
+    running, newer = fill(shop, machines=2), replace(TASK.contract, version=2)
+    store = Store(running.path, newer)
+    hold_again(store)
+    assert store.held.versions() == ["2"]
+    running.begin()  # a source that was started before brings readings, or would
+    assert store.held.versions() == ["2", "1"]
+    (running.path / "held.json").write_text("[")
+    running.begin()
+    with pytest.raises(Refusal, match="version unknown and 1 were not held"):
+        intake.require_kept(shop.repository().freeze(store), replace(OPEN, contract=newer))
 
 
 @pytest.mark.parametrize(

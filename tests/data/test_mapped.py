@@ -45,7 +45,7 @@ def frozen(folder: Path, contract: Contract, machines: list[dict[str, Any]]) -> 
         said = columns.get("said", [])
         kept.correct(lambda said=said: said)  # type: ignore[misc]
     kept.settle()
-    content = Frozen.of(kept.readings, kept.partitions(), contract, False)
+    content = Frozen.of(kept.readings, kept.partitions(), contract, False, kept.held.versions())
     content.place(folder / "readings", {})
     return FrozenReader(folder / "readings", content.hashes)
 
