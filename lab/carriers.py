@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -97,7 +98,8 @@ class GrpcCarrier:
 
     def release(self, run: RunFolder) -> str:
         """Wait for the verdicts: the run has ended with a release, which is pushed."""
-        release = f"{run.task().name}-{run.order().run}"
+        with closing(self.federation.registry) as registry:
+            release = next(one.id for one in registry.releases() if one.run == run.order().run)
         plants = [self.federation.plant(name) for name in _names(self.federation)]
 
         def tried() -> bool:

@@ -1,6 +1,7 @@
 """From a finished run to a release that plants are told of."""
 
 import json
+import secrets
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import fields
@@ -28,6 +29,9 @@ _LONGEST_ID = 63
 """A release's id names folders and stands in manifests; see `interplant.core.release.check_id`."""
 
 
+_OWN_DIGITS = 6
+
+
 def release_run(
     directory: CoordinatorDirectory, registry: Registry, run: RunFolder, packager: Packager | None = None
 ) -> Release:
@@ -46,7 +50,7 @@ def release_run(
     """
     order, task, state = run.order(), run.task(), run.restore()
     assert state is not None, "only a finished run is released"
-    release = f"{task.name[: _LONGEST_ID - len(order.run) - 1].rstrip('-')}-{order.run}"
+    release = _id(directory, registry, task.name, order.run)
     folder = directory.releases / release
     if not folder.exists():
         lineage = lineage_of(release, run, state)
@@ -59,6 +63,18 @@ def release_run(
     if made.state == "candidate" and directory.load().approval == "auto":
         made = registry.approve_release(release, "by federation.yaml")
     return made
+
+
+def _id(directory: CoordinatorDirectory, registry: Registry, task: str, run: str) -> str:
+    """Name the release of a run: as it was named before, or by task, run and six digits of its own.
+
+    A coordinator that was restored does rounds again that another release came of; that one keeps its name.
+    """
+    known = [one.id for one in registry.releases() if one.run == run]
+    room = _LONGEST_ID - len(run) - _OWN_DIGITS - 2
+    name = f"{task[:room].rstrip('-')}-{run}-"
+    left = sorted(path.name for path in directory.releases.glob(f"{name}{'[0-9a-f]' * _OWN_DIGITS}"))
+    return next(iter(known + left), name + secrets.token_hex(_OWN_DIGITS // 2))
 
 
 def round_figures(run: RunFolder) -> tuple[RoundFigures, ...]:

@@ -1,6 +1,10 @@
 """From a finished run to an offer; `test_packaging` looks inside the package itself."""
 
 import json
+import re
+import shutil
+from contextlib import closing
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from interplant.core.files import sha256_file
 from interplant.core.release import check_id, task_digest
 from interplant.core.schema import Rounds, Task
 from interplant.server import releases
+from interplant.server.directory import CoordinatorDirectory
 from interplant.server.registry import Registry
 from interplant.server.releases import offer_of, release_run
 from interplant.server.run_folder import Checkpoint, RunFolder, make_order
@@ -64,7 +69,8 @@ def test_the_lineage_says_where_a_release_comes_from(coordinator, registry, fini
     made = release_run(coordinator, registry, run)
     (order,) = packaged
     lineage = order.lineage
-    assert made.id == lineage.release == "wear-20250101-120000-abcd"
+    assert made.id == lineage.release
+    assert re.fullmatch("wear-20250101-120000-abcd-[0-9a-f]{6}", made.id)
     assert (lineage.run, lineage.task, lineage.rounds) == ("20250101-120000-abcd", "wear", 2)
     assert (lineage.engine, lineage.private, lineage.simulated) == ("grpc", True, True)
     assert lineage.task_digest == task_digest(run.task())
@@ -137,6 +143,31 @@ def test_done_again_it_changes_nothing(coordinator, registry, finished, packaged
     assert len(registry.releases()) == 1
 
 
+def test_one_that_was_packaged_before_a_kill_keeps_its_name(coordinator, registry, finished, packaged):
+    run = finished()
+    with (
+        patch.object(registry, "create_release", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        release_run(coordinator, registry, run)
+    (left,) = coordinator.releases.iterdir()
+    assert release_run(coordinator, registry, run).id == left.name
+    assert len(packaged) == 1
+
+
+def test_a_run_that_is_finished_again_after_a_restore_makes_another_release(
+    tmp_path, coordinator, registry, finished, packaged
+):
+    run = finished()
+    before = shutil.copytree(coordinator.path, tmp_path / "restored")
+    made = release_run(coordinator, registry, run)
+    restored = CoordinatorDirectory(before)
+    with closing(Registry.open(restored)) as other:
+        again = release_run(restored, other, RunFolder(restored.runs / run.path.name))
+    assert again.run == made.run
+    assert again.id != made.id
+
+
 def test_packaging_that_fails_leaves_no_release(coordinator, registry, finished, monkeypatch):
     def fail(order, folder):
         raise InterplantError("the model cannot be exported")
@@ -153,5 +184,5 @@ def test_a_long_task_name_does_not_cost_the_release(coordinator, registry, finis
     """Found after the last round, it would be too late."""
     offer = release_run(coordinator, registry, finished(name))
     assert check_id(offer.id) == offer.id
-    assert offer.id.endswith("-20250101-120000-abcd")
+    assert offer.id[:-6].endswith("-20250101-120000-abcd-")
     assert offer.task == name

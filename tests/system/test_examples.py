@@ -6,6 +6,7 @@ the same columns, and a rule that can be learned.
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,8 @@ def test_an_example_with_privacy_is_charged_released_and_tried(federation: Local
     assert state is not None
     assert task.privacy.private
     assert all(0 < float(one["epsilon"]) < 4.0 for one in state.plants.values())
-    release = f"{task.name}-{run.order().run}"
+    with closing(federation.registry) as registry:
+        (release,) = [one.id for one in registry.releases()]
     plants = [federation.plant(name) for name in PLANTS]
     federation.until(
         lambda: all(verdicts.verdict_of(plant, release) for plant in plants), 60.0, "the plants' verdicts"
