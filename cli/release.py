@@ -83,11 +83,36 @@ def approve(
 def reject(
     release: Annotated[str, typer.Argument(help="The release's id.")],
     directory: Directory = HERE,
+    plant: releases.AtPlant = None,
     reason: decisions.Reason = "",
     json: Json = False,
 ) -> None:
-    """Keep a release from the plants for good, before they were told of it."""
-    decisions.reject(CoordinatorDirectory(directory), release, reason, json)
+    """Say no to a release: at the coordinator before plants are told, at a plant before it is champion."""
+    if plant is None:
+        decisions.reject(CoordinatorDirectory(directory), release, reason, json)
+        return
+    from interplant.client import deployment
+
+    place = PlantDirectory(plant)
+    place.check()
+    verdict = deployment.reject(place, release, reason)
+    show(json, {"release": release, **asdict(verdict)}, f"Release {release} is {verdict.state}.")
+
+
+@app.command()
+def retry(
+    release: Annotated[str, typer.Argument(help="The release's id.")],
+    plant: Annotated[Path, typer.Option("--plant", help="The plant's directory.")],
+    json: Json = False,
+) -> None:
+    """Have a plant try a release again that it refused or withdrew, once the cause is mended."""
+    from interplant.client import deployment
+
+    place = PlantDirectory(plant)
+    place.check()
+    deployment.retry(place, release)
+    said = f"Release {release} is tried again by the plant's agent; see `interplant release list --plant`."
+    show(json, {"release": release, "state": "received"}, said)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from interplant.client import champion as pointers
 from interplant.client import history
 from interplant.client.champion import PROBATION
 from interplant.client.directory import PlantDirectory
-from interplant.client.receiving import verify_release
+from interplant.client.receiving import is_older, verify_release
 from interplant.client.verdicts import (
     ACTIVE,
     CANARY,
@@ -107,6 +107,40 @@ def approve(plant: PlantDirectory, release: str) -> Verdict:
         return _begin(plant, release, "approved by a person", waiting.figures, by_person=True)
 
 
+def reject(plant: PlantDirectory, release: str, reason: str = "") -> Verdict:
+    """Withdraw a release that waits for a person, or is on trial, at the word of a person of this plant.
+
+    Raises:
+        UsageError: It does neither.
+    """
+    with deciding(plant):
+        known = verdict_of(plant, release)
+        if known is None or known.state not in (WAITING, SHADOW, CANARY):
+            state = known.state if known else "not tried here"
+            raise UsageError(
+                f"release {release}: expected one that waits for approval or is on trial; it is {state}"
+            )
+        verdict = _withdrawn(plant, release, "rejected", reason or "without a reason", known.figures)
+        other = pointers.challenger(plant)
+        if other is not None and other.release == release:
+            pointers.withdraw(plant)
+        return verdict
+
+
+def retry(plant: PlantDirectory, release: str) -> None:
+    """Have a release tried anew that was refused or withdrawn, once its cause is mended; the agent does it.
+
+    Raises:
+        UsageError: It was neither.
+    """
+    with deciding(plant):
+        known = verdict_of(plant, release)
+        if known is None or known.state not in (REFUSED, WITHDRAWN):
+            state = known.state if known else "not tried here"
+            raise UsageError(f"release {release}: expected one that was refused or withdrawn; it is {state}")
+        try_again(plant, release, f"a person wants it tried again; before it was {known.state}")
+
+
 def standing(plant: PlantDirectory) -> list[tuple[str, Verdict]]:
     """Return how every release that came here stands now, by name: one alone, the champion, is active."""
     serving = _serving(plant)
@@ -130,6 +164,7 @@ def promote(plant: PlantDirectory, release: str, why: str, figures: Mapping[str,
     # First the pointers, then the record: who dies between them finds out and goes on, see `rollback.mend`.
     _replace_challenger(plant, release)
     now = pointers.activate(plant, release)
+    _replace_waiting(plant, release)
     before = history.good_before(plant, release, now.previous)
     if before and plant.load().policy.release.probation.asked:
         pointers.challenge(plant, before, PROBATION)
@@ -140,9 +175,15 @@ def withdraw(
     plant: PlantDirectory, release: str, code: str, why: str, figures: Mapping[str, float]
 ) -> Verdict:
     """End a release's trial; the champion answers alone."""
-    verdict = record(plant, release, Verdict(WITHDRAWN, code, f"{sentence(code)} [{code}]: {why}", figures))
+    verdict = _withdrawn(plant, release, code, why, figures)
     pointers.withdraw(plant)
     return verdict
+
+
+def _withdrawn(
+    plant: PlantDirectory, release: str, code: str, why: str, figures: Mapping[str, float]
+) -> Verdict:
+    return record(plant, release, Verdict(WITHDRAWN, code, f"{sentence(code)} [{code}]: {why}", figures))
 
 
 def _serving(plant: PlantDirectory) -> str:
@@ -205,6 +246,13 @@ def _replace_challenger(plant: PlantDirectory, release: str) -> None:
     other = pointers.challenger(plant)
     if other is not None and other.release != release and other.stage != PROBATION:
         withdraw(plant, other.release, "replaced", f"release {release} takes its place", {})
+
+
+def _replace_waiting(plant: PlantDirectory, release: str) -> None:
+    """What waits for a person and is older than the new champion waits no more: it would be a step back."""
+    for name, one in verdicts(plant):
+        if one.state == WAITING and name != release and is_older(plant, name, release):
+            _withdrawn(plant, name, "replaced", f"release {release} serves", one.figures)
 
 
 def _figures(plant: PlantDirectory, release: str) -> Mapping[str, float]:

@@ -15,6 +15,7 @@ from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sync_folder
 from interplant.core.release import (
     LINEAGE,
+    Lineage,
     Release,
     ReleaseRefused,
     check_id,
@@ -26,6 +27,9 @@ from interplant.core.schema import Policy
 
 _AHEAD: Final = timedelta(days=1)
 """A release that is signed as if made so much later than now would make every later one old."""
+
+_SERVES_ON: Final = ("never_served", "rollback_asked")
+"""Codes of champions that the federation went back from: the other never served, or a person decides."""
 
 _COUNT_NOT: Final = (verdicts.ROLLED_BACK, REFUSED)
 """States of releases that make no other one old: they have not served here, or serve no more."""
@@ -74,14 +78,21 @@ def _take(plant: PlantDirectory, release: str, collected: Path) -> Release:
         if place.exists():
             return verify_release(place, key, policy)
         found = verify_release(collected, key, policy)
-        _check_newer(plant, found)
+        _check_made(found)
     except ReleaseRefused as error:
         verdicts.record(plant, release, Verdict(REFUSED, error.code, str(error)))
         raise
     # A bad copy that came earlier left its verdict; this one is to be tried.
     verdicts.forget(plant, release)
+    older = newer_than(plant, found.lineage)
+    if older:
+        # It stays: whoever fetched it again, once what made it old was left, would tell what serves here.
+        why = ReleaseRefused("older", older)
+        verdicts.record(plant, release, Verdict(REFUSED, why.code, str(why)))
     with disk_errors(place):
         _durably_move(collected, place)
+    if older:
+        raise why
     return replace(found, folder=place)
 
 
@@ -121,27 +132,43 @@ def verify_release(folder: Path, public_key: Path, policy: Policy) -> Release:
     return release
 
 
-def _check_newer(plant: PlantDirectory, release: Release) -> None:
-    """Refuse an old release that is sent as if it were new: only a rollback goes back, to what is here."""
-    created, called_back = _made(release.lineage.created), _called_back(plant)
-    if created > datetime.now(UTC) + _AHEAD:
+def lineage_here(plant: PlantDirectory, release: str) -> Lineage | None:
+    """Return the lineage of a release that is here; None if it is not, or damaged."""
+    try:
+        found = parse_lineage((plant.releases / check_id(release) / LINEAGE).read_bytes())
+        _made(found.created)
+        return found
+    except (InterplantError, OSError):
+        return None
+
+
+def is_older(plant: PlantDirectory, release: str, other: str) -> bool:
+    """Whether a release that is here was made before another of the same task; False of a damaged one."""
+    one, two = lineage_here(plant, release), lineage_here(plant, other)
+    return bool(one and two and one.task == two.task and _made(one.created) < _made(two.created))
+
+
+def _check_made(release: Release) -> None:
+    if _made(release.lineage.created) > datetime.now(UTC) + _AHEAD:
         raise ReleaseRefused("lineage", f"created: {release.lineage.created} has not come yet")
+
+
+def newer_than(plant: PlantDirectory, release: Lineage) -> str:
+    """Tell why a release is old that is sent as new, if it is: only a rollback goes back, to what is here."""
+    created, called_back = _made(release.created), _called_back(plant)
     for folder in (one for one in plant.releases.iterdir() if one.is_dir() and is_id(one.name)):
         verdict = verdicts.known(plant, folder.name)
         if folder.name in called_back or (verdict and verdict.state in _COUNT_NOT):
             continue
-        try:
-            other = parse_lineage((folder / LINEAGE).read_bytes())
-            newer = _made(other.created) > created
-        except (InterplantError, OSError):
-            continue  # a damaged one is found out when it is to serve
-        if newer and other.task == release.task.name:
-            raise ReleaseRefused("older", f"made {release.lineage.created}, {folder.name} {other.created}")
+        other = lineage_here(plant, folder.name)  # a damaged one is found out when it is to serve
+        if other and other.task == release.task and _made(other.created) > created:
+            return f"made {release.created}, {folder.name} {other.created}"
+    return ""
 
 
 def _called_back(plant: PlantDirectory) -> set[str]:
-    """Champions that the plant would have left at the federation's word, had the other served here."""
-    return {step.release for step in history.steps(plant) if step.code == "never_served"}
+    """Champions that the federation went back from, and that serve on."""
+    return {step.release for step in history.steps(plant) if step.code in _SERVES_ON}
 
 
 def _made(created: str) -> datetime:

@@ -13,7 +13,9 @@ from interplant.client.moments import Pause
 from interplant.client.trainer import KeptTrainer
 from interplant.core import federation_pb2 as pb
 from interplant.core.errors import InterplantError, Refusal
-from interplant.core.release import ReleaseRefused
+from interplant.core.files import sha256_file
+from interplant.core.release import ReleaseRefused, check_id
+from interplant.core.signing import MANIFEST
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +43,18 @@ class ReleaseHandling:
         self._decided: object = None
         self._mending = ""
         self._unheeded: dict[str, pb.Rollback] = {}
+        self._offers: dict[str, pb.Release] = {}
         self._trying = Pause(first=_TRY_AGAIN)
         self._untried = False
 
     def receive(self, offer: pb.Release) -> None:
         """Fetch, verify and try a release, unless this plant knows it already."""
+        if self._is_another(offer):
+            log.error(
+                "release %s: another of this name is here; it is not fetched, and not reported", offer.id
+            )
+            return
+        self._offers[offer.task] = offer
         if verdicts.verdict_of(self._plant, offer.id) is None:
             try:
                 folder = receiving.incoming(self._plant, offer.id)
@@ -64,11 +73,26 @@ class ReleaseHandling:
         except Refusal as refusal:
             log.error("release %s: %s", release, refusal)
 
+    def _is_another(self, offer: pb.Release) -> bool:
+        """Whether a release of this name is here whose manifest is not the one on offer."""
+        here = self._plant.releases / check_id(offer.id) / MANIFEST
+        wanted = {file.blob.sha256 for file in offer.files if file.name == MANIFEST}
+        return here.exists() and sha256_file(here) not in wanted
+
+    def _wanted(self) -> list[pb.Release]:
+        """What is on offer and neither here nor refused: a person wants it tried again."""
+        found = []
+        for offer in list(self._offers.values()):
+            here = (self._plant.releases / offer.id).exists()
+            if not here and verdicts.verdict_of(self._plant, offer.id) is None:
+                found.append(offer)
+        return found
+
     def finish(self) -> None:
         """Try what an earlier process received and did not finish."""
         for release in verdicts.untried(self._plant):
             self._try(release)
-            self._report(release)
+            self._report(release, again=False)
 
     def look(self) -> None:
         """Finish what a killed process began with them, and report what was decided in another process."""
@@ -93,7 +117,7 @@ class ReleaseHandling:
         """Try releases without a verdict, as one that a wrong file has kept from it, with growing pauses."""
         if self._untried or not self._trying.over(time.monotonic()):
             return
-        if not verdicts.untried(self._plant):
+        if not (verdicts.untried(self._plant) or self._wanted()):
             self._trying.note(True, time.monotonic())
         else:
             self._untried = True
@@ -102,8 +126,10 @@ class ReleaseHandling:
     def _try_untried(self) -> None:
         try:
             self.finish()
+            for offer in self._wanted():
+                self.receive(offer)
         finally:
-            self._trying.note(not verdicts.untried(self._plant), time.monotonic())
+            self._trying.note(not (verdicts.untried(self._plant) or self._wanted()), time.monotonic())
             self._untried = False
 
     def report_changes(self) -> None:
@@ -126,9 +152,10 @@ class ReleaseHandling:
         if verdict is not None:
             log.warning("release %s: %s", word.release, verdict.sentence)
 
-    def _report(self, release: str) -> None:
+    def _report(self, release: str, again: bool = True) -> None:
+        """Report a release; that it was tried again is told only where there is something new to tell."""
         now = reports.report(self._plant, release)
-        if now is not None:
+        if now is not None and (again or not reports.was_told(self._plant, release, now)):
             state, code = now
             score = scores.told(self._plant, release, state)
             let_out_deployment(self._plant, release, state, code, score)

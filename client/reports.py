@@ -51,6 +51,11 @@ def note(plant: PlantDirectory, release: str, said: Report) -> None:
     _write(plant, told | {release: said}, seen)
 
 
+def was_told(plant: PlantDirectory, release: str, said: Report) -> bool:
+    """Whether this was the last word on a release."""
+    return _told(plant)[0].get(release) == said
+
+
 def settle(plant: PlantDirectory, seen: int) -> None:
     """Remember that all is told of so many steps."""
     told, before = _told(plant)

@@ -12,10 +12,11 @@ from interplant.client import history
 from interplant.client.champion import PROBATION, Champion
 from interplant.client.deployment import promote, to_canary, withdraw
 from interplant.client.directory import PlantDirectory
-from interplant.client.receiving import verify_kept
+from interplant.client.receiving import lineage_here, newer_than, verify_kept
 from interplant.client.verdicts import (
     ACTIVE,
     CANARY,
+    REFUSED,
     ROLLED_BACK,
     SHADOW,
     WAITING,
@@ -23,6 +24,7 @@ from interplant.client.verdicts import (
     Verdict,
     deciding,
     record,
+    try_again,
     verdict_of,
     verdicts,
 )
@@ -73,6 +75,7 @@ def leave(
     verify_kept(plant, to)
     _end_trial(plant, f"the plant went back from {now.release} to {to}")
     record(plant, now.release, Verdict(ROLLED_BACK, code, f"{sentence(code)} [{code}]: {why}", figures, to))
+    _make_way(plant)
     return _serve_again(plant, now.release, to)
 
 
@@ -152,9 +155,12 @@ def _heed_champion(plant: PlantDirectory, now: Champion, to: str, known: Verdict
         return None  # heeded once: a person has decided since, or is to decide
     figures = known.figures if known else {}
     if plant.load().policy.release.rollback != "obey":
-        words = ["interplant release rollback", to, f"--plant {plant.path}"]
-        why = f"{sentence('rollback_asked')}: `{' '.join(filter(None, words))}` does it"
-        return record(plant, now.release, Verdict(ACTIVE, "rollback_asked", why, figures))
+        back = to if to and _has_served(plant, to) else _before(plant, now) or ""
+        does = f"`interplant release rollback {back} --plant {plant.path}` does it"
+        if not back:
+            does = "none has served here before it: it serves until another passes the gate"
+        why = f"{sentence('rollback_asked')}: {does}"
+        return _serves_on(plant, now.release, Verdict(ACTIVE, "rollback_asked", why, figures))
     target = to or _before(plant, now)
     try:
         if target is None or not _has_served(plant, target):
@@ -162,7 +168,7 @@ def _heed_champion(plant: PlantDirectory, now: Champion, to: str, known: Verdict
         leave(plant, now, target, "called_back", f"to {target}", figures)
     except ReleaseRefused as error:
         why = f"the federation goes back from it, the plant cannot: {error}"
-        return record(plant, now.release, Verdict(ACTIVE, "never_served", why, figures))
+        return _serves_on(plant, now.release, Verdict(ACTIVE, "never_served", why, figures))
     return verdict_of(plant, now.release)
 
 
@@ -173,6 +179,22 @@ def _serve_again(plant: PlantDirectory, left: str, to: str) -> Champion:
     known = verdict_of(plant, to)
     record(plant, to, Verdict(ACTIVE, "", f"serves again in place of {left}", known.figures if known else {}))
     return champion
+
+
+def _serves_on(plant: PlantDirectory, release: str, verdict: Verdict) -> Verdict:
+    """Record that a champion serves on that the federation went back from."""
+    record(plant, release, verdict)
+    _make_way(plant)
+    return verdict
+
+
+def _make_way(plant: PlantDirectory) -> None:
+    """Have releases tried that were refused as older than one that was gone back from."""
+    for name, one in verdicts(plant):
+        if one.state == REFUSED and one.code == "older":
+            lineage = lineage_here(plant, name)
+            if lineage and not newer_than(plant, lineage):
+                try_again(plant, name, "the newer release was gone back from")
 
 
 def _before(plant: PlantDirectory, now: Champion | None) -> str | None:

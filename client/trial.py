@@ -164,8 +164,8 @@ class Watch:
                 return None
             try:
                 self._follow(second)
-            except OSError as error:
-                why = f"its folder cannot be read: {error.strerror}"
+            except (InterplantError, OSError) as error:
+                why = f"its folder cannot be read: {error.strerror if isinstance(error, OSError) else error}"
                 deployment.withdraw(self._plant, second.release, "trial_failed", why, {})
                 return Decision(OUT, "trial_failed", why)
             decision = self._decide(champion, second, now)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -19,7 +20,7 @@ from flwr.app import ConfigRecord
 
 from interplant.client import agent as module
 from interplant.client import champion as pointers
-from interplant.client import connection, policy, proposals, receiving, verdicts
+from interplant.client import connection, deployment, policy, proposals, receiving, verdicts
 from interplant.client.agent import Agent
 from interplant.client.directory import PlantDirectory
 from interplant.client.outbox import Outbox
@@ -544,6 +545,39 @@ def test_a_known_release_is_reported_again_and_not_fetched(
     assert coordinator.deployed == [("r-1", "refused", "worse")] * 2
     assert fake.tried == ["r-1"]
     assert len(coordinator.fetches) == fetched
+
+
+def test_another_release_of_a_known_name_is_neither_fetched_nor_reported(
+    running: Running, coordinator: Scripted, joined: PlantDirectory, accepted: dict[str, Any]
+) -> None:
+    offer(coordinator)
+    until(lambda: coordinator.deployed)
+    (joined.releases / "r-1" / "manifest.json").write_bytes(b"what came first")
+    offer(coordinator, **{"manifest.json": b"another"})
+    offer(coordinator, "r-2")
+    until(lambda: len(coordinator.deployed) == 2)
+    assert [release for release, *_ in coordinator.deployed] == ["r-1", "r-2"]
+    assert set(accepted) == {"r-1", "r-2"}
+
+
+def test_what_a_person_wants_tried_again_is_tried_and_told_only_if_it_may_be(
+    running: Running,
+    coordinator: Scripted,
+    joined: PlantDirectory,
+    fake: FakeTrainer,
+    accepted: dict[str, Any],
+) -> None:
+    offer(coordinator)
+    until(lambda: coordinator.deployed)
+    deployment.retry(joined, "r-1")
+    until(lambda: len(fake.tried) == 2)
+    until(lambda: verdicts.verdict_of(joined, "r-1"))
+    shutil.rmtree(joined.releases / "r-1")
+    edit(joined, lambda plant: setattr(plant.policy.release, "report", "verdict"))
+    deployment.retry(joined, "r-1")
+    until(lambda: len(coordinator.deployed) > 1)
+    assert coordinator.deployed == [("r-1", "received", ""), ("r-1", "refused", "worse")]
+    assert fake.tried == ["r-1"] * 3
 
 
 def test_a_release_that_is_not_signed_is_refused_and_never_tried(

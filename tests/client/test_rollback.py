@@ -265,7 +265,7 @@ def test_an_older_release_that_is_sent_as_new_is_refused(
         with pytest.raises(ReleaseRefused) as caught:
             federation.deliver(folder)
         assert caught.value.code == "older"
-        assert not (three.releases / name).exists()
+        assert (three.releases / name).exists(), "whoever fetched it again later would tell what serves"
         verdict = verdicts.verdict_of(three, name)
         assert verdict is not None
         assert (verdict.state, verdict.code) == ("refused", "older")
@@ -273,6 +273,42 @@ def test_an_older_release_that_is_sent_as_new_is_refused(
     refused = Verdict("refused", "older", "")
     assert verdicts.report_for_coordinator(policy, refused) == ("received", ""), "it depends on what came"
     assert serving(three) == ("r-2", "r-1")
+
+
+@pytest.fixture
+def away(federation: Federation, three: PlantDirectory) -> PlantDirectory:
+    """The plant serves r-3, and was away for r-good, which is older, and r-old, older than all."""
+    assert federation.try_out(made_at(federation, "r-3", 2026, shift=0.02)).state == "active"
+    for name, year in (("r-good", 2025), ("r-old", 2024)):
+        with pytest.raises(ReleaseRefused):
+            federation.deliver(made_at(federation, name, year, shift=0.01, month=9))
+    assert verdicts.untried(three) == []
+    return three
+
+
+def test_what_was_refused_for_its_age_is_tried_once_the_newer_one_is_left(away: PlantDirectory) -> None:
+    rollback.roll_back(away)
+    assert verdicts.untried(away) == ["r-good"]
+    assert deployment.try_release(away, away.releases / "r-good").state == "active"
+    assert states(away)["r-old"] == "refused"
+
+
+def test_a_person_is_told_of_what_can_be_gone_back_to(federation: Federation, away: PlantDirectory) -> None:
+    settle(away, release__rollback="person")
+    verdict = rollback.heed(away, "r-3", "r-good")
+    assert verdict is not None
+    assert f"`interplant release rollback r-2 --plant {away.path}` does it" in verdict.sentence
+    assert verdicts.untried(away) == ["r-good"], "the champion is called back: nothing is old beside it"
+
+
+def test_a_person_is_told_that_nothing_served_before(federation: Federation, plant: PlantDirectory) -> None:
+    settle(plant, release__rollback="person")
+    federation.try_out(federation.make("r-0", 0.2))
+    verdict = rollback.heed(plant, "r-0", "r-good")
+    assert verdict is not None
+    assert verdict.sentence.endswith(
+        "none has served here before it: it serves until another passes the gate"
+    )
 
 
 def test_older_than_what_was_called_back_is_not_old(federation: Federation, three: PlantDirectory) -> None:

@@ -353,6 +353,60 @@ def test_a_person_lets_it_go_on_to_its_trial(trials: Trials) -> None:
         deployment.approve(trials.plant, "r-2")
 
 
+def test_a_person_ends_a_trial_and_rejects_what_waits(trials: Trials) -> None:
+    assert deployment.reject(trials.plant, "r-1", "too many alarms").code == "rejected"
+    assert pointers.challenger(trials.plant) is None
+    assert (trials.state["r-1"], trials.serving()) == ("withdrawn", "r-0")
+    settle(trials.plant, release__approval="person")
+    assert trials.federation.try_out(trials.federation.make("r-2", 0.05)).state == "waiting"
+    verdict = deployment.reject(trials.plant, "r-2")
+    assert (verdict.state, verdict.code) == ("withdrawn", "rejected")
+    for name, state in (("r-2", "withdrawn"), ("r-0", "active"), ("r-9", "not tried here")):
+        with pytest.raises(UsageError, match=f"waits for approval or is on trial; it is {state}"):
+            deployment.reject(trials.plant, name)
+
+
+def test_what_was_refused_is_tried_again_at_a_persons_word(trials: Trials) -> None:
+    deployment.reject(trials.plant, "r-1")
+    settle(trials.plant, release__latency_ms=0.001)
+    folder = trials.federation.make("r-2", 0.05)
+    assert trials.federation.try_out(folder).code == "slow"
+    settle(trials.plant, release__latency_ms=1000.0)
+    deployment.retry(trials.plant, "r-2")
+    assert verdicts.untried(trials.plant) == ["r-2"]
+    assert deployment.try_release(trials.plant, trials.plant.releases / "r-2").state == "shadow"
+    deployment.retry(trials.plant, "r-1")
+    for name, state in (("r-1", "not tried here"), ("r-2", "shadow"), ("r-0", "active")):
+        with pytest.raises(UsageError, match=f"was refused or withdrawn; it is {state}"):
+            deployment.retry(trials.plant, name)
+
+
+def test_what_waits_and_is_older_than_the_new_champion_waits_no_more(trials: Trials) -> None:
+    settle(
+        trials.plant, release__approval="person", release__trial__predictions=0, release__trial__canary=0.0
+    )
+    made = {}
+    for name, day in (("r-2", "2025-05-02"), ("r-3", "2025-05-03"), ("r-4", "2025-05-04")):
+        made[name] = trials.federation.make(name, 0.05)
+        path = made[name] / "lineage.json"
+        path.write_text(path.read_text().replace("2025-05-01", day))
+        trials.federation.sign_again(made[name])
+        assert trials.federation.try_out(made[name]).state == "waiting"
+    deployment.approve(trials.plant, "r-3")
+    assert (trials.state["r-2"], trials.state["r-4"]) == ("withdrawn", "waiting")
+    known = verdicts.verdict_of(trials.plant, "r-2")
+    assert known is not None
+    assert known.code == "replaced"
+
+
+@pytest.mark.parametrize("content", [b'{"name', b"", b'{"name": 3}'])
+def test_a_challenger_whose_task_is_damaged_is_withdrawn(trials: Trials, content: bytes) -> None:
+    (trials.plant.releases / "r-1" / "task.json").write_bytes(content)
+    assert trials.look() == "out"
+    assert trials.state["r-1"] == "withdrawn"
+    assert trials.serving() == "r-0"
+
+
 # --- probation -------------------------------------------------------------------------------------
 
 
