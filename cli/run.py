@@ -121,7 +121,7 @@ def decline(
     directory: Directory = HERE,
     json: Json = False,
 ) -> None:
-    """Drop a run that the coordinator has put before a person; what was proposed until now counts no more."""
+    """Drop a proposed run, or an approved one before it starts; what was proposed before counts no more."""
     from interplant.server.automation import decline as drop
 
     event = drop(CoordinatorDirectory(directory), task, why)

@@ -6,7 +6,7 @@ Each decision is a line in the registry's history, with its reasons, under the t
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -136,27 +136,31 @@ def approve(directory: CoordinatorDirectory, task: str) -> Event:
     Raises:
         UsageError: None was.
     """
-    return _say(directory, task, APPROVED, "a person has approved it")
+    return _say(directory, task, APPROVED, "a person has approved it", {PROPOSED: "proposed"})
 
 
 def decline(directory: CoordinatorDirectory, task: str, why: str = "") -> Event:
-    """Drop a run that was put before a person; what was proposed before counts no more.
+    """Drop a run that was put before a person, also an approved one that has not started yet.
+
+    What was proposed before counts no more.
 
     Raises:
-        UsageError: None was.
+        UsageError: None was, or it has started.
     """
-    return _say(
-        directory, task, DECLINED, f"a person has declined it: {why}" if why else "a person has declined it"
-    )
+    text = f"a person has declined it: {why}" if why else "a person has declined it"
+    return _say(directory, task, DECLINED, text, {PROPOSED: "proposed", APPROVED: "approved"})
 
 
-def _say(directory: CoordinatorDirectory, task: str, kind: str, text: str) -> Event:
+def _say(
+    directory: CoordinatorDirectory, task: str, kind: str, text: str, expected: Mapping[str, str]
+) -> Event:
     registry = Registry.open(directory)
     try:
         known = said(registry, task, last_queued(registry, task))
-        if known.word != PROPOSED:
+        if known.word not in expected:
             raise UsageError(
-                f"task {task!r}: expected a proposed run, found none; `interplant run proposals` lists them"
+                f"task {task!r}: expected a {' or '.join(expected.values())} run, found none; "
+                "`interplant run proposals` lists them"
             )
         event = registry.add_event(kind, task, text)
     finally:

@@ -125,6 +125,23 @@ def test_a_person_approves_or_declines(directory, registry, starter):
     assert (standing.state, standing.proposals) == ("started", {})
 
 
+def test_an_approval_is_taken_back_before_the_run_starts(directory, registry, starter):
+    follow(directory, action="propose", quiet=["Mon-Sun"])
+    with pytest.raises(UsageError, match="expected a proposed or approved run, found none"):
+        automation.decline(directory, "turbofan")
+    followed.hear(registry, "north", "turbofan", "drift", None)
+    registry.add_event(followed.PROPOSED, "turbofan", "proposed by north (drift)")
+    automation.approve(directory, "turbofan")
+    step(directory, registry, starter)
+    assert kinds(registry)[-1] == "automation.waits"
+    automation.decline(directory, "turbofan", "the line stands still")
+    follow(directory, action="propose")
+    step(directory, registry, starter)
+    assert starter.asked == []
+    (standing,) = standings(directory, registry)
+    assert (standing.state, standing.proposals) == ("declined", {})
+
+
 def test_a_run_that_cannot_start_is_told_and_not_tried_again_and_again(directory, registry, starter):
     follow(directory)
     starter.fails = "model.name: 'x' cannot be imported"
