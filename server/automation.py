@@ -80,17 +80,16 @@ class Automation:
         known = said(self._registry, name, last)
         if known.begins is None:
             self._note(BEGINS, name, "runs of this task may start without a command from now on")
-        plants = [one.name for one in self._registry.plants() if one.is_enrolled]
         return Facts(
             now=now,
             begins=known.begins or now,
             proposals=known.proposals,
-            runs={plant: runs for plant, runs in known.runs.items() if plant in plants},
+            runs=known.runs,
             last=last,
             settled=known.settled,
             retry=known.retry,
             busy=self._busy(),
-            plants=len(plants),
+            plants=sum(one.is_enrolled for one in self._registry.plants()),
             quorum=self._quorum,
             proposed=known.word == PROPOSED,
             approved=known.word == APPROVED,

@@ -60,7 +60,7 @@ class Followed:
 
 @dataclass(frozen=True)
 class Said:
-    """What the history of a task comes to.
+    """What the history of a task comes to. What a plant said that is not enrolled now is left out.
 
     Args:
         begins: When the automation was first seen; None before.
@@ -112,17 +112,18 @@ def said(registry: Registry, task: str, since: datetime | None = None) -> Said:
     declined = registry.events(task, 1, [DECLINED])
     settled = declined[0].time if declined else None
     end = max(filter(None, (since, settled)), default=None)
+    plants = {one.name for one in registry.plants() if one.is_enrolled}
     proposals: dict[str, list[str]] = {}
     for one in reversed(registry.events(task, None, _PROPOSALS, end)):
         reason = one.kind.partition(".")[2]
-        if reason not in proposals.setdefault(one.text, []):
+        if one.text in plants and reason not in proposals.setdefault(one.text, []):
             proposals[one.text].append(reason)
     failures = registry.events(task, None, [FAILED], end)
     words = registry.events(task, 1, [PROPOSED, APPROVED, FAILED], end)
     return Said(
         begins=begun[-1].time if begun else None,
         proposals=proposals,
-        runs=_budgets(registry, task),
+        runs={plant: runs for plant, runs in _budgets(registry, task).items() if plant in plants},
         word=words[0].kind if words and words[0].kind != FAILED else "",
         last=last[0] if last else None,
         settled=settled,

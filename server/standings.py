@@ -58,8 +58,7 @@ def standings(directory: CoordinatorDirectory, registry: Registry) -> list[Stand
 def _standing(registry: Registry, name: str, policy: Automation, now: datetime) -> Standing:
     queued = last_queued(registry, name)
     known = said(registry, name, queued)
-    last, plants = known.last, {one.name for one in registry.plants() if one.is_enrolled}
-    runs = {plant: runs for plant, runs in known.runs.items() if plant in plants}
+    last = known.last
     return Standing(
         task=name,
         action=policy.action,
@@ -67,11 +66,11 @@ def _standing(registry: Registry, name: str, policy: Automation, now: datetime) 
         why=last.text if last else "",
         since=last.time if last else None,
         proposals={plant: list(reasons) for plant, reasons in known.proposals.items()},
-        runs=runs,
+        runs=dict(known.runs),
         policy=policy,
         next_scheduled=upcoming(policy.schedule, now, policy.zone) if "schedule" in policy.on else None,
         not_before=_not_before(policy, known, queued, now),
-        ways_out=WAYS_OUT if any(left <= 1 for left in runs.values()) else "",
+        ways_out=WAYS_OUT if any(left <= 1 for left in known.runs.values()) else "",
     )
 
 

@@ -14,6 +14,7 @@ from interplant.server import automation, followed, run_records, setup, starting
 from interplant.server.automation import Automation
 from interplant.server.database import writing
 from interplant.server.directory import CoordinatorDirectory
+from interplant.server.records import Issued
 from interplant.server.registry import Registry
 from interplant.server.run_folder import RunFolder
 from interplant.server.standings import standings
@@ -29,8 +30,14 @@ def directory(tmp_path):
 @pytest.fixture
 def registry(directory):
     opened = Registry.open(directory)
+    for name in ("north", "south"):
+        enrol(opened, name)
     yield opened
     opened.close()
+
+
+def enrol(registry, name):
+    registry.enrol(name, Issued(name, datetime(2036, 1, 1, tzinfo=UTC), "certificate", name))
 
 
 def follow(directory, **words):
@@ -237,11 +244,20 @@ def test_a_plants_word_is_noted_once(registry):
     assert said.runs == {"north": 2}
 
 
-def test_budgets_of_plants_that_are_gone_do_not_count(directory, registry, starter):
-    follow(directory)
-    followed.hear(registry, "ghost", "turbofan", "drift", 0)
+def test_what_plants_said_that_are_gone_does_not_count(directory, registry, starter):
+    follow(directory, proposals=3)
+    enrol(registry, "east")
+    for name in ("north", "south", "east"):
+        followed.hear(registry, name, "turbofan", "drift", 3 * (name != "east"))
+    registry.revoke("east")
     step(directory, registry, starter)
-    assert len(starter.asked) == 1
+    assert starter.asked == []
+    (standing,) = standings(directory, registry)
+    assert standing.proposals == {"north": ["drift"], "south": ["drift"]}
+    assert standing.why == "proposed by north (drift), south (drift); expected 3 plants, found 2"
+    follow(directory, proposals=2)
+    step(directory, registry, starter)
+    assert len(starter.asked) == 1, "the two that are left are a quorum, and both can pay"
 
 
 def test_a_schedule_begins_with_the_automation(directory, registry, starter):
