@@ -29,13 +29,13 @@ from interplant.server.followed import (
     STARTED,
     WAITS,
     Followed,
-    followed,
     last_queued,
     pause,
     said,
 )
 from interplant.server.records import RUN_ENDS, Event
 from interplant.server.registry import Registry
+from interplant.server.rules import MEND, Rules
 from interplant.server.starting import start
 
 log = logging.getLogger(__name__)
@@ -57,13 +57,17 @@ class Automation:
 
     def __init__(self, directory: CoordinatorDirectory, registry: Registry, start: Starter = start) -> None:
         self._directory, self._registry, self._start = directory, registry, start
-        self._followed = followed(directory)
-        self._quorum = directory.load().rounds.quorum
+        self._rules = Rules(directory)
 
     def step(self, now: datetime) -> None:
-        """Look at every followed task once, and do what is due."""
-        for name, one in self._followed.items():
-            self._look(name, one, now)
+        """Look at every followed task once, and do what is due by the rules of now."""
+        if self._rules.refresh():
+            log.error("%s; %s", self._rules.wrong, MEND)
+        for name, one in self._rules.followed.items():
+            if self._rules.wrong:
+                self._note_once(name, f"{self._rules.wrong}; {MEND}")
+            else:
+                self._look(name, one, now)
 
     def _look(self, name: str, one: Followed, now: datetime) -> None:
         facts = self._facts(name, now)
@@ -80,6 +84,8 @@ class Automation:
         known = said(self._registry, name, last)
         if known.begins is None:
             self._note(BEGINS, name, "runs of this task may start without a command from now on")
+        if known.last and known.last.text.endswith(MEND):
+            self._note(WAITS, name, "the files are right again, and followed")
         return Facts(
             now=now,
             begins=known.begins or now,
@@ -90,8 +96,8 @@ class Automation:
             retry=known.retry,
             busy=self._busy(),
             plants=sum(one.is_enrolled for one in self._registry.plants()),
-            quorum=self._quorum,
-            proposed=known.word == PROPOSED,
+            quorum=self._rules.quorum,
+            proposed=known.word == PROPOSED and known.last is not None and known.last.kind == PROPOSED,
             approved=known.word == APPROVED,
         )
 

@@ -11,7 +11,7 @@ from interplant.core.files import only_one
 from interplant.core.processes import Service, python_module, supervise
 from interplant.server.authority import Authority
 from interplant.server.directory import CoordinatorDirectory
-from interplant.server.followed import followed
+from interplant.server.rules import MEND, Rules
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _RENEW_EVERY = 20.0
 
 
 def serve(directory: CoordinatorDirectory, stopping: threading.Event | None = None) -> int:
-    """Run the gRPC process, the round process and the automation, if there is one, until a polite end.
+    """Run the gRPC process, the round process and the automation, once there is one, until a polite end.
 
     Args:
         directory: The coordinator's directory.
@@ -36,7 +36,7 @@ def serve(directory: CoordinatorDirectory, stopping: threading.Event | None = No
         UsageError: ``federation.yaml`` or a task that it follows is wrong.
         InterplantError: Another coordinator runs from this directory; the port is in use.
     """
-    follows = followed(directory)
+    rules = Rules(directory)
     check_keys(directory)
     if stopping is None:
         stopping = threading.Event()
@@ -47,9 +47,16 @@ def serve(directory: CoordinatorDirectory, stopping: threading.Event | None = No
             Service("gRPC server", python_module("interplant.server.service", path), environment=_FRUGAL),
             Service("round loop", python_module("interplant.server.runner", path)),
         ]
-        if follows:
-            services.append(Service("automation", python_module("interplant.server.automation", path)))
-        if supervise(services, stopping, _chores(directory)):
+        automation = Service("automation", python_module("interplant.server.automation", path))
+        automation.has_worked = True  # its files were right just now: one that is spoilt later is waited for
+        renew = _chores(directory)
+
+        def tick() -> None:
+            renew()
+            if automation not in services and _follows(rules):
+                services.append(automation)  # the supervisor starts what is new
+
+        if supervise(services, stopping, tick):
             raise InterplantError(next(filter(None, (one.reason for one in services)), "a process ended"))
     return 0
 
@@ -67,6 +74,13 @@ def check_keys(directory: CoordinatorDirectory) -> None:
             f"{directory.server_certificate}: {error}: restore keys/ from a backup, or remove this file to "
             "have it issued anew"
         ) from None
+
+
+def _follows(rules: Rules) -> bool:
+    """Whether a task is followed now; without one, no other process looks at the rules."""
+    if rules.refresh():
+        log.error("%s; %s", rules.wrong, MEND)
+    return bool(rules.followed)
 
 
 def _chores(directory: CoordinatorDirectory) -> Callable[[], None]:

@@ -31,7 +31,7 @@ class Facts:
         busy: A sentence on a run that has to end before; empty if none has.
         plants: How many are enrolled.
         quorum: Fewest plants whose updates make a round.
-        proposed: Whether the run lies before a person.
+        proposed: Whether the run lies before a person, and that was said last.
         approved: Whether a person has approved it.
     """
 

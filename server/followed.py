@@ -14,7 +14,7 @@ from interplant.core import config
 from interplant.core.automation_config import REASONS, Automation
 from interplant.core.certificates import utc_now
 from interplant.core.errors import InterplantError
-from interplant.core.schema import Task
+from interplant.core.schema import Federation, Task
 from interplant.data.tasks import builtin
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.records import Event
@@ -89,14 +89,27 @@ def followed(directory: CoordinatorDirectory) -> dict[str, Followed]:
     Raises:
         UsageError: ``federation.yaml`` or a task's file is wrong.
     """
+    return tasks_of(directory, directory.load())
+
+
+def tasks_of(directory: CoordinatorDirectory, settings: Federation) -> dict[str, Followed]:
+    """Return the tasks that ``federation.yaml`` follows, by name; see `followed`."""
     found = {}
-    for policy in directory.load().automation:
-        named = Path(policy.task)
-        plain = not named.suffix and len(named.parts) == 1
-        path = builtin(policy.task) if plain else directory.path / named
-        task = config.load(path, Task, policy.overrides)
+    for policy in settings.automation:
+        task = config.load(task_file(directory, policy), Task, policy.overrides)
         found[task.name] = Followed(policy, task)
     return found
+
+
+def task_file(directory: CoordinatorDirectory, policy: Automation) -> Path:
+    """Return the file of the task that an automation names.
+
+    Raises:
+        UsageError: There is no built-in task of that name.
+    """
+    named = Path(policy.task)
+    plain = not named.suffix and len(named.parts) == 1
+    return builtin(policy.task) if plain else directory.path / named
 
 
 def said(registry: Registry, task: str, since: datetime | None = None) -> Said:

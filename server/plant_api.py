@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,10 +24,11 @@ from interplant.core.release import RELEASE_REFUSALS
 from interplant.core.wire import MAX_RECORDS, PROTOCOL, pieces
 from interplant.server.authority import Authority
 from interplant.server.exchange import Exchange
-from interplant.server.followed import Followed, TooOftenError, hear
+from interplant.server.followed import TooOftenError, hear
 from interplant.server.guard import identity_of
 from interplant.server.pace import Pace
 from interplant.server.registry import Registry
+from interplant.server.rules import Rules
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class PlantApi(CoordinatorServicer):
         federation: The federation's name.
         releases: The folder of releases.
         upload_turns: How many plants upload at a time; the others are held by flow control.
-        followed: Tasks whose runs start without a command, by name.
+        rules: Which tasks' runs start without a command.
         ring: Wakes who decides on them.
     """
 
@@ -88,12 +89,12 @@ class PlantApi(CoordinatorServicer):
         federation: str,
         releases: Path,
         upload_turns: int,
-        followed: Mapping[str, Followed],
+        rules: Rules,
         ring: Callable[[], None],
     ) -> None:
         self._exchange, self._registry, self._authority = exchange, registry, authority
         self._federation, self._releases = federation, releases
-        self._followed, self._ring = followed, ring
+        self._rules, self._ring = rules, ring
         self._heard: dict[str, float] = {}
         self._reports = Pace()
         self._turns = asyncio.Semaphore(upload_turns)
@@ -243,8 +244,10 @@ class PlantApi(CoordinatorServicer):
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT, f"expected one of {', '.join(REASONS)}, or a number of runs"
             )
-        if request.task not in self._followed:
+        self._rules.refresh()
+        if request.task not in self._rules.followed:
             return pb.Heard(heeded=False)
+        heeded = request.reason in self._rules.followed[request.task].policy.on
         before = self._heard.get(name, 0.0)
         if now < before + _WORD_SECONDS:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "a word at a time; say it again later")
@@ -257,7 +260,6 @@ class PlantApi(CoordinatorServicer):
             self._ring()
         else:
             self._heard[name] = before
-        heeded = request.reason in self._followed[request.task].policy.on
         return pb.Heard(heeded=heeded)
 
     async def _check_addressee(self, question: pb.Parcel, context: Context) -> None:

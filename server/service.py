@@ -21,12 +21,12 @@ from interplant.server.artifacts import Artifacts
 from interplant.server.authority import Authority
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.exchange import Exchange
-from interplant.server.followed import followed
 from interplant.server.guard import Guard
 from interplant.server.local_api import LocalApi, socket_path
 from interplant.server.plant_api import PlantApi
 from interplant.server.registry import Registry
 from interplant.server.releases import offer_of
+from interplant.server.rules import Rules
 from interplant.server.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class Service:
             self.federation.name,
             self.directory.releases,
             self.federation.upload_turns,
-            followed(self.directory),
+            Rules(self.directory),
             self.local.ring,
         )
         rpc.add_CoordinatorServicer_to_server(api, server)

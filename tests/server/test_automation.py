@@ -149,6 +149,96 @@ def test_an_approval_is_taken_back_before_the_run_starts(directory, registry, st
     assert (standing.state, standing.proposals) == ("declined", {})
 
 
+def test_rules_that_are_changed_while_it_goes_on_are_followed(directory, registry, starter):
+    (directory.path / "own.yaml").write_text(config.to_yaml(tiny()))
+    follow(directory, task="own.yaml")
+    own = Automation(directory, registry, starter)
+    followed.hear(registry, "north", "tiny", "drift", None)
+    for words in ({"quiet": ["Mon-Sun"]}, {"on": ["error"]}, {"action": "propose"}):
+        follow(directory, task="own.yaml", **words)
+        own.step(datetime.now(UTC))
+    follow(directory)
+    own.step(datetime.now(UTC))
+    assert starter.asked == []
+    follow(directory, task="own.yaml")
+    task = tiny()
+    task.name = "other"
+    (directory.path / "own.yaml").write_text(config.to_yaml(task))
+    own.step(datetime.now(UTC))
+    assert starter.asked == [], "the task's file has another task now"
+    (directory.path / "own.yaml").write_text(config.to_yaml(tiny()))
+    own.step(datetime.now(UTC))
+    assert len(starter.asked) == 1
+
+
+def test_a_quorum_that_is_changed_counts(directory, registry, starter):
+    follow(directory)
+    own = Automation(directory, registry, starter)
+    settings = directory.load()
+    settings.rounds.quorum = 2
+    directory.config.write_text(config.to_yaml(settings))
+    followed.hear(registry, "north", "turbofan", "drift", 1)
+    followed.hear(registry, "south", "turbofan", "", 0)
+    own.step(datetime.now(UTC))
+    assert starter.asked == []
+
+
+@pytest.mark.parametrize("spoilt", ["federation.yaml", "own.yaml"])
+def test_while_a_file_is_wrong_nothing_starts_and_that_is_said_once(
+    directory, registry, starter, spoilt, caplog
+):
+    (directory.path / "own.yaml").write_text(config.to_yaml(tiny()))
+    follow(directory, task="own.yaml")
+    own = Automation(directory, registry, starter)
+    followed.hear(registry, "north", "tiny", "drift", None)
+    file = directory.path / spoilt
+    right = file.read_text()
+    file.write_text(right + "whim: 1\n")
+    for _ in range(3):
+        own.step(datetime.now(UTC))
+    assert starter.asked == []
+    (waits,) = registry.events("tiny", kinds=[followed.WAITS])
+    assert f"{file}:" in waits.text
+    assert "unknown key 'whim'" in waits.text
+    assert waits.text.endswith("; no run starts by itself until that is mended")
+    assert [one.message for one in caplog.records if one.levelname == "ERROR"] == [waits.text]
+    file.write_text(right)
+    own.step(datetime.now(UTC))
+    assert len(starter.asked) == 1
+
+
+def test_a_run_that_lay_before_a_person_does_so_again_when_a_file_is_mended(directory, registry, starter):
+    follow(directory, action="propose")
+    own = Automation(directory, registry, starter)
+    followed.hear(registry, "north", "turbofan", "drift", None)
+    own.step(datetime.now(UTC))
+    right = directory.config.read_text()
+    directory.config.write_text("whim: 1\n")
+    own.step(datetime.now(UTC))
+    directory.config.write_text(right)
+    for _ in range(2):
+        own.step(datetime.now(UTC))
+    (standing,) = standings(directory, registry)
+    assert standing.state == "proposed"
+    assert kinds(registry).count("automation.proposed") == 2
+    automation.approve(directory, "turbofan")
+    own.step(datetime.now(UTC))
+    assert len(starter.asked) == 1
+
+
+def test_a_file_that_was_mended_is_not_said_to_be_wrong(directory, registry, starter):
+    follow(directory)
+    own = Automation(directory, registry, starter)
+    right = directory.config.read_text()
+    directory.config.write_text("whim: 1\n")
+    own.step(datetime.now(UTC))
+    directory.config.write_text(right)
+    for _ in range(2):
+        step(directory, registry, starter)  # also after a restart
+    assert kinds(registry) == ["automation.waits", "automation.begins", "automation.waits"]
+    assert registry.events("turbofan")[0].text == "the files are right again, and followed"
+
+
 def test_a_run_that_cannot_start_is_told_and_not_tried_again_and_again(directory, registry, starter):
     follow(directory)
     starter.fails = "model.name: 'x' cannot be imported"

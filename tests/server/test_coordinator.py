@@ -9,9 +9,12 @@ import time
 import psutil
 import pytest
 
+from interplant.core import config
+from interplant.core.automation_config import Automation
 from interplant.core.errors import InterplantError, UsageError
 from interplant.server import control, coordinator
 from interplant.server.directory import CoordinatorDirectory
+from interplant.server.registry import Registry
 
 
 def until(true, seconds=40.0):
@@ -55,6 +58,7 @@ def served():
         assert not thread.is_alive()
     assert not children("interplant.server.service")
     assert not children("interplant.server.runner")
+    assert not children("interplant.server.automation")
 
 
 def test_what_dies_is_restarted_and_a_stop_ends_everything(coordinator_directory, served):
@@ -74,6 +78,21 @@ def test_what_dies_is_restarted_and_a_stop_ends_everything(coordinator_directory
     thread.join(30)
     assert ends == [0]
     assert not control.reload(coordinator_directory)
+
+
+def test_an_automation_that_comes_while_it_serves_is_started(coordinator_directory, served, caplog):
+    served(coordinator_directory)
+    until(lambda: control.reload(coordinator_directory))
+    settings = coordinator_directory.load()
+    coordinator_directory.config.write_text("whim: 1\n")
+    until(lambda: "until that is mended" in caplog.text)
+    assert not children("interplant.server.automation")
+    settings.automation = [Automation(task="turbofan")]
+    coordinator_directory.config.write_text(config.to_yaml(settings))
+    until(lambda: children("interplant.server.automation"))
+    registry = Registry.open(coordinator_directory)
+    until(lambda: registry.events("turbofan"))
+    registry.close()
 
 
 def test_a_port_in_use_ends_it_with_one_sentence(coordinator_directory, served):

@@ -558,6 +558,21 @@ def test_what_nobody_follows_is_not_heeded_and_leaves_no_trace(serving, follows)
     assert serving.service.registry.events("wear") == []
 
 
+def test_rules_that_are_changed_while_it_serves_are_heeded(serving, follows):
+    north = serving.plant("north")
+    settings = serving.directory.load()
+    right = config.to_yaml(settings)
+    settings.automation = [Automation(task="turbofan", on=["error"])]
+    serving.directory.config.write_text(config.to_yaml(settings))
+    assert north.stub.Propose(pb.Proposal(task="turbofan", reason="error"), timeout=10).heeded
+    serving.directory.config.write_text("whim: 1\n")
+    assert north.stub.Propose(pb.Proposal(task="turbofan", reason="error"), timeout=10).heeded, (
+        "while the file is wrong, what was right last is heard"
+    )
+    serving.directory.config.write_text(right)
+    assert not north.stub.Propose(pb.Proposal(task="turbofan", reason="error"), timeout=10).heeded
+
+
 def test_a_word_that_is_none_is_refused(serving, follows):
     north = serving.plant("north")
     invalid = grpc.StatusCode.INVALID_ARGUMENT

@@ -144,9 +144,6 @@ def test_a_person_can_stop_it_and_a_plant_can_keep_it_to_itself(federation: Loca
     settings = federation.coordinator.load()
     settings.automation[0].action = "propose"
     federation.coordinator.config.write_text(config.to_yaml(settings))
-    federation.stop("coordinator")
-    federation.start_coordinator()
-    federation.until_online(PLANTS)
     federation.edit("south", lambda plant: setattr(plant.automation, "tell", "nothing"))
     runs = len(federation.registry.runs())
 
