@@ -16,25 +16,30 @@ import grpc
 from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
 from interplant.core import processes
+from interplant.core.automation_config import Automation as Policy
 from interplant.core.errors import InterplantError, UsageError
 from interplant.server.control import connect, ring
-from interplant.server.deciding import NOTHING, PROPOSE, START, WAIT, Facts, decide
+from interplant.server.deciding import NOTHING, PROPOSE, START, WAIT, Facts, closed, decide
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.followed import (
     APPROVED,
     BEGINS,
     DECLINED,
     FAILED,
+    GAVE_UP,
     PROPOSED,
+    RESUMED,
     STARTED,
     WAITS,
     Followed,
+    Said,
     last_queued,
     pause,
     said,
 )
-from interplant.server.records import RUN_ENDS, Event
+from interplant.server.records import Event, Run
 from interplant.server.registry import Registry
+from interplant.server.resuming import own_run, waiting
 from interplant.server.rules import MEND, Rules
 from interplant.server.starting import start
 
@@ -42,6 +47,11 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 5.0
 """How often the time of the week is looked at; a plant's word is heard at once."""
+
+TRIES: Final = 3
+"""Runs that fail by themselves, one after the other, until what they were started for counts no more."""
+
+_WAYS_ON: Final = "`interplant run resume` goes on with it, `interplant run stop` ends it"
 
 Starter: TypeAlias = Callable[[CoordinatorDirectory, str, str, str], str]
 
@@ -70,6 +80,12 @@ class Automation:
                 self._look(name, one, now)
 
     def _look(self, name: str, one: Followed, now: datetime) -> None:
+        run = own_run(self._registry, name)
+        if run and run.state == "paused":
+            self._wait(name, one.policy, run, now)
+            return
+        if run and run.state == "failed":
+            self._tell_of_failure(name, run)
         facts = self._facts(name, now)
         decision = decide(one.policy, facts)
         if decision.kind == START:
@@ -80,8 +96,7 @@ class Automation:
             self._note_once(name, decision.why)
 
     def _facts(self, name: str, now: datetime) -> Facts:
-        last = last_queued(self._registry, name)
-        known = said(self._registry, name, last)
+        known = said(self._registry, name)
         if known.begins is None:
             self._note(BEGINS, name, "runs of this task may start without a command from now on")
         if known.last and known.last.text.endswith(MEND):
@@ -91,21 +106,59 @@ class Automation:
             begins=known.begins or now,
             proposals=known.proposals,
             runs=known.runs,
-            last=last,
+            last=last_queued(self._registry, name),
             settled=known.settled,
             retry=known.retry,
-            busy=self._busy(),
+            busy=self._busy(name),
             plants=sum(one.is_enrolled for one in self._registry.plants()),
             quorum=self._rules.quorum,
             proposed=known.word == PROPOSED and known.last is not None and known.last.kind == PROPOSED,
             approved=known.word == APPROVED,
         )
 
-    def _busy(self) -> str:
+    def _busy(self, task: str = "") -> str:
+        """Say which run has to end before one of a task starts; a paused one holds up its own task alone."""
         for run in self._registry.runs():
-            if run.state not in RUN_ENDS:
+            if run.state == "paused" and run.task_name == task:
+                return f"run {run.id} is paused: {_WAYS_ON}"
+            if run.state != "paused" and not run.is_over:
                 return f"run {run.id} is {run.state}"
         return ""
+
+    def _wait(self, name: str, policy: Policy, run: Run, now: datetime) -> None:
+        """Have a paused run of ours go on when it is time to, or say what it waits for."""
+        found = waiting(self._directory, self._registry, name, run)
+        if found is None:
+            self._note_once(
+                name, f"run {run.id} is paused: `interplant run show {run.id}` says why; {_WAYS_ON}"
+            )
+            return
+        later = f"it is tried again at {found.due:%Y-%m-%d %H:%M} UTC" if now < found.due else ""
+        if hindrance := later or self._busy() or closed(policy, now):
+            self._note_once(name, f"run {run.id} waits for {found.text}; {hindrance}")
+            return
+        try:
+            self._registry.update_run(run.id, state="queued", expected={"paused"})
+        except InterplantError:
+            return  # a person was faster
+        log.info("task %s: run %s goes on: it waited for %s", name, run.id, found.text)
+        self._note(RESUMED, name, f"run {run.id} goes on, try {found.tries + 1}: it waited for {found.text}")
+        ring(self._directory)
+
+    def _tell_of_failure(self, name: str, run: Run) -> None:
+        """Note that a run of ours has failed by itself: what it was started for counts again, a few times."""
+        known = said(self._registry, name)
+        failed = [
+            one
+            for one in self._registry.runs({"failed"})
+            if one.task_name == name and (known.settled is None or one.created > known.settled)
+        ]
+        text = f"run {run.id} failed: {run.reason}"
+        if len(failed) < TRIES:
+            self._note(FAILED, name, f"{text}; tried again after {_minutes(known)} minutes at the earliest")
+        else:
+            text += f"; {len(failed)} have failed in a row: what was proposed or due until now counts no more"
+            self._note(GAVE_UP, name, text)
 
     def _begin(self, name: str, why: str) -> None:
         parent = release_to_start_from(self._registry, name)
@@ -113,8 +166,7 @@ class Automation:
             run = self._start(self._directory, name, parent, why)
         except InterplantError as error:
             log.error("task %s: no run was started: %s", name, error)
-            again = pause(said(self._registry, name, last_queued(self._registry, name)).failed + 1)
-            minutes = f"{again.total_seconds() / 60:g}"
+            minutes = _minutes(said(self._registry, name))
             self._note(FAILED, name, f"{why}; no run was started: {error}; tried again in {minutes} minutes")
             return
         log.info("task %s: run %s is queued: %s", name, run, why)
@@ -128,6 +180,11 @@ class Automation:
         if last is None or (last.kind, last.text) != (WAITS, why):
             log.info("task %s waits: %s", name, why)
             self._note(WAITS, name, why)
+
+
+def _minutes(known: Said) -> str:
+    """How long to wait after one more failure."""
+    return f"{pause(known.failed + 1).total_seconds() / 60:g}"
 
 
 def release_to_start_from(registry: Registry, task: str) -> str:
@@ -161,7 +218,7 @@ def _say(
 ) -> Event:
     registry = Registry.open(directory)
     try:
-        known = said(registry, task, last_queued(registry, task))
+        known = said(registry, task)
         if known.word not in expected:
             raise UsageError(
                 f"task {task!r}: expected a {' or '.join(expected.values())} run, found none; "

@@ -25,9 +25,9 @@ class Facts:
         begins: When the automation was first seen: moments before it are no schedule.
         proposals: By plant the reasons for which it proposes a run.
         runs: By plant how many more runs its budget pays, of those that tell.
-        last: When the last run of the task was queued.
-        settled: When a person declined one last: moments before it count no more.
-        retry: When a start that failed may be tried again; None if none did.
+        last: When the last run of the task was queued, whatever became of it.
+        settled: When what was due was answered last: moments before it count no more.
+        retry: When a start or a run that failed may be tried again; None if none did.
         busy: A sentence on a run that has to end before; empty if none has.
         plants: How many are enrolled.
         quorum: Fewest plants whose updates make a round.
@@ -69,7 +69,7 @@ def decide(policy: Automation, facts: Facts) -> Decision:
     reasons = _reasons(policy, facts)
     if not reasons and not facts.approved:
         return Decision(NOTHING, _too_few(policy, facts))
-    hindrance = facts.busy or _budgets(facts) or _times(policy, facts.now)
+    hindrance = facts.busy or _budgets(facts) or closed(policy, facts.now)
     if not facts.approved:
         # A person who approves has seen when the last run was.
         hindrance = hindrance or _apart(policy, facts)
@@ -89,7 +89,7 @@ def _reasons(policy: Automation, facts: Facts) -> str:
     if len(heeded) >= policy.proposals:
         found.append("proposed by " + ", ".join(f"{name} ({own})" for name, own in heeded.items()))
     due = latest(policy.schedule, facts.now, policy.zone) if "schedule" in policy.on else None
-    if due and due > max(filter(None, (facts.begins, facts.last, facts.settled))):
+    if due and due > max(filter(None, (facts.begins, facts.settled))):
         found.append(f"due by the schedule since {due:%Y-%m-%d %H:%M} UTC")
     return "; ".join(found)
 
@@ -121,7 +121,8 @@ def _budgets(facts: Facts) -> str:
     )
 
 
-def _times(policy: Automation, now: datetime) -> str:
+def closed(policy: Automation, now: datetime) -> str:
+    """Say that no run starts or goes on by itself at this time of the week; empty if one may."""
     if quiet := covering(policy.quiet, now, policy.zone):
         return f"it is a quiet time ({quiet}, {policy.zone})"
     if policy.maintenance and not covering(policy.maintenance, now, policy.zone):

@@ -28,9 +28,11 @@ PROPOSED: Final = "automation.proposed"
 APPROVED: Final = "automation.approved"
 DECLINED: Final = "automation.declined"
 STARTED: Final = "automation.started"
+RESUMED: Final = "automation.resumed"
 FAILED: Final = "automation.failed"
+GAVE_UP: Final = "automation.gave_up"
 
-_DECISIONS: Final = (BEGINS, WAITS, PROPOSED, APPROVED, DECLINED, STARTED, FAILED)
+_DECISIONS: Final = (BEGINS, WAITS, PROPOSED, APPROVED, DECLINED, STARTED, RESUMED, FAILED, GAVE_UP)
 
 _PROPOSALS: Final = tuple(f"proposal.{reason}" for reason in REASONS)
 
@@ -64,12 +66,12 @@ class Said:
 
     Args:
         begins: When the automation was first seen; None before.
-        proposals: By plant the reasons for which it proposes a run, since the last run or decline.
+        proposals: By plant the reasons for which it proposes a run, since the last answer.
         runs: By plant how many more runs its budget pays, as it told last.
         word: The last of `PROPOSED` and `APPROVED` since then, or since a start failed; empty if neither.
         last: What was decided last, and why; None if nothing was.
-        settled: When a run was declined last; None if none was.
-        failed: How often a start has failed since the last run or decline.
+        settled: When it was answered last: by a run (see `answered`), a decline, or by giving up.
+        failed: How often a start or a run has failed since then.
         retry: When it may be tried again; None if none failed.
     """
 
@@ -112,19 +114,17 @@ def task_file(directory: CoordinatorDirectory, policy: Automation) -> Path:
     return builtin(policy.task) if plain else directory.path / named
 
 
-def said(registry: Registry, task: str, since: datetime | None = None) -> Said:
-    """Read a task's history.
+def said(registry: Registry, task: str) -> Said:
+    """Read a task's history; what was proposed or due before the last answer counts no more.
 
     Args:
         registry: The coordinator's.
         task: Its name.
-        since: When its last run was queued: what was proposed before counts no more.
     """
     begun = registry.events(task, None, [BEGINS])
     last = registry.events(task, 1, _DECISIONS)
-    declined = registry.events(task, 1, [DECLINED])
-    settled = declined[0].time if declined else None
-    end = max(filter(None, (since, settled)), default=None)
+    settled = [one.time for one in registry.events(task, 1, [DECLINED, GAVE_UP])]
+    end = max(filter(None, (*settled, answered(registry, task))), default=None)
     plants = {one.name for one in registry.plants() if one.is_enrolled}
     proposals: dict[str, list[str]] = {}
     for one in reversed(registry.events(task, None, _PROPOSALS, end)):
@@ -139,14 +139,25 @@ def said(registry: Registry, task: str, since: datetime | None = None) -> Said:
         runs={plant: runs for plant, runs in _budgets(registry, task).items() if plant in plants},
         word=words[0].kind if words and words[0].kind != FAILED else "",
         last=last[0] if last else None,
-        settled=settled,
+        settled=end,
         failed=len(failures),
         retry=failures[0].time + pause(len(failures)) if failures else None,
     )
 
 
+def answered(registry: Registry, task: str) -> datetime | None:
+    """Return up to when runs of a task have answered what was proposed and due; None before the first.
+
+    A run, whoever has queued it, answers what came before. One that a person has stopped also answers what
+    came before the stop, like a decline. One that has failed by itself answers nothing.
+    """
+    runs = [one for one in registry.runs() if one.task_name == task and one.state != "failed"]
+    stops = [one.finished for one in runs if one.state == "stopped"]
+    return max(filter(None, (*stops, *(one.created for one in runs))), default=None)
+
+
 def pause(failed: int) -> timedelta:
-    """Return how long to wait after so many starts have failed, one after the other."""
+    """Return how long to wait after so many tries, one after the other, have come to nothing."""
     return min(_LONGEST_PAUSE, _FIRST_PAUSE * (1 << min(failed - 1, 16)))
 
 
@@ -176,7 +187,7 @@ def hear(registry: Registry, plant: str, task: str, reason: str, runs: int | Non
     Raises:
         TooOftenError: It has told too many numbers today, and proposes nothing.
     """
-    known = said(registry, task, last_queued(registry, task))
+    known = said(registry, task)
     new = False
     if runs is not None and known.runs.get(plant) != runs:
         often = _told_today(registry, task, plant) >= _A_DAY

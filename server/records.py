@@ -187,6 +187,11 @@ class Event:
     text: str
 
 
+def no_quorum(number: int, found: int, quorum: int) -> str:
+    """Begin the reason of a run that is paused for want of plants; other reasons begin otherwise."""
+    return f"round {number} found {found} good updates, expected {quorum}"
+
+
 def node_id(name: str) -> int:
     """Return Flower's number for a plant: the same for the same name, positive, 63 bits.
 

@@ -25,8 +25,9 @@ from interplant.privacy.plan import statistics_of
 from interplant.server import replies
 from interplant.server.compression import Broadcast
 from interplant.server.merging import Merging
+from interplant.server.records import no_quorum
 from interplant.server.run_folder import Checkpoint, RunFolder
-from interplant.server.selection import AWAY, RESTING, SPARE, Failures, choose
+from interplant.server.selection import AWAY, LATE, RESTING, SPARE, Failures, choose
 from interplant.server.stopping import learned_enough
 from interplant.server.updates import RECEIPT, TASK, WEIGHTS, BadUpdateError, checked
 from interplant.strategies.registry import build
@@ -158,8 +159,8 @@ def _next_state(work: Work, state: Checkpoint) -> Checkpoint:
         log.warning("round %d: %d of %d plants", number, len(outcome.receipts), rules.quorum)
         replies.pause(rules.retry_seconds if attempt <= rules.retries else 0.0, work.stopped)
     raise QuorumError(
-        f"round {number} found {len(outcome.receipts)} good updates, expected {rules.quorum}: "
-        f"{_reasons(outcome)}; mend it, then `interplant run resume`"
+        f"{no_quorum(number, len(outcome.receipts), rules.quorum)}: {_reasons(outcome)}; "
+        "mend it, then `interplant run resume`"
     )
 
 
@@ -208,7 +209,7 @@ def one_round(
         del reply
     away = replies.away(work.grid, nodes.values())
     for node in nodes.values():
-        late = (AWAY, "not connected") if node in away else ("late", "no reply before the deadline")
+        late = (AWAY, "not connected") if node in away else (LATE, "no reply before the deadline")
         if waiting.full():
             late = SPARE, "not waited for: enough others were faster"
         outcome.dropped[known[node]] = late

@@ -15,10 +15,13 @@ from interplant.core.schema import Rounds
 LONGEST = 15
 """Rounds that a plant rests at most."""
 
-RESTING, SPARE, AWAY = "resting", "spare", "away"
-"""Not asked after failures; not waited for; not connected."""
+RESTING, SPARE, AWAY, LATE = "resting", "spare", "away", "late"
+"""Not asked after failures; not waited for; not connected; no reply before the deadline."""
 
 NO_FAILURE = (RESTING, SPARE, AWAY, "paused", "model_lost")
+
+PASSING = (AWAY, LATE, "paused", "quiet", "model_lost")
+"""What passes without anybody at the coordinator: the plant may take part later in the same round."""
 
 
 @dataclass

@@ -24,7 +24,7 @@ class Standing:
         task: Its name.
         action: ``start`` or ``propose``.
         state: The last decision: ``waits``, ``proposed`` (to a person), ``approved``, ``declined``,
-            ``started``, ``failed``, ``begins``; empty before the first.
+            ``started``, ``resumed``, ``failed``, ``gave_up``, ``begins``; empty before the first.
         why: Its reasons.
         since: When.
         proposals: By plant the reasons for which it proposes a run.
@@ -57,7 +57,7 @@ def standings(directory: CoordinatorDirectory, registry: Registry) -> list[Stand
 
 def _standing(registry: Registry, name: str, policy: Automation, now: datetime) -> Standing:
     queued = last_queued(registry, name)
-    known = said(registry, name, queued)
+    known = said(registry, name)
     last = known.last
     return Standing(
         task=name,

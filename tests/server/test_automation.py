@@ -9,14 +9,15 @@ from interplant.core import config
 from interplant.core.automation_config import Automation as Policy
 from interplant.core.certificates import utc_now
 from interplant.core.errors import InterplantError, UsageError
-from interplant.core.schema import Task
+from interplant.core.schema import Rounds, Task
 from interplant.server import automation, followed, run_records, setup, starting, store
 from interplant.server.automation import Automation
 from interplant.server.database import writing
 from interplant.server.directory import CoordinatorDirectory
-from interplant.server.records import Issued
+from interplant.server.records import Dropped, Issued, no_quorum
 from interplant.server.registry import Registry
-from interplant.server.run_folder import RunFolder
+from interplant.server.run_folder import RunFolder, make_order
+from interplant.server.runs import stop_run
 from interplant.server.standings import standings
 from interplant.server.starting import start_in_child
 
@@ -56,7 +57,10 @@ class Starter:
         self.asked.append((task, start_from, because))
         if self.fails:
             raise InterplantError(self.fails)
-        return self.registry.create_run(task, {}, 3).id
+        run = self.registry.create_run(task, {}, 3)
+        order = make_order(run.id, tiny(), Rounds(quorum=2), "grpc", True)
+        RunFolder(directory.runs / run.id).create(order)
+        return run.id
 
 
 @pytest.fixture
@@ -398,6 +402,215 @@ def test_a_run_of_a_model_that_is_known_is_queued_here(directory, registry, monk
         monkeypatch.setattr(starting, "known_weights", lambda *_, known=known: known)
         monkeypatch.setattr(starting, "start_run", lambda *_, **__: SimpleNamespace(id="here"))
         assert starting.start(directory, "tiny", "r-1", "why") == queued
+
+
+# --- Runs that do not come to their end ---------------------------------------------------------------
+
+
+def too_few(registry, number=1, **codes):
+    """Pause the newest run in a round for which these plants had these codes; none: it took part."""
+    run = registry.runs()[0]
+    out = [Dropped(name, code, f"because of {code}") for name, code in codes.items() if code]
+    part = [name for name, code in codes.items() if not code]
+    registry.record_round(run.id, number, 1, part, dropped=out)
+    registry.update_run(run.id, state="paused", reason=f"{no_quorum(number, len(part), 2)}: {out}")
+
+
+def times_of(own, clock, registry, hours, carry_out):
+    """Step each minute; return when the newest run was queued again, and have it carried out."""
+    found = []
+    for _ in range(60 * hours):
+        own.step(clock[0])
+        if registry.runs()[0].state == "queued":
+            found.append(f"{clock[0]:%H:%M}")
+            carry_out()
+        clock[0] += timedelta(minutes=1)
+    return found
+
+
+@pytest.mark.parametrize("action", ["start", "propose"])
+def test_a_run_that_waits_for_plants_goes_on_by_itself(directory, registry, starter, clock, action):
+    follow(directory)
+    own = Automation(directory, registry, starter)
+    followed.hear(registry, "north", "turbofan", "person", None)
+    own.step(clock[0])
+    too_few(registry, north="quiet", south="paused")
+    follow(directory, action=action, quiet=["Thu 13:00-14:00"])
+    clock[0] += timedelta(minutes=1)
+    followed.hear(registry, "south", "turbofan", "drift", None)
+    tried = times_of(own, clock, registry, 4, lambda: too_few(registry, north="away", south=""))
+    assert tried == ["12:05", "12:15", "12:35", "14:00", "15:20"], "a quiet time of ours is kept too"
+    assert len(starter.asked) == 1
+    last = registry.events("turbofan", 1, [followed.RESUMED])[0].text
+    assert last == f"run {registry.runs()[0].id} goes on, try 5: it waited for north (because of away)"
+    (standing,) = standings(directory, registry)
+    assert standing.why.endswith(
+        "waits for north (because of away); it is tried again at 2026-11-26 18:00 UTC"
+    )
+    assert standing.proposals == {"south": ["drift"]}, "it counts when the run is over"
+
+
+def test_a_run_that_got_on_is_tried_again_soon(directory, registry, starter, clock):
+    follow(directory)
+    own = Automation(directory, registry, starter)
+    followed.hear(registry, "north", "turbofan", "person", None)
+    own.step(clock[0])
+    too_few(registry, north="quiet", south="quiet")
+    times_of(own, clock, registry, 2, lambda: too_few(registry, north="quiet", south="quiet"))
+    run = registry.runs()[0]
+    registry.record_round(run.id, 1, 1, ["north", "south"])
+    registry.update_run(run.id, state="running", round=1)
+    too_few(registry, 2, north="late", south="")
+    tried = times_of(own, clock, registry, 1, lambda: too_few(registry, 2, north="late", south=""))
+    assert tried == ["14:05", "14:15", "14:35"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "goes_on"),
+    [
+        ({"north": "budget_spent", "south": "quiet"}, False),
+        ({"north": "", "south": "budget_spent"}, False),
+        ({"north": "model_unfit", "south": "model_unfit"}, False),
+        ({"north": "", "ghost": "quiet"}, False),
+        ({"north": "", "south": "quiet", "ghost": "budget_spent"}, True),
+    ],
+)
+def test_a_run_goes_on_where_the_plants_that_come_back_are_enough(
+    directory, registry, starter, clock, codes, goes_on
+):
+    follow(directory)
+    own = Automation(directory, registry, starter)
+    followed.hear(registry, "north", "turbofan", "person", None)
+    own.step(clock[0])
+    too_few(registry, **codes)
+    clock[0] += timedelta(days=2)
+    for _ in range(2):
+        own.step(clock[0])
+    (run,) = registry.runs()
+    assert run.state == ("queued" if goes_on else "paused")
+    if not goes_on:
+        waits = registry.events("turbofan", kinds=[followed.WAITS])
+        assert [f"`interplant run show {run.id}` says why" in one.text for one in waits] == [True]
+
+
+def test_what_rests_after_a_quiet_answer_is_waited_for(directory, registry, starter, clock):
+    follow(directory)
+    own = Automation(directory, registry, starter)
+    followed.hear(registry, "north", "turbofan", "person", None)
+    own.step(clock[0])
+    run = registry.runs()[0]
+    registry.record_round(run.id, 1, 1, ["north"], dropped=[Dropped("south", "quiet", "at this time")])
+    registry.record_round(run.id, 1, 2, ["north"], dropped=[Dropped("south", "resting", "not asked")])
+    registry.update_run(run.id, state="paused", reason=f"{no_quorum(1, 1, 2)}: south: not asked")
+    clock[0] += timedelta(minutes=5)
+    own.step(clock[0])
+    assert registry.run(run.id).state == "queued"
+
+
+def test_a_run_that_met_a_fault_or_that_a_person_has_started_waits_for_a_person(
+    directory, registry, starter, clock
+):
+    follow(directory)
+    own = Automation(directory, registry, starter)
+    by_hand = starter(directory, "turbofan", "", "")
+    too_few(registry, north="quiet", south="quiet")
+    clock[0] += timedelta(minutes=1)
+    followed.hear(registry, "north", "turbofan", "person", None)
+    clock[0] += timedelta(hours=2)
+    own.step(clock[0])
+    assert registry.run(by_hand).state == "paused"
+    assert "`interplant run resume` goes on with it" in registry.events("turbofan")[0].text
+    registry.update_run(by_hand, state="finished")
+    own.step(clock[0])
+    too_few(registry, north="quiet", south="quiet")
+    run = registry.runs()[0]
+    registry.update_run(run.id, state="paused", reason="a fault: ZeroDivisionError: division by zero")
+    clock[0] += timedelta(hours=2)
+    own.step(clock[0])
+    assert registry.run(run.id).state == "paused"
+
+
+def test_a_paused_run_holds_up_no_other_task(directory, registry, starter, clock):
+    (directory.path / "own.yaml").write_text(config.to_yaml(tiny()))
+    settings = directory.load()
+    words = {"action": "start", "apart_hours": 0.0}
+    settings.automation = [Policy(task="turbofan", **words), Policy(task="own.yaml", **words)]
+    directory.config.write_text(config.to_yaml(settings))
+    own = Automation(directory, registry, starter)
+    followed.hear(registry, "north", "turbofan", "person", None)
+    own.step(clock[0])
+    too_few(registry, north="quiet", south="quiet")
+    clock[0] += timedelta(minutes=5, seconds=-1)
+    followed.hear(registry, "north", "tiny", "person", None)
+    own.step(clock[0])
+    assert [asked[0] for asked in starter.asked] == ["turbofan", "tiny"]
+    clock[0] += timedelta(hours=1)
+    own.step(clock[0])
+    tiny_run, turbofan_run = registry.runs()
+    assert turbofan_run.state == "paused", "one run at a time"
+    registry.update_run(tiny_run.id, state="finished")
+    own.step(clock[0])
+    assert registry.run(turbofan_run.id).state == "queued"
+
+
+def test_a_run_that_a_person_stops_is_declined(directory, registry, starter, clock):
+    follow(directory, schedule=["Thu 12:10"])
+    own = Automation(directory, registry, starter)
+    followed.hear(registry, "north", "turbofan", "person", None)
+    own.step(clock[0])
+    clock[0] += timedelta(minutes=20)
+    followed.hear(registry, "south", "turbofan", "drift", None)
+    clock[0] += timedelta(minutes=1)
+    stop_run(directory, registry.runs()[0].id)
+    clock[0] += timedelta(minutes=1)
+    own.step(clock[0])
+    assert len(starter.asked) == 1, "what came before the stop counts no more, nor does the schedule's moment"
+    assert followed.hear(registry, "south", "turbofan", "drift", None)
+    own.step(clock[0])
+    assert [asked[2] for asked in starter.asked][1:] == ["proposed by south (drift)"]
+
+
+def test_a_run_that_fails_by_itself_is_tried_again_a_few_times(directory, registry, starter, clock):
+    follow(directory, schedule=["Thu 12:00"])
+    own = Automation(directory, registry, starter)
+    clock[0] -= timedelta(minutes=5)
+    own.step(clock[0])
+    clock[0] += timedelta(minutes=5)
+    followed.hear(registry, "north", "turbofan", "person", None)
+    clock[0] += timedelta(minutes=1)
+
+    def fail():
+        registry.update_run(registry.runs()[0].id, state="failed", reason="the disk is full")
+
+    assert times_of(own, clock, registry, 4, fail) == ["12:01", "12:07", "12:18"]
+    why = "proposed by north (person); due by the schedule since 2026-11-26 12:00 UTC"
+    assert [asked[2] for asked in starter.asked] == [why] * 3
+    assert kinds(registry).count("automation.failed") == 2
+    gave_up = registry.events("turbofan")[0]
+    assert gave_up.kind == followed.GAVE_UP
+    assert gave_up.text == (
+        f"run {registry.runs()[0].id} failed: the disk is full; 3 have failed in a row: "
+        "what was proposed or due until now counts no more"
+    )
+    followed.hear(registry, "north", "turbofan", "person", None)
+    own.step(clock[0])
+    assert len(starter.asked) == 4
+
+
+def test_a_run_that_failed_lies_before_a_person_again(directory, registry, starter, clock):
+    follow(directory, action="propose", apart_hours=24.0)
+    own = Automation(directory, registry, starter)
+    followed.hear(registry, "north", "turbofan", "person", None)
+    own.step(clock[0])
+    automation.approve(directory, "turbofan")
+    own.step(clock[0])
+    clock[0] += timedelta(minutes=1)
+    registry.update_run(registry.runs()[0].id, state="failed", reason="the disk is full")
+    for hours, state in ((0, "failed"), (1, "waits"), (24, "proposed")):
+        clock[0] += timedelta(hours=hours)
+        own.step(clock[0])
+        assert standings(directory, registry)[0].state == state
+    assert len(starter.asked) == 1
 
 
 def tiny():

@@ -78,7 +78,8 @@ def test_a_moment_of_the_schedule_is_due_once() -> None:
     facts = replace(FACTS, proposals={})
     decision = decide(policy, facts)
     assert (decision.kind, decision.why) == (START, "due by the schedule since 2026-11-26 11:00 UTC")
-    assert decide(policy, replace(facts, last=NOW)).kind == NOTHING
+    assert decide(policy, replace(facts, settled=NOW)).kind == NOTHING
+    assert decide(policy, replace(facts, last=NOW)).kind == START, "a run that failed has not answered it"
     assert decide(policy, replace(facts, begins=NOW - timedelta(minutes=1))).kind == NOTHING
     assert decide(replace(policy, on=["drift"]), facts).kind == NOTHING
 

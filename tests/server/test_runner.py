@@ -17,6 +17,7 @@ from interplant.core import wire
 from interplant.core.contract import Column, Contract
 from interplant.core.schema import Model, Rounds, Task
 from interplant.server import replies, runner, runs
+from interplant.server.resuming import waiting
 from interplant.server.run_folder import RunFolder
 from interplant.server.runner import Runner
 
@@ -158,6 +159,7 @@ def test_a_run_without_quorum_is_paused_with_the_reason_and_resumes(serving, wor
     assert (found.state, found.round) == ("paused", 0)
     assert found.reason.startswith("round 1 found 1 good updates, expected 2: south: ")
     assert [one.attempt for one in registry.rounds(run.id)] == [1, 2]
+    assert list(waiting(serving.directory, registry, "wear", found).plants) == ["south"]
     assert RunFolder(serving.directory.runs / run.id).restore() is None
     Trained(south, "south")
     runs.resume_run(serving.directory, run.id)
