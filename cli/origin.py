@@ -43,9 +43,13 @@ def document(origin: Origin) -> dict[str, Any]:
         "prediction": None if origin.prediction is None else asdict(origin.prediction),
         "sha256": found.sha256,
         "signature_verified": True,
+        "key_revoked": bool(found.revoked),
         **lines,
         "task_config": config.dump(found.task),
-        "parents": [{"sha256": one.sha256, **asdict(one.lineage)} for one in origin.ancestors.releases],
+        "parents": [
+            {"sha256": one.sha256, "key_revoked": bool(one.revoked), **asdict(one.lineage)}
+            for one in origin.ancestors.releases
+        ],
         "parents_broken": origin.ancestors.broken,
     }
 
@@ -85,6 +89,7 @@ def _facts(origin: Origin) -> dict[str, object]:
     if task.privacy.private:
         privacy += f", noise {task.privacy.noise:g}, clip {task.privacy.clip:g}"
     marks = [
+        *([found.revoked] if found.revoked else []),
         *(["simulated data"] if line.simulated else []),
         *([] if line.private else ["not private: a plant trained without a privacy mechanism"]),
     ]
@@ -157,7 +162,8 @@ def _parent(one: Release) -> list[object]:
     most = max(line.participants, key=lambda plant: (plant.mechanism != PRIVATE, plant.epsilon))
     task = f"{line.task} ({line.task_digest[:12]})"
     names = ", ".join(plant.name for plant in line.participants)
-    return [line.release, line.run, line.rounds, line.created, names, epsilon(most), task, line.version]
+    name = line.release + (" (key revoked)" if one.revoked else "")
+    return [name, line.run, line.rounds, line.created, names, epsilon(most), task, line.version]
 
 
 def _receipt(text: str) -> str:

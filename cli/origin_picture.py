@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from interplant.cli.origin import Origin, epsilon
 from interplant.core.files import write_atomic
-from interplant.core.release import Participant
+from interplant.core.release import Participant, Release
 
 _WIDE, _HIGH = 2.5, 0.8
 """Of a box, in inches."""
@@ -53,12 +53,13 @@ def draw(origin: Origin, path: Path) -> None:
         _arrow(axes, (_ACROSS + _WIDE / 2, height), (run[0] - _WIDE / 2, 0.0))
     _box(axes, run, f"run {line.run}\n{line.rounds} rounds, task {line.task_digest[:12]}\n"
          f"interplant {line.version}", _KNOWN)  # fmt: skip
-    _box(axes, release, f"release\n{line.release}\nsha256 {origin.release.sha256[:12]}", _KNOWN)
+    words = f"release\n{line.release}\nsha256 {origin.release.sha256[:12]}{_revoked(origin.release)}"
+    _box(axes, release, words, _KNOWN)
     _arrow(axes, (run[0] + _WIDE / 2, 0.0), (release[0] - _WIDE / 2, 0.0))
     if origin.prediction:
         _box(axes, (4 * _ACROSS, 0.0), f"prediction\n{origin.prediction.id[:16]}…", _ASKED)
         _arrow(axes, (release[0] + _WIDE / 2, 0.0), (4 * _ACROSS - _WIDE / 2, 0.0))
-    names = [f"parent\n{one.id}\n{one.lineage.rounds} rounds" for one in parents]
+    names = [f"parent\n{one.id}\n{one.lineage.rounds} rounds{_revoked(one)}" for one in parents]
     for number, words in enumerate(
         [*names, *(["a parent that\ncannot be followed"] if before.broken else [])], 1
     ):
@@ -82,6 +83,10 @@ def _snapshot(origin: Origin, one: Participant) -> str:
 def _plant(one: Participant) -> str:
     spent = epsilon(one)
     return f"{one.name}\n{one.rounds} rounds, " + (spent if spent == "not private" else f"ε {spent}")
+
+
+def _revoked(one: Release) -> str:
+    return "\nkey revoked" if one.revoked else ""
 
 
 def _box(axes: Any, middle: Place, words: str, colour: str) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from interplant.cli.tree import Group
 from interplant.client.directory import PlantDirectory
 from interplant.core.errors import UsageError
 from interplant.server.directory import CoordinatorDirectory
+
+if TYPE_CHECKING:
+    from interplant.core.release import Release
 
 app = Group("Signed model versions: list, check, approve, take back, read their cards.")
 
@@ -175,12 +178,19 @@ def card(
     from interplant.core.release import CARD, CARD_HTML
 
     found = releases.find(release, directory, plant, key)
+    document, mark = {"release": found.id, "key_revoked": bool(found.revoked)}, _mark(found)
     if html is not None:
         releases.write_page(found.folder / CARD_HTML, html)
-        show(json, {"release": found.id, "html": str(html)}, f"The card of release {found.id} is in {html}.")
+        text = f"The card of release {found.id} is in {html}. {mark}"
+        show(json, document | {"html": str(html)}, text.rstrip())
         return
     text = (found.folder / CARD).read_text(encoding="utf-8")
-    show(json, {"release": found.id, "card": text}, text.rstrip())
+    show(json, document | {"card": text}, (f"> {mark}\n\n" if mark else "") + text.rstrip())
+
+
+def _mark(release: "Release") -> str:
+    """What has to be known of a release beside its card, or empty."""
+    return f"Take care: it is {release.revoked}." if release.revoked else ""
 
 
 def _list_at(plant: PlantDirectory, json: bool) -> None:

@@ -34,6 +34,9 @@ class Ancestors:
 def find(name: str, coordinator: Path, plant: Path | None, key: Path | None = None) -> "Release":
     """Find a release and check its signature, its files and its lineage.
 
+    What lies among the directory's own releases was verified when it came: it is found also if its key was
+    revoked meanwhile, which `Release.revoked` then tells. With ``key``, or from elsewhere, it is refused.
+
     Args:
         name: Its id, or a path: anything with a folder in it, or a file of the release.
         coordinator: The coordinator's directory, unless ``plant`` is given.
@@ -61,7 +64,8 @@ def find(name: str, coordinator: Path, plant: Path | None, key: Path | None = No
         raise UsageError(f"{folder}: expected a release here, found none; see `interplant release list`")
     if key is None:
         place.check()
-    return read_release(folder, keyring.read(key or place.release_public_key))
+    own = key is None and folder.parent.resolve() == place.releases.resolve()
+    return read_release(folder, keyring.read(key or place.release_public_key), kept=own)
 
 
 def ancestors(found: "Release", coordinator: Path, plant: Path | None, key: Path | None) -> Ancestors:

@@ -93,12 +93,19 @@ def approve(plant: PlantDirectory, release: str) -> Verdict:
 
     Raises:
         UsageError: It does not wait for one.
+        ReleaseRefused: It does not verify any more. One whose key was revoked waits no longer.
     """
     with deciding(plant):
         waiting = verdict_of(plant, release)
         if waiting is None or waiting.state != WAITING:
             state = waiting.state if waiting else "not tried here"
             raise UsageError(f"release {release}: expected one that waits for approval; it is {state}")
+        try:
+            verify_release(plant.releases / release, plant.release_public_key, plant.load().policy)
+        except ReleaseRefused as error:
+            if error.code == "revoked_key":
+                record(plant, release, _refusal(error, waiting.figures))
+            raise
         now = _serving(plant)
         if waiting.against is not None and waiting.against != now:
             held = f"it was held against {waiting.against or 'none'}, and {now or 'none'} serves now"

@@ -132,9 +132,10 @@ def report_for_coordinator(policy: Policy, verdict: Verdict) -> tuple[str, str]:
     With ``release.report: nothing`` the answer is the same for every result that depends on data, and with
     ``score`` too, but for a number beside it that is charged (`interplant.client.scores`); what follows from
     the release and the policy alone (`DATA_FREE`) is told. With ``verdict`` the plant declares the plain
-    verdict public.
+    verdict public. A refusal with figures came after the gate, as of what waited until its key was revoked:
+    that it waited depends on data.
     """
-    free = verdict.state == REFUSED and verdict.code in DATA_FREE
+    free = verdict.state == REFUSED and verdict.code in DATA_FREE and not verdict.figures
     if policy.release.report == "verdict" or free:
         return verdict.state, verdict.code
     return RECEIVED, ""

@@ -167,6 +167,8 @@ class Release:
         sha256: Digest of its manifest, which names all of its bytes.
         task: What it predicts, and from what.
         lineage: Where it comes from.
+        revoked: Why its signature, which is right, would not be taken from elsewhere any more; empty if it
+            would. Only what was kept can have it; see `read_release`.
     """
 
     id: str
@@ -174,6 +176,7 @@ class Release:
     sha256: str
     task: Task
     lineage: Lineage
+    revoked: str = ""
 
 
 def sentence(code: str) -> str:
@@ -250,13 +253,13 @@ def read_release(folder: Path, keys: Keyring | Ed25519PublicKey, kept: bool = Fa
         folder: Named by the release's id.
         keys: The federation's; see `interplant.core.keyring.read`.
         kept: It was verified when it came and has been kept since: it is whole and signed also if its key was
-            revoked meanwhile.
+            revoked meanwhile, which `Release.revoked` then tells.
 
     Raises:
         ReleaseRefused: ``signature``, ``revoked_key``, ``tampered``, ``lineage`` or ``task_invalid``; the
             detail names the file.
     """
-    manifest = _verified(folder, keys if isinstance(keys, Keyring) else keyring.of(keys), kept)
+    manifest, revoked = _verified(folder, keys if isinstance(keys, Keyring) else keyring.of(keys), kept)
     try:
         lineage = parse_lineage((folder / LINEAGE).read_bytes())
         _check_manifest(manifest, lineage, folder)
@@ -269,11 +272,14 @@ def read_release(folder: Path, keys: Keyring | Ed25519PublicKey, kept: bool = Fa
     if (task.name, task_digest(task)) != (lineage.task, lineage.task_digest):
         raise ReleaseRefused("lineage", f"{TASK} is not the task that {LINEAGE} names")
     sha256 = hashlib.sha256((folder / signing.MANIFEST).read_bytes()).hexdigest()
-    return Release(lineage.release, folder, sha256, task, lineage)
+    return Release(lineage.release, folder, sha256, task, lineage, revoked)
 
 
-def _verified(folder: Path, keys: Keyring, kept: bool) -> dict[str, Any]:
-    """The manifest of a folder whose signature and files are right; each failure has its code."""
+def _verified(folder: Path, keys: Keyring, kept: bool) -> tuple[dict[str, Any], str]:
+    """The manifest of a folder whose signature and files are right; each failure has its code.
+
+    With it, why the key of one that was ``kept`` does not count any more, or empty.
+    """
     try:
         manifest = (folder / signing.MANIFEST).read_bytes()
         signature = (folder / signing.SIGNATURE).read_bytes()
@@ -292,9 +298,13 @@ def _verified(folder: Path, keys: Keyring, kept: bool) -> dict[str, Any]:
     missing = sorted(set(FILES) - set(checked["files"]))
     if missing:
         raise ReleaseRefused("tampered", f"the manifest does not list {missing[0]!r}")
-    if not kept:
+    try:
         _check_key(keys, signer, checked)
-    return checked
+    except ReleaseRefused as error:
+        if not kept:
+            raise
+        return checked, error.detail
+    return checked, ""
 
 
 def _check_key(keys: Keyring, signer: str, manifest: Mapping[str, Any]) -> None:

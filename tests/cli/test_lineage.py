@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from interplant.client import release_keys as known_keys
 from interplant.client.directory import PlantDirectory
 from interplant.client.predictions import Prediction, Predictions
 from interplant.core import config, signing
@@ -20,6 +21,8 @@ from interplant.data.simulator import simulate
 from interplant.data.snapshots import keyed_digest
 from interplant.data.store import Store
 from interplant.data.tasks import builtin
+from interplant.server import release_keys
+from interplant.server.directory import CoordinatorDirectory
 
 from .conftest import RELEASE, Call, sign_release
 
@@ -44,6 +47,7 @@ def answered(place: Path, plant: PlantDirectory) -> str:
         words["participants"][0]["snapshot"] = keyed_digest(snapshot.digest, plant.snapshot_key.read_bytes())
         words["participants"].append(words["participants"][0] | {"name": "south", "snapshot": "cd" * 32})
         (folder / LINEAGE).write_text(json.dumps(words))
+        (folder / "card.html").write_text("<h1>A release</h1>")
         meta = manifest_meta(parse_lineage((folder / LINEAGE).read_text()))
         signing.sign_folder(folder, meta, signing.read_private(key))
         shutil.copytree(folder, plant.releases / name)
@@ -114,3 +118,91 @@ def test_the_picture_shows_every_step(answered: str, place: Path, interplant: Ca
         assert word in drawn
     assert interplant(*words, "lineage.png").code == 0
     assert (place / "lineage.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def revoked(answered: str, place: Path, plant: PlantDirectory) -> CoordinatorDirectory:
+    """The key that has signed all of `answered` is revoked, and the plant has heard of it."""
+    coordinator = CoordinatorDirectory(place / "coordinator")
+    release_keys.rotate(coordinator, 0, True, "ann")
+    known_keys.learn(plant, release_keys.statements(coordinator))
+    return coordinator
+
+
+@pytest.mark.usefixtures("revoked")
+@pytest.mark.parametrize("words", [(ASKED, "--plant", "north"), (RELEASE,)])
+def test_what_a_revoked_key_has_signed_keeps_its_lineage_marked(
+    words: tuple[str, ...], place: Path, interplant: Call
+) -> None:
+    found = interplant("lineage", *words, "--json").json
+    assert (found["signature_verified"], found["key_revoked"]) == (True, True)
+    assert [(one["release"], one["key_revoked"]) for one in found["parents"]] == [
+        (SECOND, True),
+        (FIRST, True),
+    ]
+    text = interplant("lineage", *words, "--picture", "lineage.svg").out
+    assert "signed by a key that was revoked on 20" in text
+    assert f"{SECOND} (key revoked)" in text
+    drawn = re.findall(r"<!-- (.*?) -->", (place / "lineage.svg").read_text())
+    assert drawn.count("key revoked") == 3
+
+
+@pytest.mark.usefixtures("answered")
+def test_what_a_key_that_counts_has_signed_is_not_marked(interplant: Call) -> None:
+    found = interplant("lineage", RELEASE, "--json").json
+    assert (found["key_revoked"], [one["key_revoked"] for one in found["parents"]]) == (False, [False] * 2)
+    assert "revoked" not in interplant("lineage", RELEASE).out
+    card = interplant("release", "card", RELEASE)
+    assert card.out.startswith("# Release")
+    assert interplant("release", "card", RELEASE, "--json").json["key_revoked"] is False
+
+
+def test_the_lineage_of_a_new_release_goes_on_beyond_a_revoked_key(
+    revoked: CoordinatorDirectory, interplant: Call
+) -> None:
+    folder = revoked.releases / "turbofan-third"
+    sign_release(folder, revoked.release_key)
+    (folder / LINEAGE).write_text(
+        json.dumps(json.loads((folder / LINEAGE).read_text()) | {"parent": RELEASE})
+    )
+    meta = manifest_meta(parse_lineage((folder / LINEAGE).read_text()))
+    signing.sign_folder(folder, meta, signing.read_private(revoked.release_key))
+    found = interplant("lineage", folder.name, "--json").json
+    assert found["key_revoked"] is False
+    assert [one["key_revoked"] for one in found["parents"]] == [True] * 3
+    assert found["parents_broken"] == ""
+
+
+@pytest.mark.usefixtures("revoked")
+@pytest.mark.parametrize("words", [("--plant", "north"), ()])
+def test_the_card_of_what_a_revoked_key_has_signed_says_so(
+    words: tuple[str, ...], plant: PlantDirectory, interplant: Call
+) -> None:
+    found = interplant("release", "card", RELEASE, *words, "--json").json
+    assert (found["key_revoked"], found["card"]) == (True, (plant.releases / RELEASE / "card.md").read_text())
+    first, _, card = interplant("release", "card", RELEASE, *words).out.partition("\n")
+    assert first.startswith("> Take care: it is signed by a key that was revoked on 20")
+    assert card.strip() == found["card"].strip()
+    said = interplant("release", "card", RELEASE, *words, "--html", "card.html")
+    assert (said.code, "signed by a key that was revoked on 20" in said.out) == (0, True)
+
+
+def test_what_comes_from_elsewhere_is_not_believed_under_a_revoked_key(
+    revoked: CoordinatorDirectory, place: Path, interplant: Call
+) -> None:
+    key = revoked.release_public_key
+    elsewhere = shutil.copytree(revoked.releases / RELEASE, place / "elsewhere" / RELEASE)
+    for words in (
+        ["release", "verify", revoked.releases / RELEASE, "--key", key],
+        ["lineage", RELEASE, "--key", key],
+        ["lineage", elsewhere],
+        ["release", "card", elsewhere],
+    ):
+        done = interplant(*words)
+        assert (done.code, done.out) == (1, "")
+        assert "[revoked_key]" in done.err
+    assert interplant("lineage", revoked.releases / RELEASE).code == 0
+    with (revoked.releases / RELEASE / "card.md").open("a") as file:
+        file.write("better than it was")
+    done = interplant("lineage", RELEASE)
+    assert (done.code, "tampered" in done.err) == (1, True)

@@ -312,6 +312,28 @@ def test_a_refused_release_cannot_be_approved(federation: Federation, served: Ch
     assert pointers.champion(federation.plant) == served
 
 
+def test_what_waits_under_a_key_that_is_revoked_is_refused_when_a_person_approves_it(
+    federation: Federation, served: Champion
+) -> None:
+    settle(federation.plant, release__approval="person", release__report="nothing")
+    federation.try_out(federation.make("r-1", 0.1))
+    pointers.challenge(federation.plant, "r-1", pointers.SHADOW)
+    federation.try_out(federation.make("r-2", 0.05))
+    federation.revoke_key()
+    with pytest.raises(ReleaseRefused) as caught:
+        deployment.approve(federation.plant, "r-2")
+    verdict = verdicts.verdict_of(federation.plant, "r-2")
+    assert verdict is not None
+    assert (caught.value.code, verdict.state, verdict.code) == ("revoked_key", "refused", "revoked_key")
+    with pytest.raises(UsageError, match="it is refused"):
+        deployment.approve(federation.plant, "r-2")
+    assert pointers.champion(federation.plant) == served
+    assert pointers.challenger(federation.plant) is not None, "it gave way to nothing"
+    policy = federation.plant.load().policy
+    told = verdicts.report_for_coordinator(policy, verdict)
+    assert told == ("received", ""), "only what has passed the gate waits: the word would tell of readings"
+
+
 # --- crashes ---------------------------------------------------------------------------------------
 
 KILLED = """

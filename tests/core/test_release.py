@@ -280,4 +280,7 @@ def test_a_signature_by_a_revoked_key_is_refused(tmp_path: Path, words: dict[str
     with pytest.raises(release.ReleaseRefused) as caught:
         release.read_release(folder, ring)
     assert caught.value.code == "revoked_key"
-    assert release.read_release(folder, ring, kept=True).id == "r-1"  # what serves, serves on
+    kept = release.read_release(folder, ring, kept=True)
+    assert kept.id == "r-1"  # what serves, serves on
+    assert kept.revoked == str(caught.value.detail)
+    assert release.read_release(folder, KEY.public_key(), kept=True).revoked == ""
