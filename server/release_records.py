@@ -3,6 +3,8 @@
 Each change of state is checked against `interplant.server.records.RELEASE_MOVES` and leaves an event.
 """
 
+from collections.abc import Collection
+
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
@@ -60,13 +62,22 @@ class ReleaseRecords(Store):
                     _move(session, other, "superseded", f"by {row.id}")
             return record(Release, flushed(session, row))
 
-    def roll_back_release(self, release_id: str, to: str | None, text: str) -> tuple[Release, Release | None]:
+    def earlier_releases(self, release_id: str) -> list[Release]:
+        """Return the releases of a release's task to which one may go back from it, the newest first."""
+        with reading(self._engine) as session:
+            row = _release(session, release_id, lock=False)
+            return [record(Release, one) for one in session.scalars(_earlier(row))]
+
+    def roll_back_release(
+        self, release_id: str, to: str | None, text: str, passed_over: Collection[str] = ()
+    ) -> tuple[Release, Release | None]:
         """Take a release back that plants were told of; the one before it is offered again.
 
         Args:
             release_id: Which.
-            to: The release to go back to; by default the latest of its task before it.
+            to: The release to go back to; by default the latest of `earlier_releases`.
             text: Who takes it back, and why.
+            passed_over: Releases to which one does not go back by default.
 
         Returns:
             The release, and the one that is offered instead; None if there is none to go back to.
@@ -76,7 +87,8 @@ class ReleaseRecords(Store):
         """
         with writing(self._engine) as session:
             row = _release(session, release_id)
-            back = _release(session, to) if to else _before(session, row)
+            earlier = _earlier(row).where(ReleaseRow.id.not_in(passed_over)).limit(1)
+            back = _release(session, to) if to else session.scalars(earlier).first()
             if back is not None and (back.task != row.task or back.state != "superseded"):
                 raise InterplantError(
                     f"release {back.id} is {back.state}, of task {back.task}; expected a superseded one of "
@@ -189,15 +201,16 @@ def _move(session: Session, row: ReleaseRow, state: str, text: str) -> None:
     add_event(session, f"release.{state}", row.id, text)
 
 
-def _before(session: Session, row: ReleaseRow) -> ReleaseRow | None:
-    """The latest release of the same task that plants were told of before this one."""
+def _earlier(row: ReleaseRow) -> Select[ReleaseRow]:
+    """The releases of the same task that plants were told of before this one, the newest first."""
     query = select(ReleaseRow).where(
         ReleaseRow.task == row.task,
+        ReleaseRow.id != row.id,
         ReleaseRow.state == "superseded",
         ReleaseRow.created <= row.created,
         ReleaseRow.id.in_(select(EventRow.subject).where(EventRow.kind == "release.rolling_out")),
     )
-    return session.scalars(query.order_by(ReleaseRow.created.desc()).limit(1)).first()
+    return query.order_by(ReleaseRow.created.desc())
 
 
 def _has_arrived(session: Session, release_id: str) -> bool:

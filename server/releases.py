@@ -6,14 +6,18 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import fields
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from interplant.core import federation_pb2 as pb
+from interplant.core import keyring
+from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import sha256_file
 from interplant.core.receipt import Receipt, to_json
-from interplant.core.release import Lineage, Participant, task_digest
+from interplant.core.release import Lineage, Participant, read_release, task_digest
 from interplant.core.schema import PRIVATE
 from interplant.core.wire import PROTOCOL
 from interplant.server.artifacts import Artifacts
@@ -100,9 +104,37 @@ def reject(directory: CoordinatorDirectory, release: str, person: str, reason: s
 def roll_back(
     directory: CoordinatorDirectory, release: str, to: str | None, person: str, reason: str
 ) -> tuple[Release, bool]:
-    """Take a release back everywhere; see `Registry.roll_back_release` and `approve`."""
+    """Take a release back everywhere; see `Registry.roll_back_release` and `approve`.
+
+    One does not go back to what a revoked key has signed: plants that do not have it would refuse it.
+
+    Raises:
+        UsageError: The key of ``to`` was revoked.
+    """
     text = f"by {person}" + (f": {reason}" if reason else "")
-    return _decide(directory, release, lambda registry: registry.roll_back_release(release, to, text)[0])
+
+    def decision(registry: Registry) -> Release:
+        earlier = [one.id for one in registry.earlier_releases(release)]
+        if to and (why := _revoked(directory, to)):
+            good = ", ".join(one for one in earlier if not _revoked(directory, one))
+            none = f"none is left, train one (`interplant run start TASK --start-from {to}`)"
+            raise UsageError(f"release {to}: {why}; expected one whose key counts: {good or none}")
+        passed_over = list(takewhile(partial(_revoked, directory), [] if to else earlier))
+        words = f"; not to {', '.join(passed_over)}, whose key was revoked" if passed_over else ""
+        return registry.roll_back_release(release, to, text + words, passed_over)[0]
+
+    return _decide(directory, release, decision)
+
+
+def _revoked(directory: CoordinatorDirectory, release: str) -> str:
+    """Why plants refuse a release for its key, or empty; one that cannot be read is found out otherwise."""
+    keys = keyring.read(directory.release_public_key)
+    if not keys.statements:
+        return ""
+    try:
+        return read_release(Artifacts.of(directory).folder(release), keys, kept=True).revoked
+    except InterplantError:
+        return ""
 
 
 def _decide(

@@ -22,12 +22,12 @@ from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
 from interplant.privacy.ledger import Ledger
 from interplant.privacy.plan import Plan
-from interplant.server import followed
+from interplant.server import followed, release_keys
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.records import Dropped
 from interplant.server.registry import Registry
 
-from .conftest import edit
+from .conftest import edit, sign_release
 
 Call = Callable[..., Any]
 RUN = "20260101-120000-ab12"
@@ -442,6 +442,47 @@ def test_a_release_goes_from_a_person_to_the_plants_and_back(place: Path, interp
     assert states == [f"release.{one}" for one in ("candidate", "approved", "rolling_out", "rolled_back")]
     assert shown["events"][-1]["text"].endswith(": alarms at night")
     assert "alarms at night" in interplant("release", "show", RELEASE).out
+
+
+def offered(coordinator: CoordinatorDirectory, *names: str) -> None:
+    """Sign releases with the present key, and offer one after the other."""
+    with closing(Registry.open(coordinator)) as registry:
+        for name in names:
+            sign_release(coordinator.releases / name, coordinator.release_key)
+            registry.create_release(name, RUN, "turbofan", "ab" * 32)
+            registry.approve_release(name, "by a person")
+            registry.roll_out_release(name)
+
+
+@pytest.mark.parametrize("good", [["r-0"], []])
+def test_the_federation_goes_back_to_nothing_that_a_revoked_key_has_signed(
+    good: list[str], place: Path, interplant: Call
+) -> None:
+    coordinator = CoordinatorDirectory(place / "coordinator")
+    offered(coordinator, *good)
+    release_keys.rotate(coordinator, 30, False, "ann")  # what the first key has signed counts on
+    offered(coordinator, "r-1", "r-2")
+    release_keys.rotate(coordinator, 0, True, "ann")
+    offered(coordinator, "r-3")
+    done = interplant("release", "rollback", "r-1")
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "release r-1: signed by a key that was revoked on 20" in done.err
+    assert ("whose key counts: r-0" if good else "--start-from r-1") in done.err
+    assert interplant("release", "show", "r-3", "--json").json["release"]["state"] == "rolling_out"
+    found = interplant("release", "rollback", "--reason", "alarms at night", "--json").json
+    assert (found["state"], found["back_to"]) == ("rolled_back", good[0] if good else None)
+    (said,) = [
+        one for one in interplant("release", "show", "r-3", "--json").json["events"] if "night" in one["text"]
+    ]
+    assert said["text"].endswith("alarms at night; not to r-2, r-1, whose key was revoked")
+
+
+def test_the_federation_goes_back_beyond_a_key_that_has_handed_over(place: Path, interplant: Call) -> None:
+    coordinator = CoordinatorDirectory(place / "coordinator")
+    offered(coordinator, "r-1")
+    release_keys.rotate(coordinator, 30, False, "ann")
+    offered(coordinator, "r-2")
+    assert interplant("release", "rollback", "r-1", "--json").json["back_to"] == "r-1"
 
 
 def test_a_rejected_release_is_not_approved(place: Path, interplant: Call) -> None:

@@ -169,6 +169,16 @@ def test_a_rollback_may_name_its_aim(registry, offer):
         registry.roll_back_release("r9", None, "")
 
 
+def test_what_is_passed_over_is_not_gone_back_to_by_default(registry, offer):
+    for name in ("r1", "r2", "r3"):
+        offer(name)
+    offer("h1", "heat")
+    assert [one.id for one in registry.earlier_releases("r3")] == ["r2", "r1"]
+    assert registry.earlier_releases("r1") == []
+    assert registry.roll_back_release("r3", None, "", ["r2"])[0].back_to == "r1"
+    assert registry.roll_back_release("r1", None, "", ["r2"])[0].back_to is None
+
+
 def test_a_newer_release_may_follow_a_rollback(registry, offer):
     for name in ("r1", "r2"):
         offer(name)
