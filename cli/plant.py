@@ -125,11 +125,15 @@ def propose(
     from interplant.client import proposals
     from interplant.client.runway import champions_task, runway
 
-    plant = PlantDirectory(directory)
+    plant = _plant(directory)
     serves = champions_task(plant)
     name = task or (serves.name if serves else "")
     if not name:
         raise UsageError("expected a task, as no release serves here yet; policy.tasks lists those offered")
+    if name not in plant.load().policy.tasks:
+        raise UsageError(
+            f"task {name!r}: expected one of policy.tasks in {plant.config}; add it there to offer it"
+        )
     left = runway(plant) if serves and serves.name == name else None
     made = proposals.propose(plant, name, proposals.PERSON, left.runs if left else None, datetime.now(UTC))
     if made is None:

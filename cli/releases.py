@@ -11,6 +11,7 @@ from interplant.core.errors import InterplantError, UsageError
 from interplant.server.directory import CoordinatorDirectory
 
 if TYPE_CHECKING:
+    from interplant.core.keyring import Keyring
     from interplant.core.release import Release
 
 Name = Annotated[str, typer.Argument(help="The release's id, or the path of its folder.")]
@@ -44,7 +45,7 @@ def find(name: str, coordinator: Path, plant: Path | None, key: Path | None = No
         key: The public key, by default the directory's own.
 
     Raises:
-        UsageError: There is no such release.
+        UsageError: There is no such release, or ``key`` is none.
         ReleaseRefused: It is not what was signed.
     """
     from interplant.core import keyring
@@ -65,7 +66,17 @@ def find(name: str, coordinator: Path, plant: Path | None, key: Path | None = No
     if key is None:
         place.check()
     own = key is None and folder.parent.resolve() == place.releases.resolve()
-    return read_release(folder, keyring.read(key or place.release_public_key), kept=own)
+    return read_release(folder, _named(key) if key else keyring.read(place.release_public_key), kept=own)
+
+
+def _named(key: Path) -> "Keyring":
+    """The keys that count for who names one of them."""
+    from interplant.core import keyring
+
+    try:
+        return keyring.read(key)
+    except InterplantError as error:
+        raise UsageError(f"--key: expected the federation's public key, release.pub: {error}") from None
 
 
 def ancestors(found: "Release", coordinator: Path, plant: Path | None, key: Path | None) -> Ancestors:

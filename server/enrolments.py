@@ -8,7 +8,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from interplant.core.certificates import readable, utc_now
-from interplant.core.errors import InterplantError
+from interplant.core.errors import InterplantError, UsageError
 from interplant.server.database import reading, writing
 from interplant.server.records import Invitation, Issued, Plant, node_id
 from interplant.server.store import Store, add_event, count, flushed, record
@@ -117,15 +117,13 @@ class Enrolments(Store):
         """Refuse all certificates and join files of a plant from now on; again does no harm.
 
         Raises:
-            InterplantError: No plant of that name was ever invited or enrolled.
+            UsageError: No plant of that name was ever invited or enrolled.
         """
         with writing(self._engine) as session:
             row = session.get(PlantRow, name)
             withdrawn = _withdraw(session, name, utc_now())
             if row is None and not withdrawn:
-                raise InterplantError(
-                    f"no plant {name!r} in this federation; see `interplant coordinator status`"
-                )
+                raise UsageError(f"no plant {name!r} in this federation; see `interplant coordinator status`")
             if row is not None:
                 row.state = "revoked"
                 session.execute(delete(CertificateRow).where(CertificateRow.plant == name))

@@ -9,7 +9,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from interplant.core.certificates import utc_now
-from interplant.core.errors import InterplantError
+from interplant.core.errors import InterplantError, UsageError
 from interplant.server.database import reading, writing
 from interplant.server.records import OFFERED, RELEASE_MOVES, Deployment, Release
 from interplant.server.run_records import run_row
@@ -24,7 +24,8 @@ class ReleaseRecords(Store):
         """Record a signed release as a candidate; recorded again, it stays as it is.
 
         Raises:
-            InterplantError: There is another release of that name, or no such run.
+            UsageError: There is no such run.
+            InterplantError: There is another release of that name.
         """
         with writing(self._engine) as session:
             present = session.get(ReleaseRow, release_id)
@@ -83,6 +84,7 @@ class ReleaseRecords(Store):
             The release, and the one that is offered instead; None if there is none to go back to.
 
         Raises:
+            UsageError: There is no such release.
             InterplantError: It is not on offer, or ``to`` was never on offer for its task.
         """
         with writing(self._engine) as session:
@@ -102,7 +104,7 @@ class ReleaseRecords(Store):
             return record(Release, row), record(Release, back) if back else None
 
     def release(self, release_id: str) -> Release:
-        """Return one release, or raise `InterplantError` if there is no such release."""
+        """Return one release, or raise `UsageError` if there is no such release."""
         with reading(self._engine) as session:
             return record(Release, _release(session, release_id, lock=False))
 
@@ -149,7 +151,7 @@ class ReleaseRecords(Store):
         with writing(self._engine) as session:
             release = _release(session, release_id)
             if session.get(PlantRow, plant) is None:
-                raise InterplantError(f"no plant {plant!r} in this federation")
+                raise UsageError(f"no plant {plant!r} in this federation")
             row = DeploymentRow(
                 release=release_id, plant=plant, state=state, reason=reason, updated=utc_now()
             )
@@ -189,7 +191,7 @@ class ReleaseRecords(Store):
 def _release(session: Session, release_id: str, lock: bool = True) -> ReleaseRow:
     row = session.get(ReleaseRow, release_id, with_for_update=lock or None)
     if row is None:
-        raise InterplantError(f"no release {release_id!r}; see `interplant release list`")
+        raise UsageError(f"no release {release_id!r}; see `interplant release list`")
     return row
 
 

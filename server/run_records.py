@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from interplant.core import config
 from interplant.core.certificates import utc_now
-from interplant.core.errors import InterplantError
+from interplant.core.errors import InterplantError, UsageError
 from interplant.server.database import reading, writing
 from interplant.server.records import RUN_ENDS, RUN_STATES, CatalogueTask, Dropped, Round, Run
 from interplant.server.store import Store, add_event, flushed, record
@@ -78,7 +78,8 @@ class RunRecords(Store):
                 by default.
 
         Raises:
-            InterplantError: No such run, or it is in another state than expected.
+            UsageError: No such run.
+            InterplantError: It is in another state than expected.
         """
         with writing(self._engine) as session:
             row = run_row(session, run_id)
@@ -105,7 +106,7 @@ class RunRecords(Store):
             return record(Run, flushed(session, row))
 
     def run(self, run_id: str) -> Run:
-        """Return one run, or raise `InterplantError` if there is no such run."""
+        """Return one run, or raise `UsageError` if there is no such run."""
         with reading(self._engine) as session:
             return record(Run, run_row(session, run_id))
 
@@ -188,10 +189,10 @@ def _new_id(now: datetime) -> str:
 
 
 def run_row(session: Session, run_id: str) -> RunRow:
-    """Return a run's row, or raise `InterplantError` if there is no such run."""
+    """Return a run's row, or raise `UsageError` if there is no such run."""
     row = session.get(RunRow, run_id)
     if row is None:
-        raise InterplantError(f"no run {run_id!r}; see `interplant run list`")
+        raise UsageError(f"no run {run_id!r}; see `interplant run list`")
     return row
 
 

@@ -60,6 +60,45 @@ def test_a_group_alone_explains_itself(group: str, interplant: Call) -> None:
     assert "Commands:" in done.err
 
 
+KEY = "coordinator/keys/release.pub"
+FOLDER = f"coordinator/releases/{RELEASE}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"release {verb} nope" for verb in ("show", "approve", "reject", "rollback", "card")),
+        "release rollback --from nope",
+        f"release rollback nope --from {RELEASE}",
+        *(f"release {verb} nope --plant north" for verb in ("show", "approve", "rollback", "card")),
+        f"release verify nope --key {KEY}",
+        *(f"release verify {FOLDER} --key {key}" for key in ("nope", "north.join")),
+        *(f"release card {RELEASE} --key {key}" for key in ("nope", "north.join")),
+        "lineage nope",
+        "lineage nope --plant north",
+        f"lineage {RELEASE} --key nope",
+        *(f"run {verb} nope" for verb in ("show", "stop", "resume", "approve", "decline", "start")),
+        "run start turbofan --start-from nope",
+        "coordinator revoke nope",
+        "coordinator rotate-key --revoke-key nope",
+        "coordinator restore nope --dir restored",
+        "plant join nope --dir south",
+        "plant propose nope --dir north",
+        "plant propose --dir nope",
+        "data log --dir nope",
+        "data diff nope nope --dir north",
+        "data drift --snapshot nope --from nope --dir north",
+        "privacy plan nope",
+        "simulate --task nope",
+    ],
+)
+@pytest.mark.usefixtures("place")
+def test_what_is_not_there_is_a_wrong_word_wherever_it_is_named(words: str, interplant: Call) -> None:
+    done = interplant(*words.split())
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "nope" in done.err or "north" in done.err
+
+
 def test_coordinator_status_without_and_with_a_plant(place: Path, interplant: Call) -> None:
     done = interplant("coordinator", "status")
     assert "Federation acme at 127.0.0.1:7443 is not serving." in done.out
@@ -147,8 +186,6 @@ def test_revoke_and_enrol_anew(place: Path, interplant: Call) -> None:
     done = interplant("coordinator", "enrol", "north", "--out", place / "new.join")
     assert done.code == 0
     assert (place / "new.join").stat().st_mode & 0o777 == 0o600
-    done = interplant("coordinator", "revoke", "nobody")
-    assert (done.code, done.out) == (1, "")
 
 
 def test_a_plants_status_before_anything_happened(plant: PlantDirectory, interplant: Call) -> None:
@@ -256,7 +293,6 @@ def test_runs_are_started_shown_stopped_and_resumed(place: Path, interplant: Cal
     assert done.code == 1
     assert "is stopped; expected" in done.err
     assert interplant("run", "resume", started["id"], "--json").json["state"] == "queued"
-    assert interplant("run", "show", "none").code == 1
 
 
 def test_snapshots_and_their_log(plant: PlantDirectory, interplant: Call) -> None:
@@ -419,7 +455,6 @@ def test_the_coordinator_shows_what_plants_told(place: Path, interplant: Call) -
     assert "No plant has told" in interplant("release", "show", RELEASE).out
     Registry.open(place / "coordinator").record_deployment(RELEASE, "north", "refused", "worse")
     assert "it is not sure that the release is as good" in interplant("release", "show", RELEASE).out
-    assert interplant("release", "show", "none").code == 1
 
 
 def test_a_release_goes_from_a_person_to_the_plants_and_back(place: Path, interplant: Call) -> None:
