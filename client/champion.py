@@ -66,7 +66,14 @@ def champion(plant: PlantDirectory) -> Champion | None:
     Raises:
         InterplantError: The pointer cannot be read.
     """
-    content = _read(plant.champion, "release, previous and since", "restore it from a backup")
+    try:
+        content = _read(plant.champion, "release, previous and since", "restore it from a backup")
+    except InterplantError as error:
+        last = "".join(history.line_of_champions(plant)[-1:])
+        anew = (
+            f", or write it anew: `interplant release rollback {last} --plant {plant.path}`" if last else ""
+        )
+        raise InterplantError(f"{error}{anew}") from None
     return None if content is None else Champion(**content)
 
 
@@ -152,6 +159,11 @@ def roll_back(plant: PlantDirectory, release: str | None = None, previous: str |
     if now is None or to is None or to == now.release:
         raise UsageError(f"{plant.path}: expected an earlier release to go back to, found none")
     return _serve(plant, to, previous, kept=True)
+
+
+def rewrite(plant: PlantDirectory, release: str, previous: str | None) -> Champion:
+    """Do as `roll_back` does where the pointer cannot be read, which leaves no release."""
+    return _serve(plant, release, previous, kept=True)
 
 
 def _serve(plant: PlantDirectory, release: str, previous: str | None, kept: bool = False) -> Champion:

@@ -4,7 +4,7 @@ The decision goes on record before the pointer moves. Who is killed between the 
 was left: `mend` then finishes what was decided.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from interplant.client import champion as pointers
@@ -28,7 +28,7 @@ from interplant.client.verdicts import (
     verdict_of,
     verdicts,
 )
-from interplant.core.errors import UsageError
+from interplant.core.errors import InterplantError, UsageError
 from interplant.core.release import ReleaseRefused, check_id, sentence
 
 _ON_TRIAL: Final = (SHADOW, CANARY)
@@ -37,7 +37,8 @@ _ON_TRIAL: Final = (SHADOW, CANARY)
 def roll_back(plant: PlantDirectory, to: str | None = None, reason: str = "") -> Champion:
     """Serve an earlier release again, at the word of a person of this plant.
 
-    The release that is left is not taken again by itself: it has its verdict.
+    The release that is left is not taken again by itself: it has its verdict. Where the pointer to the
+    champion cannot be read, ``to`` has it written anew.
 
     Args:
         plant: The plant's directory.
@@ -47,9 +48,15 @@ def roll_back(plant: PlantDirectory, to: str | None = None, reason: str = "") ->
     Raises:
         UsageError: There is none, it serves already, or it has never served here.
         ReleaseRefused: It does not verify any more; the champion is as it was.
+        InterplantError: The pointer cannot be read, and ``to`` is not given or has not served here.
     """
     with deciding(plant):
-        now = pointers.champion(plant)
+        try:
+            now = pointers.champion(plant)
+        except InterplantError:
+            if to is None or not history.has_served(plant, check_id(to)):
+                raise
+            return _rewrite(plant, to, f": {reason}" if reason else "")
         target = check_id(to) if to else _before(plant, now)
         if now is None or target is None:
             raise UsageError(f"{plant.path}: expected an earlier release to go back to, found none")
@@ -172,10 +179,25 @@ def _heed_champion(plant: PlantDirectory, now: Champion, to: str, known: Verdict
     return verdict_of(plant, now.release)
 
 
-def _serve_again(plant: PlantDirectory, left: str, to: str) -> Champion:
+def _rewrite(plant: PlantDirectory, to: str, reason: str) -> Champion:
+    """The history says which release served last; if it is another, the person leaves it."""
+    verify_kept(plant, to)
+    last = history.line_of_champions(plant)[-1]
+    if last != to:
+        why = f"{sentence('rolled_back')} [rolled_back]: to {to}{reason}"
+        record(plant, last, Verdict(ROLLED_BACK, "rolled_back", why, {}, to))
+    return _serve_again(plant, f"a spoilt pointer{reason}", to, pointers.rewrite)
+
+
+def _serve_again(
+    plant: PlantDirectory,
+    left: str,
+    to: str,
+    point: Callable[[PlantDirectory, str, str | None], Champion] = pointers.roll_back,
+) -> Champion:
     line = history.line_of_champions(plant)
     below = line[: line.index(to)] if to in line else line
-    champion = pointers.roll_back(plant, to, below[-1] if below else None)
+    champion = point(plant, to, below[-1] if below else None)
     known = verdict_of(plant, to)
     record(plant, to, Verdict(ACTIVE, "", f"serves again in place of {left}", known.figures if known else {}))
     return champion

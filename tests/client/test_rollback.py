@@ -13,7 +13,7 @@ from interplant.client import champion as pointers
 from interplant.client import deployment, history, receiving, rollback, verdicts
 from interplant.client.directory import PlantDirectory
 from interplant.client.verdicts import Verdict
-from interplant.core.errors import UsageError
+from interplant.core.errors import InterplantError, UsageError
 from interplant.core.release import ReleaseRefused
 
 from .federation import Federation, settle
@@ -134,6 +134,34 @@ def test_a_torn_line_of_the_record_spoils_no_other(three: PlantDirectory) -> Non
 def test_a_plant_that_kept_no_record_before_knows_the_one_before(three: PlantDirectory) -> None:
     three.release_history.unlink()
     assert rollback.roll_back(three).release == "r-1"
+
+
+@pytest.mark.parametrize("spoilt", ["", "{}", '{"release": "r-2"'])
+@pytest.mark.parametrize(
+    ("to", "previous", "left"), [("r-2", "r-1", "active"), ("r-1", "r-0", "rolled_back")]
+)
+def test_a_spoilt_pointer_is_written_anew_for_what_has_served(
+    federation: Federation, three: PlantDirectory, spoilt: str, to: str, previous: str, left: str
+) -> None:
+    assert federation.try_out(federation.make("r-3", 0.5)).state == "refused"
+    three.champion.write_text(spoilt)
+    for name in (None, "r-3"):
+        with pytest.raises(InterplantError, match=f"`interplant release rollback r-2 --plant {three.path}`"):
+            rollback.roll_back(three, name)
+    assert rollback.roll_back(three, to, "a disk fault").release == to
+    assert serving(three) == (to, previous)
+    assert (states(three)[to], states(three)["r-2"]) == ("active", left)
+    assert history.steps(three)[-1].sentence.endswith("a disk fault")
+    assert not rollback.mend(three)
+
+
+def test_a_spoilt_pointer_stays_where_the_release_does_not_verify(three: PlantDirectory) -> None:
+    (three.releases / "r-1" / "model.onnx").write_bytes(b"other")
+    three.champion.write_text("{")
+    before = history.steps(three)
+    with pytest.raises(ReleaseRefused, match=r"model\.onnx"):
+        rollback.roll_back(three, "r-1")
+    assert (three.champion.read_text(), history.steps(three)) == ("{", before)
 
 
 # --- the federation --------------------------------------------------------------------------------
