@@ -156,13 +156,14 @@ def check(
 def _check_store(plant: PlantDirectory, release: bool, again: bool, task: str, json: bool) -> None:
     from interplant.client import intake
     from interplant.data.ingest import hold_again
-    from interplant.data.ingest import release as let_go
     from interplant.data.reasons import RULES
+    from interplant.data.releasing import release as let_go
 
     store = intake.store_of(plant, load_task(task) if task else None)
     released = let_go(store, plant.load().data.sources) if release else 0
     kept, gone = hold_again(store) if again else (0, 0)
-    found = store.quarantine.summary()
+    with store.locked():  # a file that is being released would be gone, or there twice
+        found = store.quarantine.summary()
     rows = [
         [source, rule, column, count, value, RULES.get(rule, "")]
         for source, rule, column, count, value in found

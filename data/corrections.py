@@ -53,7 +53,7 @@ class Joined:
     refused: list[Late] = field(default_factory=list)
     corrected: int = 0
     new: int = 0
-    filled: int = 0
+    filled: list[Late] = field(default_factory=list)
 
 
 def attach(table: "pa.Table", before: "pa.Table", contract: Contract) -> "pa.Table":
@@ -158,7 +158,7 @@ def join(
             joined.new += not one.source
         elif np.isnan(labels[one.column][place]):
             labels[one.column][place] = one.value
-            joined.filled += 1
+            joined.filled.append(one)
         elif labels[one.column][place] != one.value:
             joined.refused.append(one)
     joined.table = _made(table, labels, said, predictions, joined)

@@ -22,7 +22,7 @@ from interplant.core.schema import Source
 from interplant.data import parsing
 from interplant.data.contract import columns
 from interplant.data.ranges import check_ranges
-from interplant.data.reasons import Findings, mark
+from interplant.data.reasons import Findings, Whence, mark, stamps
 from interplant.data.units import EPOCHS, convert
 
 if TYPE_CHECKING:
@@ -38,14 +38,20 @@ class Admitted:
 
     Args:
         good: Readings as the store keeps them; see `layout`.
-        bad: Readings as they came, by the source's names, all columns as text, behind their `REASONS` (named
-            ``_rule`` and so on).
+        bad: Readings as they came, by the source's names, all columns as text, with their reasons; see
+            `interplant.data.reasons.mark`.
         labels: Machine, time, label and what tells it, of rows that have no reading: it came before, or will.
+        good_rows: Which rows of the batch the good ones are.
+        bad_rows: Which the bad ones are.
+        label_rows: Which the labels are.
     """
 
     good: "pa.Table"
     bad: "pa.Table"
     labels: "pa.Table"
+    good_rows: NDArray[np.intp]
+    bad_rows: NDArray[np.intp]
+    label_rows: NDArray[np.intp]
 
 
 def layout(contract: Contract) -> "pa.Schema":
@@ -73,7 +79,7 @@ def admit(
     source: Source,
     origin: str,
     newest: Mapping[str, float] | None = None,
-    now: float | None = None,
+    now: float | NDArray[np.float64] | None = None,
     known: Callable[[Sequence[str], NDArray[Any]], NDArray[np.bool_]] | None = None,
     apart: bool = True,
 ) -> Admitted:
@@ -85,7 +91,7 @@ def admit(
         source: Its units, its names, and its machine.
         origin: Where they were found.
         newest: By machine, the time of its newest stored reading (microseconds, or the contract's count).
-        now: Seconds since 1970; by default the clock's.
+        now: When they came, all or each (N,), in seconds since 1970; by default the clock's.
         known: Tells which readings, by machine and time, the store has: one that comes again is not late.
         apart: Whether labels may come apart from their readings; else each row is a reading.
 
@@ -99,7 +105,8 @@ def admit(
     own = _once(table.column_names)
     raw = table.rename_columns(_once(renamed(own, source.columns)))
     found = Findings(len(raw))
-    machine, values = _identity(raw, contract, source, found)
+    now = clock.time() if now is None else now
+    machine, values, unread = _identity(raw, contract, source, found)
     parsed = {
         name: _parsed(raw.column(name), name, contract)
         for name in _wanted(contract)
@@ -115,7 +122,13 @@ def admit(
         )
     values |= _read_numbers(parsed, alone, contract, source, found)
     check_ranges(values, contract, found)
-    spared = _spare(raw, own, values, contract, found, source.name, origin)
+    moments = values[contract.time]
+
+    def whence(rows: NDArray[np.intp]) -> Whence:
+        read = _read(machine, moments, unread, rows)
+        return Whence(source.name, origin, *read, stamps(np.broadcast_to(now, len(raw))[rows]))
+
+    spared, spared_rows = _spare(raw, own, values, contract, found, whence)
     arrays = {name: _array(own) for name, own in values.items()} | {contract.machine: machine}
     fields = layout(contract)
     kept = pa.Table.from_arrays(
@@ -123,16 +136,35 @@ def admit(
         schema=fields,
     )
     bad, told = np.flatnonzero(found.code), [contract.machine, contract.time, contract.label, *contract.never]
-    labels = kept.take(pa.array(np.flatnonzero((found.code == 0) & alone))).select(told)
+    label_rows, good_rows = (
+        np.flatnonzero((found.code == 0) & alone),
+        np.flatnonzero((found.code == 0) & ~alone),
+    )
+    labels = kept.take(pa.array(label_rows)).select(told)
     if not len(bad) and not len(labels):
-        return Admitted(kept, spared, labels)
+        return Admitted(kept, spared, labels, good_rows, spared_rows, label_rows)
     reasons, wrong = found.of(bad), raw.take(pa.array(bad))
     shown = {name: parsing.texts(wrong.column(name)) for _, name in reasons if name in raw.column_names}
     cells = [shown[name].iloc[row] if name in shown else None for row, (_, name) in enumerate(reasons)]
-    good = kept.take(pa.array(np.flatnonzero((found.code == 0) & ~alone)))
+    good = kept.take(pa.array(good_rows))
     # Under the source's own names, so that it can be released when those were the mistake.
-    refused = mark(wrong.rename_columns(own), reasons, cells, source.name, origin)
-    return Admitted(good, pa.concat_tables([refused, spared]) if len(spared) else refused, labels)
+    refused = mark(wrong.rename_columns(own), reasons, cells, whence(bad))
+    refused = pa.concat_tables([refused, spared]) if len(spared) else refused
+    return Admitted(good, refused, labels, good_rows, np.r_[bad, spared_rows], label_rows)
+
+
+def _read(
+    machine: "pa.ChunkedArray", times: NDArray[Any], unread: NDArray[np.bool_], rows: NDArray[np.intp]
+) -> "tuple[pa.ChunkedArray, pa.Array]":
+    """Machine and time of some rows, null where there is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    named, read = machine.take(pa.array(rows)), _array(times[rows])
+    return (
+        pc.if_else(pc.equal(named, ""), pa.scalar(None, named.type), named),
+        pc.if_else(pa.array(unread[rows]), pa.scalar(None, read.type), read),
+    )
 
 
 def _spare(
@@ -141,10 +173,12 @@ def _spare(
     values: dict[str, NDArray[Any]],
     contract: Contract,
     found: Findings,
-    source: str,
-    origin: str,
-) -> "pa.Table":
-    """Take single broken inputs out of partial readings that have others; return them for quarantine."""
+    whence: Callable[[NDArray[np.intp]], Whence],
+) -> "tuple[pa.Table, NDArray[np.intp]]":
+    """Take single broken inputs out of partial readings that have others; return them for quarantine.
+
+    Which rows they are of is returned beside them.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -169,7 +203,7 @@ def _spare(
         if name in broken:
             kept = pc.if_else(pa.array(broken[name][chosen]), part.column(name), None)
             part = part.set_column(place, name, kept)
-    return mark(part.rename_columns(own), reasons, told, source, origin)
+    return mark(part.rename_columns(own), reasons, told, whence(chosen)), chosen
 
 
 def as_it_came(table: "pa.Table", contract: Contract, texts: Sequence[str]) -> "pa.Table":
@@ -182,8 +216,8 @@ def as_it_came(table: "pa.Table", contract: Contract, texts: Sequence[str]) -> "
 
 def _identity(
     raw: "pa.Table", contract: Contract, source: Source, found: Findings
-) -> "tuple[pa.ChunkedArray, dict[str, NDArray[Any]]]":
-    """Machines and times; a reading without either is nobody's."""
+) -> "tuple[pa.ChunkedArray, dict[str, NDArray[Any]], NDArray[np.bool_]]":
+    """Machines, times, and where no time can be read; a reading without either is nobody's."""
     import pyarrow as pa
 
     every = np.ones(len(raw), np.bool_)
@@ -196,7 +230,7 @@ def _identity(
     if contract.time not in raw.column_names:
         found.add(every, "column", contract.time)
         nothing = np.int64 if contract.clock == "timestamp" else np.float64
-        return machine, {contract.time: np.zeros(len(raw), nothing)}
+        return machine, {contract.time: np.zeros(len(raw), nothing)}, every
     unit = source.units.get(contract.time, "")
     if contract.clock == "timestamp" and unit and unit not in EPOCHS:
         raise UsageError(
@@ -206,13 +240,14 @@ def _identity(
     moment = parsing.times(raw.column(contract.time), contract, unit if contract.clock == "timestamp" else "")
     found.add(moment.shifted, "clock_change", contract.time)
     found.add(moment.missing | moment.wrong, "time", contract.time)
-    return machine, {contract.time: moment.values}
+    return machine, {contract.time: moment.values}, moment.missing | moment.wrong | moment.shifted
 
 
-def _check_ahead(times: NDArray[Any], contract: Contract, found: Findings, now: float | None) -> None:
+def _check_ahead(
+    times: NDArray[Any], contract: Contract, found: Findings, now: float | NDArray[np.float64]
+) -> None:
     if contract.clock == "timestamp":
-        latest = ((clock.time() if now is None else now) + contract.ahead) * 1e6
-        found.add(times > latest, "ahead", contract.time)
+        found.add(times > (now + contract.ahead) * 1e6, "ahead", contract.time)
 
 
 def _late(

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bundle:
-    """Readings on their way, from where, and the version of the contract that they were held to."""
+    """Readings on their way, from where, and the version of the contract that they were held to.
+
+    Without a source nobody counts them.
+    """
 
     table: "pa.Table"
     origin: str
     version: str
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,17 @@ class Incoming:
     contract: Contract
     _rows: dict[str, int] = field(default_factory=dict)
 
-    def put(self, table: "pa.Table", origin: str) -> int:
+    def put(self, table: "pa.Table", origin: str, source: str = "") -> int:
         """Write readings down; return how many this process has put here since they were moved last."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         name = f"{max((int(path.stem) for path in self.files()), default=0) + 1:012d}.parquet"
-        own = {"origin": origin.encode(), VERSIONS: str(self.contract.version).encode()}
+        own = {
+            "origin": origin.encode(),
+            "source": source.encode(),
+            VERSIONS: str(self.contract.version).encode(),
+        }
         marked = table.replace_schema_metadata(own)
         buffer = pa.BufferOutputStream()
         pq.write_table(marked, buffer, compression="lz4", use_dictionary=[self.contract.machine])
@@ -63,8 +71,9 @@ class Incoming:
         import pyarrow.parquet as pq
 
         table = pq.read_table(path)
-        origin = (table.schema.metadata or {}).get(b"origin", b"").decode()
-        return Bundle(table, origin, versions_of(table.schema))
+        own = table.schema.metadata or {}
+        origin, source = (own.get(name, b"").decode() for name in (b"origin", b"source"))
+        return Bundle(table, origin, versions_of(table.schema), source)
 
     def moved(self) -> None:
         """Nothing waits any more."""

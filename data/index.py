@@ -29,9 +29,12 @@ CREATE TABLE IF NOT EXISTS part (
     corrected INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS newest_of ON part (machine, last);
-CREATE TABLE IF NOT EXISTS held (hash TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS held (
+    hash TEXT PRIMARY KEY, source TEXT, machine TEXT, number INTEGER
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS held_since ON held (source, machine, number) WHERE number > 0;
 CREATE TABLE IF NOT EXISTS came (
-    source TEXT, machine TEXT, rows INTEGER, bad INTEGER, PRIMARY KEY (source, machine)
+    source TEXT, machine TEXT, rows INTEGER, PRIMARY KEY (source, machine)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS told (what TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID;
 """
@@ -103,14 +106,40 @@ class Intake:
     Args:
         source: Its name.
         machine: The machine's; empty where a reading named none.
-        rows: Readings that kept the contract.
-        bad: Readings that went to quarantine.
+        rows: Readings that kept the contract and were not there before.
+        bad: Rows that went to quarantine and are still there.
+        last: The newest of the numbers that `Held` has of these.
     """
 
     source: str
     machine: str
     rows: int
     bad: int
+    last: int = 0
+
+
+class Held(NamedTuple):
+    """A row that is in quarantine.
+
+    Args:
+        hash: What it is told by.
+        source: Whose it is.
+        machine: The machine's; empty where it names none.
+        number: Grows with each batch that goes to quarantine; 0: a snapshot has the row on record.
+    """
+
+    hash: str
+    source: str
+    machine: str
+    number: int = 0
+
+
+_FIELDS: Final = {
+    "part": Partition._fields,
+    "held": Held._fields,
+    "came": ("source", "machine", "rows"),
+}
+"""Columns of the tables that are made anew where they have others."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +154,10 @@ class Index:
 
     def __post_init__(self) -> None:
         with self._connected() as database:
-            columns = [row[1] for row in database.execute("PRAGMA table_info(part)")]
-            if columns and tuple(columns) != Partition._fields:
-                database.execute("DROP TABLE part")  # another version's; it is made anew from the files
+            for name, fields in _FIELDS.items():
+                columns = tuple(row[1] for row in database.execute(f"PRAGMA table_info({name})"))
+                if columns and columns != fields:
+                    database.execute(f"DROP TABLE {name}")  # another version's
             database.executescript(_TABLES)
 
     def put(self, partitions: Iterable[Partition]) -> None:
@@ -168,28 +198,40 @@ class Index:
             database.executemany("DELETE FROM part WHERE name = ?", gone)
         return [fresh.get(name) or known[name] for name in files]
 
-    def note(self, source: str, rows: Mapping[str, int], bad: Mapping[str, int]) -> None:
-        """Count what a source brought, by machine: readings that are good, and that went to quarantine."""
+    def note(self, source: str, rows: Mapping[str, int]) -> None:
+        """Count the readings that a source brought, by machine; less than 0 of what turned out to be none."""
         with self._connected() as database:
             database.executemany(
-                "INSERT INTO came VALUES (?, ?, ?, ?) ON CONFLICT (source, machine) DO UPDATE SET "
-                "rows = rows + excluded.rows, bad = MAX(0, bad + excluded.bad)",
-                [(source, name, rows.get(name, 0), bad.get(name, 0)) for name in rows.keys() | bad.keys()],
+                "INSERT INTO came VALUES (?, ?, ?) ON CONFLICT (source, machine) DO UPDATE SET "
+                "rows = rows + excluded.rows",
+                [(source, name, count) for name, count in rows.items()],
             )
 
     def intake(self) -> list[Intake]:
         """Return what was counted since it was last forgotten, by source and machine."""
         with self._connected() as database:
-            return [Intake(*row) for row in database.execute("SELECT * FROM came ORDER BY source, machine")]
+            found = database.execute(
+                "SELECT source, machine, SUM(rows), SUM(bad), MAX(last) FROM ("
+                "SELECT source, machine, rows, 0 AS bad, 0 AS last FROM came UNION ALL "
+                "SELECT source, machine, 0, COUNT(*), MAX(number) FROM held WHERE number > 0 "
+                "GROUP BY source, machine) GROUP BY source, machine HAVING SUM(rows) <> 0 OR SUM(bad) > 0 "
+                "ORDER BY source, machine"
+            )
+            return [Intake(*row) for row in found]
 
     def forget_intake(self, counted: Iterable[Intake]) -> None:
         """Take off what a snapshot has on record."""
+        counted = list(counted)
         with self._connected() as database:
             database.executemany(
-                "UPDATE came SET rows = rows - ?, bad = bad - ? WHERE source = ? AND machine = ?",
-                [(one.rows, one.bad, one.source, one.machine) for one in counted],
+                "UPDATE came SET rows = rows - ? WHERE source = ? AND machine = ?",
+                [(one.rows, one.source, one.machine) for one in counted],
             )
-            database.execute("DELETE FROM came WHERE rows <= 0 AND bad <= 0")
+            database.execute("DELETE FROM came WHERE rows = 0")
+            database.executemany(
+                "UPDATE held SET number = 0 WHERE source = ? AND machine = ? AND number > 0 AND number <= ?",
+                [(one.source, one.machine, one.last) for one in counted],
+            )
 
     def note_corrections(self, number: int) -> None:
         """Count corrections of persons that changed what readings' labels are."""
@@ -209,31 +251,39 @@ class Index:
         """Take off what a snapshot has on record."""
         self.note_corrections(-counted)
 
-    def held(self, hashes: list[str]) -> set[str]:
-        """Return which of these rows, by their hashes, went to quarantine before."""
-        known: set[str] = set()
+    def held(self, hashes: list[str]) -> dict[str, int]:
+        """Return the numbers of those of these rows that are in quarantine, by hash; see `Held`."""
+        known: dict[str, int] = {}
         with self._connected() as database:
             for first in range(0, len(hashes), _ASKED):
                 asked = hashes[first : first + _ASKED]
                 marks = ", ".join("?" * len(asked))
-                rows = database.execute(f"SELECT hash FROM held WHERE hash IN ({marks})", asked)  # noqa: S608
-                known |= {row[0] for row in rows}
+                rows = database.execute(f"SELECT hash, number FROM held WHERE hash IN ({marks})", asked)  # noqa: S608
+                known |= dict(rows)
         return known
 
-    def hold(self, hashes: Iterable[str]) -> None:
-        """Note rows that went to quarantine."""
+    def hold(self, rows: Iterable[Held]) -> None:
+        """Note a batch of rows that went to quarantine, under a number of its own."""
         with self._connected() as database:
-            database.executemany("INSERT OR IGNORE INTO held VALUES (?)", [(one,) for one in hashes])
+            database.execute(
+                "INSERT INTO told VALUES ('held', 1) ON CONFLICT DO UPDATE SET number = number + 1"
+            )
+            ((number,),) = database.execute("SELECT number FROM told WHERE what = 'held'")
+            _hold(database, (one._replace(number=number) for one in rows))
 
-    def let_go(self, hashes: Iterable[str]) -> None:
-        """Forget rows that leave quarantine."""
+    def swap(self, hashes: Iterable[str], staying: Iterable[Held]) -> None:
+        """Note that rows left quarantine, but for some that stay, as they are now."""
         with self._connected() as database:
             database.executemany("DELETE FROM held WHERE hash = ?", [(one,) for one in hashes])
+            _hold(database, staying)
 
-    def forget_held(self) -> None:
-        """Forget which rows went to quarantine: a hash tells of data, too."""
+    def keep_held(self, hashes: Iterable[str]) -> None:
+        """Forget all rows in quarantine but these: a hash tells of data, too."""
         with self._connected() as database:
-            database.execute("DELETE FROM held")
+            database.execute("PRAGMA secure_delete = ON")
+            database.execute("CREATE TEMP TABLE kept (hash TEXT PRIMARY KEY)")
+            database.executemany("INSERT OR IGNORE INTO kept VALUES (?)", ((one,) for one in hashes))
+            database.execute("DELETE FROM held WHERE hash NOT IN (SELECT hash FROM kept)")
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -260,6 +310,10 @@ def _put(database: sqlite3.Connection, partitions: Iterable[Partition]) -> None:
     database.executemany(
         "INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", list(partitions)
     )
+
+
+def _hold(database: sqlite3.Connection, rows: Iterable[Held]) -> None:
+    database.executemany("INSERT OR IGNORE INTO held VALUES (?, ?, ?, ?)", rows)
 
 
 def _is_partition(name: str) -> bool:

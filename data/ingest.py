@@ -3,16 +3,14 @@
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from interplant.core.contract import Contract
 from interplant.core.schema import Source
 from interplant.data import door
-from interplant.data.door import Admitted
-from interplant.data.reasons import REASONS, told
+from interplant.data.reasons import told
 from interplant.data.sources import Batch, Feed
 from interplant.data.store import HELD_AGAIN, Store
 
@@ -50,9 +48,9 @@ def take(store: Store, source: Source, batch: Batch, brought: Brought) -> None:
     newest = store.newest() if store.contract.late else None
     admitted = door.admit(batch.table, store.contract, source, batch.origin, newest, known=store.has)
     bad = store.hold(admitted.bad)
-    store.add(admitted.good, batch.origin)
+    store.add(admitted.good, batch.origin, source.name)
     store.tell(admitted.labels, source.name, batch.origin)
-    store.index.note(source.name, _machines(admitted, store.contract), bad)
+    store.index.note(source.name, _machines(admitted.good, store.contract))
     batch.kept()
     brought.rows += len(admitted.good) + len(admitted.labels)
     brought.bad += bad.total()
@@ -120,36 +118,6 @@ def ingest(
     return results
 
 
-def release(store: Store, sources: Iterable[Source]) -> int:
-    """Hold what is in quarantine to the contract again, as it is now; what keeps it goes into the store.
-
-    Args:
-        store: The plant's.
-        sources: The plant's, for their units and names as they are declared now.
-
-    Returns:
-        How many readings were released.
-    """
-    known = {source.name: source for source in sources}
-
-    def again(rows: "pa.Table") -> "pa.Table":
-        (name,), (origin,) = (set(rows.column(f"_{key}").to_pylist()) for key in ("source", "origin"))
-        raw = rows.select([column for column in rows.column_names if column[1:] not in REASONS])
-        # What was late once is no less valid for it.
-        contract = replace(store.contract, late=0.0)
-        admitted = door.admit(raw, contract, known.get(name, Source(name=name, kind="folder")), origin)
-        store.let_go(rows, admitted.bad)
-        store.add(admitted.good, origin)
-        store.tell(admitted.labels, name, origin)
-        good = _machines(admitted, store.contract)
-        store.index.note(name, good, {machine: -count for machine, count in good.items()})
-        return admitted.bad
-
-    released = store.quarantine.release(again)
-    store.settle()
-    return released
-
-
 def hold_again(store: Store) -> tuple[int, int]:
     """Hold readings that other versions of the contract let in to the contract as it is now.
 
@@ -161,17 +129,14 @@ def hold_again(store: Store) -> tuple[int, int]:
     for one in store.partitions():
         if one.versions != str(store.contract.version):
             good, bad = store.hold_again(one)
-            store.index.note(HELD_AGAIN, {one.machine: good}, bad)
+            store.index.note(HELD_AGAIN, {one.machine: good})
             kept, gone = kept + good, gone + bad.total()
     store.note_held_again()  # corrections join their readings again
     return kept, gone
 
 
-def _machines(admitted: Admitted, contract: Contract) -> Counter[str]:
-    """Return how many readings, and labels that came alone, each machine has, of rows that have one each."""
-    found: Counter[str] = Counter()
-    for table in (admitted.good, admitted.labels):
-        counted = table.column(contract.machine).value_counts()
-        pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
-        found.update(dict(pairs))
-    return found
+def _machines(readings: "pa.Table", contract: Contract) -> dict[str, int]:
+    """Return how many readings each machine has."""
+    counted = readings.column(contract.machine).value_counts()
+    pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
+    return dict(pairs)

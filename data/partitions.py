@@ -32,13 +32,13 @@ class Merged:
     Args:
         table: All, in the order of their times.
         before: How many were there before.
-        repeats: How many of the new ones were there already.
+        repeats: Rows of the new ones that were there already.
         conflicts: Rows of the new ones that contradict one that was there.
     """
 
     table: "pa.Table"
     before: int
-    repeats: int
+    repeats: NDArray[np.intp]
     conflicts: NDArray[np.intp]
 
 
@@ -76,15 +76,15 @@ def merge_readings(old: "pa.Table", fresh: "pa.Table", contract: Contract) -> Me
     """
     import pyarrow as pa
 
-    table = pa.concat_tables([old, fresh])
+    table, none = pa.concat_tables([old, fresh]), np.empty(0, np.intp)
     times = moments(table, contract)
     if len(times) < 2 or (times[1:] > times[:-1]).all():
-        return Merged(table.combine_chunks(), len(old), 0, np.empty(0, np.intp))
+        return Merged(table.combine_chunks(), len(old), none, none)
     order = np.argsort(times, kind="stable")
     again = np.r_[False, times[order][1:] == times[order][:-1]]
     group = np.cumsum(~again) - 1
     if not again.any():
-        return Merged(table.take(pa.array(order)), len(old), 0, np.empty(0, np.intp))
+        return Merged(table.take(pa.array(order)), len(old), none, none)
     names = [name for name in table.column_names if name not in (contract.machine, contract.time)]
     values = np.column_stack([table.column(name).to_numpy() for name in names])[order]
     first = np.flatnonzero(~again)
@@ -105,8 +105,9 @@ def merge_readings(old: "pa.Table", fresh: "pa.Table", contract: Contract) -> Me
     for place, name in enumerate(kept.column_names):
         if name in columns:
             kept = kept.set_column(place, kept.schema.field(name), columns[name])
-    conflicts = order[wrong & (order >= len(old))] - len(old)
-    return Merged(kept, len(old), int((again & ~wrong & ~adds).sum()), np.sort(conflicts))
+    new = order >= len(old)
+    conflicts, repeats = (order[rows & new] - len(old) for rows in (wrong, again & ~wrong & ~adds))
+    return Merged(kept, len(old), np.sort(repeats), np.sort(conflicts))
 
 
 def span(contract: Contract) -> int:

@@ -1,24 +1,31 @@
 """Readings that broke the contract: kept as they came, each with its reason, until they are released.
 
-One Parquet file a batch, all columns as text, behind the reasons that `interplant.data.reasons.mark` wrote.
+One Parquet file a batch: each row as it came, all columns as text, behind what `interplant.data.reasons.mark`
+says of it.
 """
 
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from interplant.core.contract import Contract
+from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, write_atomic
-from interplant.data import parsing
+from interplant.data.reasons import REASONS
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_FIRST: Final = [f"_{name}" for name in REASONS]
+_MEND: Final = "move it away, remove index.db beside its folder, and bring its readings again"
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,37 @@ class Quarantine:
             name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
             write_atomic(self.path / name, _content(marked))
 
-    def tables(self) -> Iterator[tuple[Path, "pa.Table"]]:
-        """Yield each batch, the oldest first."""
+    def files(self) -> list[Path]:
+        """Return the file of each batch, the oldest first."""
+        return sorted(self.path.glob("*.parquet"))
+
+    def tables(self) -> "Iterator[tuple[Path, pa.Table]]":
+        """Yield each batch, the oldest first; as `read` does."""
+        for path in self.files():
+            yield path, self.read(path)
+
+    def read(self, path: Path) -> "pa.Table":
+        """Return a batch.
+
+        Raises:
+            InterplantError: The file is damaged, or of another version.
+        """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        for path in sorted(self.path.glob("*.parquet")):
-            yield path, pq.ParquetFile(path).read()
+        try:
+            table = pq.ParquetFile(path).read()
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+            raise InterplantError(
+                f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}; {_MEND}"
+            ) from None
+        names = table.column_names
+        if names[: len(_FIRST)] != _FIRST:
+            raise InterplantError(
+                f"{path}: expected the columns {', '.join(_FIRST)} and a row's own, found "
+                f"{', '.join(names[:6])}, as another version may have written it; {_MEND}"
+            )
+        return table
 
     def rows(self) -> int:
         """Return how many readings are here."""
@@ -73,49 +105,47 @@ class Quarantine:
             for source, rule, column, size, value in found.itertuples(index=False, name=None)
         ]
 
+    def replace(self, path: Path, staying: "pa.Table") -> None:
+        """Put what stays of a batch in its place."""
+        if len(staying):
+            write_atomic(path, _content(staying))
+        else:
+            path.unlink()
+
     def erase(self, contract: Contract, machine: str | None, low: float, high: float) -> None:
-        """Remove a machine's rows, or a period's; a row whose machine or time cannot be read goes too.
+        """Remove a machine's rows, or a period's.
+
+        A row that names no machine may be of any, and one whose time cannot be read of any time: it goes too.
 
         Args:
-            contract: Names the columns.
+            contract: Says what times are.
             machine: Whose; None: of all.
             low: The earliest time, microseconds since 1970 or a count.
             high: The latest.
         """
         import pyarrow as pa
 
-        for path, table in list(self.tables()):
+        for path, table in self.tables():
             going = np.ones(len(table), np.bool_)
-            if machine is not None and contract.machine in table.column_names:
-                own, unknown = parsing.names(table.column(contract.machine))
-                going &= np.array([name == machine for name in own.to_pylist()], np.bool_) | unknown
-            if (low > -math.inf or high < math.inf) and contract.time in table.column_names:
-                when = parsing.times(table.column(contract.time), contract)
-                unread = when.missing | when.wrong | when.shifted
-                going &= unread | ((when.values >= low) & (when.values <= high))
+            if machine is not None:
+                going &= [one in (None, machine) for one in table.column("_machine").to_pylist()]
+            if low > -math.inf or high < math.inf:
+                times = _times(table, contract)
+                going &= np.isnan(times) | ((times >= low) & (times <= high))
             if going.any():
-                left = table.take(pa.array(np.flatnonzero(~going)))
-                self.put(left)
-                path.unlink()
+                self.replace(path, table.take(pa.array(np.flatnonzero(~going))))
 
-    def release(self, again: "Callable[[pa.Table], pa.Table]") -> int:
-        """Try every batch anew; what still breaks the contract stays.
 
-        Args:
-            again: Takes rows of one source and origin as they are here, keeps what is good now, and returns
-                what is to stay. Done twice after a kill, it must do no harm.
+def _times(table: "pa.Table", contract: Contract) -> NDArray[np.float64]:
+    """When each row was, NaN where nobody knows: none was read, or the contract's clock was another (N,)."""
+    import pyarrow as pa
 
-        Returns:
-            How many readings were released.
-        """
-        released = 0
-        for path, table in list(self.tables()):
-            staying = again(table)
-            released += len(table) - len(staying)
-            if len(staying) < len(table):
-                self.put(staying)
-                path.unlink()
-        return released
+    column = table.column("_time")
+    if pa.types.is_timestamp(column.type) != (contract.clock == "timestamp"):
+        return np.full(len(table), np.nan)
+    column = column.cast(pa.int64()) if contract.clock == "timestamp" else column
+    found: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy()
+    return found
 
 
 def _content(table: "pa.Table") -> bytes:

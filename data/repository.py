@@ -307,9 +307,9 @@ def _counted(intake: Sequence[Intake]) -> dict[str, Any]:
     sources: Counter[str] = Counter()
     machines: dict[str, list[int]] = {}
     for one in intake:
-        sources[one.source] += one.rows
+        came = max(0, one.rows)
+        sources[one.source] += came
         good, bad = machines.get(one.machine, [0, 0])
-        # Of what was released since, less is bad than was counted anew.
-        machines[one.machine] = [good + one.rows, max(0, bad + one.bad)]
-    quarantined = max(0, sum(one.bad for one in intake))
+        machines[one.machine] = [good + came, bad + one.bad]
+    quarantined = sum(one.bad for one in intake)
     return {"sources": dict(sources), "quarantined": quarantined, "intake": dict(sorted(machines.items()))}

@@ -28,6 +28,7 @@ from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sync_folder, takes_turns
 from interplant.core.schema import Source
 from interplant.data import corrections, door
+from interplant.data.door import Admitted
 from interplant.data.held import Held
 from interplant.data.incoming import Bundle, Incoming
 from interplant.data.index import Index, Partition, versions_of
@@ -119,12 +120,13 @@ class Store:
         """Return by machine the time of its newest settled reading."""
         return self.index.newest()
 
-    def add(self, table: "pa.Table", origin: str = "") -> Added:
+    def add(self, table: "pa.Table", origin: str = "", source: str = "") -> Added:
         """Keep readings; when this returns they are on disk.
 
         Args:
             table: In the contract's `interplant.data.door.layout`.
             origin: Where they were found, should another reading contradict them.
+            source: Whose they are. `Index.note` has counted them: those that are not new are taken off again.
 
         Returns:
             What became of all readings that were moved to partitions by this; those that wait in
@@ -135,8 +137,8 @@ class Store:
         with self.locked():
             self.held.add(self.is_empty())
             if len(table) >= DIRECT:
-                return self._move([Bundle(table, origin, str(self.contract.version))])
-            return self._settle() if self.incoming.put(table, origin) >= MOST else Added()
+                return self._move([Bundle(table, origin, str(self.contract.version), source)])
+            return self._settle() if self.incoming.put(table, origin, source) >= MOST else Added()
 
     def begin(self) -> None:
         """Note that readings may come that are held to this contract, whether or not any do."""
@@ -155,19 +157,8 @@ class Store:
             source: The name of the source.
             origin: Where they were found.
         """
-        if not len(labels):
-            return
-        machines, times = labels.column(self.contract.machine).to_pylist(), moments(labels, self.contract)
-        columns = {
-            name: labels.column(name).to_pylist() for name in (self.contract.label, *self.contract.never)
-        }
-        found = [
-            Late(machine, time, name, values[row], origin, source)
-            for row, (machine, time) in enumerate(zip(machines, times.tolist(), strict=True))
-            for name, values in columns.items()
-            if values[row] is not None
-        ]
-        self.correct(lambda: found)
+        if found := [one for _, one in self._labels(labels, source, origin)]:
+            self.correct(lambda: found)
 
     def correct(self, take: Callable[[], Sequence[Late]]) -> None:
         """Keep labels that came without their readings; when this returns they are on disk.
@@ -199,9 +190,41 @@ class Store:
         with self.locked():
             return self.refused.hold(marked)
 
-    def let_go(self, released: "pa.Table", staying: "pa.Table") -> None:
-        """Forget that rows went to quarantine, but for those that stay: what is wrong again is held again."""
-        self.refused.let_go(released, staying)
+    def take_back(self, admitted: Admitted, source: str, origin: str) -> dict[int, str]:
+        """Take in what leaves quarantine, but for what contradicts what is there.
+
+        The caller holds the lock (`locked`) since it looked into quarantine: nobody erases in between.
+
+        Args:
+            admitted: Rows of quarantine that were held to the contract again.
+            source: The name of their source.
+            origin: Where they were found.
+
+        Returns:
+            The column in which each row of the batch that contradicts does so.
+        """
+        self._settle()
+        back: dict[int, str] = {}
+
+        def contradicting(places: NDArray[np.intp]) -> None:
+            back.update(dict.fromkeys(admitted.good_rows[places].tolist(), self.contract.time))
+
+        if len(admitted.good):
+            bundle = Bundle(admitted.good, origin, str(self.contract.version), source)
+            counts = admitted.good.column(self.contract.machine).value_counts().to_pylist()
+            self.index.note(source, {one["values"]: one["counts"] for one in counts})
+            self._move([bundle], contradicting)
+        labels = {one: row for row, one in self._labels(admitted.labels, source, origin)}
+        self.late.put((self._part(one.machine, one.time), one) for one in labels)
+
+        def refuse(one: Late) -> None:
+            if one in labels:
+                back[int(admitted.label_rows[labels[one]])] = one.column
+            else:
+                self.refused.label(one)
+
+        self._join(refuse)
+        return back
 
     def settle(self) -> Added:
         """Move all that waits in ``incoming/`` to its partitions."""
@@ -238,8 +261,7 @@ class Store:
                     (self.readings / one.name).unlink()
             self.index.partitions(self.readings, self.contract)
             self.late.erase(machine, low, high)
-            self.quarantine.erase(self.contract, machine, low, high)
-            self.index.forget_held()
+            self.refused.erase(machine, low, high)
             return changed
 
     def hold_again(self, partition: Partition) -> tuple[int, Counter[str]]:
@@ -304,8 +326,16 @@ class Store:
 
     # --- partitions ----------------------------------------------------------------------------
 
-    def _move(self, bundles: Sequence[Bundle]) -> Added:
-        """Part readings by machine and day, and merge each part into its partition."""
+    def _move(
+        self, bundles: Sequence[Bundle], refuse: Callable[[NDArray[np.intp]], None] | None = None
+    ) -> Added:
+        """Part readings by machine and day, and merge each part into its partition.
+
+        Args:
+            bundles: The readings.
+            refuse: Takes which of them, counted through all bundles, contradict others; by default they go to
+                quarantine.
+        """
         import pyarrow as pa
 
         table = pa.concat_tables([fitted(one.table, self.contract) for one in bundles])
@@ -315,12 +345,8 @@ class Store:
         times = moments(table, self.contract)
         part = np.floor_divide(times, span(self.contract)).astype(np.int64)
         order = np.lexsort((times, part, machine))
-        table, whence, machine, part = (
-            table.take(pa.array(order)),
-            whence[order],
-            machine[order],
-            part[order],
-        )
+        whole, table = table, table.take(pa.array(order))
+        machine, part = machine[order], part[order]
         starts = np.flatnonzero(np.r_[True, (machine[1:] != machine[:-1]) | (part[1:] != part[:-1])])
         ends = np.r_[starts[1:], len(table)]
 
@@ -330,22 +356,36 @@ class Store:
         ]
         known = self.index.some(names)
 
-        def merge(name: str, first: int, last: int) -> "tuple[Partition, Added, pa.Table, NDArray[np.intp]]":
-            fresh, own = table.slice(first, last - first), whence[first:last]
-            versions = {bundles[one].version for one in np.unique(own)}
+        def merge(
+            name: str, first: int, last: int
+        ) -> "tuple[Partition, Added, NDArray[np.intp], NDArray[np.intp]]":
+            fresh, rows = table.slice(first, last - first), order[first:last]
+            versions = {bundles[one].version for one in np.unique(whence[rows])}
             partition, merged = self._merge(name, known.get(name), fresh, versions)
-            added = Added(partition.rows - merged.before, merged.repeats, len(merged.conflicts))
-            return partition, added, fresh.take(pa.array(merged.conflicts)), own[merged.conflicts]
+            wrong, again = rows[merged.conflicts], rows[merged.repeats]
+            return partition, Added(partition.rows - merged.before, len(again), len(wrong)), wrong, again
 
         with disk_errors(self.readings), ThreadPoolExecutor(_WRITERS) as pool:
             done = list(pool.map(merge, names, starts, ends))
             for folder in {(self.readings / partition.name).parent for partition, *_ in done}:
                 sync_folder(folder)
-        for _, _, contradicting, own in done:
-            if len(contradicting):
-                self.refused.readings(contradicting, [bundles[one].origin for one in own])
+        if len(wrong := np.concatenate([own for *_, own, _ in done])):
+            if refuse is None:
+                found = [(bundles[one].source, bundles[one].origin) for one in whence[wrong]]
+                self.refused.readings(whole.take(pa.array(wrong)), found)
+            else:
+                refuse(wrong)
+        for partition, _, contradicting, again in done:
+            whose = whence[np.r_[contradicting, again]]
+            self._take_off(partition.machine, [bundles[one].source for one in whose])
         self.index.put([partition for partition, *_ in done])
-        return sum((added for _, added, _, _ in done), Added())
+        return sum((added for _, added, *_ in done), Added())
+
+    def _take_off(self, machine: str, sources: Sequence[str]) -> None:
+        """Count less of what sources brought of a machine: what they brought was not new."""
+        for source, count in Counter(sources).items():
+            if source:
+                self.index.note(source, {machine: -count})
 
     def _merge(
         self, name: str, known: Partition | None, fresh: "pa.Table", versions: set[str]
@@ -363,10 +403,13 @@ class Store:
         table = corrections.attach(merged.table, found, self.contract)
         return self._write(name, table, ",".join(every)), merged
 
-    def _join(self) -> Added:
+    def _join(self, refuse: Callable[[Late], None] | None = None) -> Added:
         """Give the labels that wait to the readings that are there.
 
         A kill leaves a label waiting that has joined already: it then changes nothing.
+
+        Args:
+            refuse: Takes each label in whose place another stands; by default it goes to quarantine.
         """
         names = [name for name in self.late.parts() if (self.readings / name).exists()]
         added, known = Added(), self.index.some(names)
@@ -381,11 +424,26 @@ class Store:
                 sync_folder((self.readings / name).parent)
                 self.index.put([partition])
                 self.index.note_corrections(joined.new)
+            for source, _ in {(one.source, one.time) for one in joined.filled if one.source}:
+                self.index.note(source, {partition.machine: 1})
             for one in joined.refused:
-                self.refused.label(one)
+                (refuse or self.refused.label)(one)
             self.late.looked(name, partition.sha256, joined.done)
             added += Added(conflicts=len(joined.refused))
         return added
+
+    def _labels(self, labels: "pa.Table", source: str, origin: str) -> list[tuple[int, Late]]:
+        """Labels that came without their readings, each with its row."""
+        machines, times = labels.column(self.contract.machine).to_pylist(), moments(labels, self.contract)
+        columns = {
+            name: labels.column(name).to_pylist() for name in (self.contract.label, *self.contract.never)
+        }
+        return [
+            (row, Late(machine, time, name, values[row], origin, source))
+            for row, (machine, time) in enumerate(zip(machines, times.tolist(), strict=True))
+            for name, values in columns.items()
+            if values[row] is not None
+        ]
 
     def _part(self, machine: str, time: float) -> str:
         """Name of the partition of a reading; of a time that none has, some name that a file may have."""

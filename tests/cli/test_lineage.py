@@ -36,7 +36,7 @@ def answered(place: Path, plant: PlantDirectory) -> str:
     store = Store(place / "north" / "store", config.load(builtin("turbofan"), Task).contract)
     readings = pa.Table.from_pandas(simulate(0, 2, 0).train)
     store.add(admit(readings, store.contract, Source("export", "folder"), "").good)
-    store.index.note("export", Counter(readings["machine"].to_pylist()), {})
+    store.index.note("export", Counter(readings["machine"].to_pylist()))
     snapshot = Repository(plant.data).freeze(store)
     key = place / "coordinator" / "keys" / "release.key"
     shutil.rmtree(place / "coordinator" / "releases" / RELEASE)

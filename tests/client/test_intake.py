@@ -18,6 +18,7 @@ from interplant.core.schema import Plant, Source, Task, Window
 from interplant.data import snapshots
 from interplant.data.door import layout
 from interplant.data.drafting import draft
+from interplant.data.index import Held
 from interplant.data.ingest import hold_again
 from interplant.data.repository import Repository
 from interplant.data.store import Store
@@ -35,6 +36,12 @@ def fill(plant: PlantDirectory, machines: int = 6) -> Store:
     table = {"machine": names, "cycle": times, "health": values, "rul": [None] * len(rows)}
     store.add(pa.table(table, schema=layout(store.contract)))
     return store
+
+
+def bring(store: Store, rows: int, bad: int) -> None:
+    """Count readings of a machine, and rows of it in quarantine."""
+    store.index.note("plc", {"1": rows})
+    store.index.hold(Held(f"{place}", "plc", "1") for place in range(bad))
 
 
 @pytest.fixture
@@ -65,12 +72,12 @@ def test_a_round_trains_on_windows_of_the_store_with_and_without_privacy(shop: P
 
 def test_a_plant_abstains_when_too_much_is_in_quarantine(shop: PlantDirectory) -> None:
     store = fill(shop)
-    store.index.note("plc", {"1": 72}, {"1": 1})
+    bring(store, 72, bad=1)
     shop.repository().freeze(store)
     assert refused(shop) == "quarantine"
     assert refused(shop, TASK) == "quarantine"
     fill(shop, machines=7)
-    store.index.note("plc", {"7": 12}, {})
+    store.index.note("plc", {"7": 12})
     shop.repository().freeze(store)
     assert go(shop) == 0
 
@@ -108,13 +115,13 @@ def test_where_the_answer_is_billed_a_plant_abstains_for_noise_that_it_pays_for(
 
     edit(billing, declare)
     store = fill(billing)
-    store.index.note("plc", {"1": 72}, {"1": 30})
+    bring(store, 72, bad=30)
     billing.repository().freeze(store)
     for _ in range(2):
         assert refused(billing, task) == "quarantine"
     assert charges(billing) == ["contract+quarantine"]
     fill(billing, machines=7)
-    store.index.note("plc", {"7": 12}, {})
+    store.index.note("plc", {"7": 12})
     billing.repository().freeze(store)
     go(billing, task)
     assert charges(billing) == ["contract+quarantine", "contract+quarantine", "training"]
@@ -124,7 +131,7 @@ def test_one_reading_in_quarantine_is_no_refusal_where_noise_hides_it(billing: P
     """Declared public, one of 30 is more than 1 %: that answer tells of it."""
     edit(billing, lambda plant: setattr(plant.policy.privacy, "refusal_noise", 8.0))
     store = fill(billing)
-    store.index.note("plc", {"1": 29}, {"1": 1})
+    bring(store, 29, bad=1)
     billing.repository().freeze(store)
     go(billing, TASK)
     assert refused(billing, OPEN) == "quarantine"

@@ -23,7 +23,7 @@ from .conftest import TASK, dataset, edit
 
 def bring(store: Store, frame: pd.DataFrame) -> None:
     store.add(pa.Table.from_pandas(columns(frame), preserve_index=False), "test")
-    store.index.note("line", {"1": len(frame)}, {})
+    store.index.note("line", {"1": len(frame)})
 
 
 def columns(frame: pd.DataFrame) -> pd.DataFrame:

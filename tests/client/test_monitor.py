@@ -64,7 +64,7 @@ def watched(bare: PlantDirectory) -> PlantDirectory:
 
 
 def bring(plant: PlantDirectory, rows: int) -> None:
-    Index(Path(plant.path / "store" / "index.db")).note("line", {"1": rows}, {})
+    Index(Path(plant.path / "store" / "index.db")).note("line", {"1": rows})
 
 
 def test_the_monitor_counts_what_sources_bring_and_tries_again_after_a_failure(

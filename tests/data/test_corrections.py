@@ -23,6 +23,7 @@ from interplant.data.cuts import windows_of
 from interplant.data.ingest import Brought, hold_again
 from interplant.data.late import Late, Waiting
 from interplant.data.mapped import Cut
+from interplant.data.releasing import release
 from interplant.data.repository import Repository
 from interplant.data.snapshots import Snapshot
 from interplant.data.sources import Batch
@@ -103,7 +104,7 @@ def test_of_two_labels_of_sources_the_first_stands_and_the_other_is_kept_with_it
     take(store, machine=["1"], cycle=[1], y=[8.0])
     assert labels(store)[0] == (1, 7, None)
     assert store.quarantine.summary() == [("mes", "conflict", "y", 1, "8")]
-    assert ingest.release(store, [MES]) == 1
+    assert release(store, [MES]) == 0
     assert store.quarantine.summary() == [("mes", "conflict", "y", 1, "8")], (
         "it is looked at, and still wrong"
     )

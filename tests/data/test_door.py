@@ -188,12 +188,15 @@ def test_a_partial_reading_keeps_its_other_inputs_when_one_is_broken() -> None:
         {"cycle": 2.0, "a": None, "b": 0.2, "c": None},
         {"cycle": 4.0, "a": None, "b": None, "c": 0.4},
     ]
-    assert admitted.bad.select(["_rule", "_column", "_value", "cycle", "a", "b", "c"]).to_pylist() == [
-        {"_rule": "range", "_column": "a", "_value": "99", "cycle": "3", "a": "99", "b": None, "c": None},
-        {"_rule": "type", "_column": "a", "_value": "BadSensorFailure", "cycle": "2", "a": "BadSensorFailure",
-         "b": None, "c": "77"},
-        {"_rule": "finite", "_column": "a", "_value": "inf", "cycle": "4", "a": "inf", "b": None, "c": None},
+    assert why(admitted) == [
+        ("range", "a", "99"), ("type", "a", "BadSensorFailure"), ("finite", "a", "inf"),
     ]  # fmt: skip
+    assert reasons.own(admitted.bad).select(["cycle", "a", "b", "c"]).to_pylist() == [
+        {"cycle": "3", "a": "99", "b": None, "c": None},
+        {"cycle": "2", "a": "BadSensorFailure", "b": None, "c": "77"},
+        {"cycle": "4", "a": "inf", "b": None, "c": None},
+    ]
+    assert (admitted.good_rows.tolist(), admitted.bad_rows.tolist()) == ([0, 1, 3], [2, 1, 3])
 
 
 def test_two_columns_of_one_name_are_told_apart() -> None:
@@ -276,4 +279,5 @@ def test_two_large_numbers_are_two_machines() -> None:
 def test_the_quarantine_keeps_the_sources_own_names() -> None:
     crossed = Source(name="plc", kind="mqtt", columns={"force": "temperature", "temperature": "force"})
     (row,) = admit(source=crossed, temperature=3.0, force="x").bad.to_pylist()
-    assert (row["_column"], row["_value"], row["force"], row["temperature"]) == ("temperature", "x", "x", "3")
+    assert (row["_column"], row["_value"]) == ("temperature", "x")
+    assert (row["row.force"], row["row.temperature"]) == ("x", "3")

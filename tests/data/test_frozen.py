@@ -14,6 +14,7 @@ from interplant.core.errors import InterplantError, Refusal, UsageError
 from interplant.core.schema import Split
 from interplant.data import door, pieces, versions
 from interplant.data.frozen import FrozenReader
+from interplant.data.index import Held
 from interplant.data.repository import Repository
 from interplant.data.snapshots import load, most_readings
 from interplant.data.store import Store
@@ -118,7 +119,8 @@ def test_who_brought_the_readings_is_on_record_and_no_part_of_the_digest(
 ) -> None:
     store = Store(tmp_path / "store", STAMPED)
     fill(store, ["press-1"], [1])
-    store.index.note("historian", {"press-1": 1}, {"press-1": 2})
+    store.index.note("historian", {"press-1": 1})
+    store.index.hold([Held("a", "historian", "press-1"), Held("b", "historian", "press-1")])
     first = repository.freeze(store)
     assert (first.sources, first.quarantined) == ({"historian": 1}, 2)
     fill(store, ["press-1"], [2])
@@ -358,12 +360,13 @@ def test_what_went_to_quarantine_is_on_record_though_no_reading_came(
 ) -> None:
     store = Store(tmp_path / "store", STAMPED)
     fill(store, ["press-1"], [1])
-    store.index.note("plc", {"press-1": 3}, {"": 10})
+    store.index.note("plc", {"press-1": 3})
+    store.index.hold(Held(f"{place}", "plc", "") for place in range(10))
     with monkeypatch.context() as patch:
         patch.setattr(Repository, "_track", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             repository.freeze(store)
     assert repository.freeze(store).quarantined == 10
     assert repository.freeze(store).quarantined == 10, "no news: the record stands"
-    store.index.note("plc", {}, {"press-1": 7})
+    store.index.hold(Held(f"again {place}", "plc", "press-1") for place in range(7))
     assert repository.freeze(store).quarantined == 7

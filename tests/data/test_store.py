@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError
-from interplant.data import door, partitions, reasons, store
+from interplant.core.schema import Source
+from interplant.data import door, partitions, store
 from interplant.data.index import Index
-from interplant.data.ingest import hold_again, release
+from interplant.data.ingest import hold_again
+from interplant.data.releasing import release
 from interplant.data.store import Added, Store
 
 STAMPED = Contract(
@@ -92,9 +94,9 @@ def test_what_contradicts_a_stored_reading_goes_to_quarantine(tmp_path: Path) ->
     assert add(found, row("1", 1, a=1.0)) == Added(1, 0, 0)
     assert add(found, row("1", 1, a=5.0), row("1", 2)) == Added(1, 0, 1)
     assert contents(found)[0] == ("1", 1, 1.0, 2.0, None)
-    assert found.quarantine.summary() == [("", "conflict", "cycle", 1, "1.0")]
+    assert found.quarantine.summary() == [("", "conflict", "cycle", 1, "1")]
     ((_, table),) = found.quarantine.tables()
-    assert (table.column("a").to_pylist(), table.column("_origin").to_pylist()) == (["5"], ["a file"])
+    assert (table.column("row.a").to_pylist(), table.column("_origin").to_pylist()) == (["5"], ["a file"])
 
 
 def test_a_label_may_come_later(tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ def test_erasing_reaches_the_quarantine(tmp_path: Path) -> None:
     add(found, row("1", 1, a=5.0), row("2", 1, a=5.0))
     found.erase("1")
     ((_, table),) = found.quarantine.tables()
-    assert table.column("machine").to_pylist() == ["2"]
+    assert table.column("_machine").to_pylist() == ["2"]
 
 
 KEYS = st.tuples(st.sampled_from(["1", "2"]), st.integers(0, 4))
@@ -290,14 +292,11 @@ def test_a_column_that_is_new_in_the_contract_has_no_value_in_older_readings(tmp
 
 def test_a_row_is_in_quarantine_once_however_often_it_comes(tmp_path: Path) -> None:
     found = Store(tmp_path, COUNTED)
-    bad = reasons.mark(
-        pa.table({"machine": ["1", "1"], "a": ["x", "y"]}), [("type", "a")] * 2, ["x", "y"], "s", "o"
-    )
-    assert found.hold(bad).total() == 2
+    rows = pa.table({"machine": ["1", "1"], "cycle": [1, 2], "a": ["x", "y"], "b": [1, 1]})
+    bad = door.admit(rows, COUNTED, Source(name="s", kind="folder"), "o").bad
+    assert found.hold(bad) == {"1": 2}
     assert Store(tmp_path, COUNTED).hold(bad).total() == 0
     assert found.quarantine.rows() == 2
-    found.erase("2")
-    assert found.index.held([]) == set()
 
 
 def test_what_a_killed_writer_left_is_erased(tmp_path: Path) -> None:
