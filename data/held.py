@@ -16,7 +16,7 @@ UNKNOWN: Final = "unknown"
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldVersions:
     """The record of one store; who writes to it holds the store's lock.
 
     Args:

@@ -40,6 +40,7 @@ def release(store: Store, sources: Iterable[Source]) -> int:
         return _again(store, rows, plain if stored else known.get(name, plain), origin)
 
     with store.locked():  # else another one releases, or erases, what is being looked at
+        store.held.add(store.is_empty())
         return store.refused.release(again)
 
 

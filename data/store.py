@@ -29,7 +29,7 @@ from interplant.core.files import disk_errors, sync_folder, takes_turns
 from interplant.core.schema import Source
 from interplant.data import corrections, door
 from interplant.data.door import Admitted
-from interplant.data.held import Held
+from interplant.data.held import HeldVersions
 from interplant.data.incoming import Bundle, Incoming
 from interplant.data.index import Index, Partition, versions_of
 from interplant.data.late import Late, Waiting
@@ -103,7 +103,7 @@ class Store:
         self.refused = Refused(self.quarantine, self.index, self.contract, self.texts)
         self.incoming = Incoming(self.path / "incoming", self.contract)
         self.late = Waiting(self.path / "late.db")
-        self.held = Held(self.path / "held.json", str(self.contract.version))
+        self.held = HeldVersions(self.path / "held.json", str(self.contract.version))
 
     @property
     def readings(self) -> Path:
