@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from interplant.core.contract import Column, Condition, Contract
 from interplant.core.errors import UsageError
 from interplant.core.schema import Source
-from interplant.data import door, reasons
+from interplant.data import door, parsing, reasons
 
 PRESS = Contract(
     clock="timestamp",
@@ -274,6 +274,15 @@ def test_a_machine_has_one_name_however_its_column_was_read(written: str, name: 
 def test_two_large_numbers_are_two_machines() -> None:
     table = pa.table({"machine": [2.0**60, 2.0**63], "cycle": [1, 1], "s": [0.5, 0.5]})
     assert len(set(door.admit(table, COUNTED, HISTORIAN, "here").good.column("machine").to_pylist())) == 2
+
+
+def test_a_column_is_written_out_once_however_many_rows_are_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    texts = parsing.texts
+    monkeypatch.setattr(parsing, "texts", lambda column: written.append(len(column)) or texts(column))
+    table = pa.table({"machine": ["1"] * 50, "cycle": list(range(50)), "s": [9.0] * 50})
+    assert len(door.admit(table, COUNTED, HISTORIAN, "here").bad) == 50
+    assert len(written) <= 8
 
 
 def test_the_quarantine_keeps_the_sources_own_names() -> None:
