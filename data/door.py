@@ -136,10 +136,8 @@ def admit(
         schema=fields,
     )
     bad, told = np.flatnonzero(found.code), [contract.machine, contract.time, contract.label, *contract.never]
-    label_rows, good_rows = (
-        np.flatnonzero((found.code == 0) & alone),
-        np.flatnonzero((found.code == 0) & ~alone),
-    )
+    whole = found.code == 0
+    good_rows, label_rows = np.flatnonzero(whole & ~alone), np.flatnonzero(whole & alone)
     labels = kept.take(pa.array(label_rows)).select(told)
     if not len(bad) and not len(labels):
         return Admitted(kept, spared, labels, good_rows, spared_rows, label_rows)

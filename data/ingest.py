@@ -31,7 +31,8 @@ class Brought:
         source: Its name.
         rows: Readings that kept the contract, those that were there already among them, and labels that came
             alone.
-        bad: Readings that went to quarantine.
+        bad: Rows that went to quarantine at the door and were not there before. What contradicts a reading is
+            found when it moves to its partition: `Index.intake` counts it.
         rules: Of these, how many broke which rule in which column.
         origins: Where the first few bad ones were found.
     """
