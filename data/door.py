@@ -197,7 +197,7 @@ def _spare(
         first |= dict.fromkeys(np.flatnonzero(where).tolist(), (rule, name))
     reasons = [first[row] for row in chosen.tolist()]
     part = raw.take(pa.array(chosen))
-    told = [str(part.column(name)[row]) for row, (_, name) in enumerate(reasons)]
+    told = parsing.cells(part, [name for _, name in reasons])
     for place, name in enumerate(part.column_names):
         if name in broken:
             kept = pc.if_else(pa.array(broken[name][chosen]), part.column(name), None)

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from interplant.data.columns import unparsed
 from interplant.data.csv_pieces import LONGEST, PIECE, Piece
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _END: Final = b"PAR1"
 """The last bytes of every whole file; what they follow, the footer, is written last."""
@@ -47,9 +50,21 @@ def parquet_pieces(path: Path, start: int, size: int) -> Iterator[Piece]:
                     first, row = row, row + len(block)
                     if row > start:
                         table = pa.Table.from_batches([block.slice(max(0, start - first))])
-                        yield Piece(table, max(first, start), row, size if row == rows else 0)
+                        yield Piece(_without_views(table), max(first, start), row, size if row == rows else 0)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk, not of what Arrow reads
         text = f"{path.name}: damaged, rows from {row} of {rows} cannot be read: {error}"
         yield Piece(unparsed([text], LONGEST), row, rows, size)
+
+
+def _without_views(table: "pa.Table") -> "pa.Table":
+    """The same values in kinds of columns that Arrow can pick rows of."""
+    import pyarrow as pa
+
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    if not any(field.type in plain for field in table.schema):
+        return table
+    return table.cast(
+        pa.schema([field.with_type(plain.get(field.type, field.type)) for field in table.schema])
+    )

@@ -4,8 +4,8 @@ Nothing here raises over a value: what is not one is masked, and the door says s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,14 @@ from interplant.data.units import EPOCHS
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+_PER: Final = {"s": 1_000_000, "ms": 1_000, "us": 1, "day": 86_400_000_000}
+"""Microseconds in what Arrow's kinds of times count; nanoseconds end in 2262."""
+
+_FIRST: Final = -62_135_510_400_000_000
+_LAST: Final = 253_402_214_399_999_999
+"""Microseconds since 1970 that are a time here: the years 1 to 9999 but for a day at either end, so that each
+is a date in every zone."""
 
 OFFSET = r"(?:[Zz]|:\d{2}(?:\.\d+)?\s*[+-]\d{2}(?::?\d{2})?)$"
 """How a timestamp ends that brings its own offset from UTC."""
@@ -84,6 +92,7 @@ def times(column: "pa.ChunkedArray", contract: Contract, unit: str = "") -> Pars
         unit: Of numbers that count since 1970 (UTC), one of `EPOCHS`; without it a number is no moment.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     if contract.clock == "count":
         found = numbers(column)
@@ -93,13 +102,17 @@ def times(column: "pa.ChunkedArray", contract: Contract, unit: str = "") -> Pars
         found = numbers(column)
         with np.errstate(over="ignore"):
             micros = found.values * EPOCHS[unit]
-        wrong = found.wrong | _infinite(found.values) | (np.abs(micros) > 2.0**62)
+        wrong = found.wrong | ~((micros >= _FIRST) & (micros <= _LAST))
         return Parsed(_whole(micros, wrong | found.missing), found.missing, wrong, nothing)
     missing = np.asarray(column.is_null()) if column.null_count else nothing
-    if pa.types.is_timestamp(column.type) and column.type.tz:
-        return Parsed(_micros(column), missing, nothing, nothing)
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        return _local(column.cast(pa.timestamp("us")).to_pandas(), contract, missing)
+        wrong = _beyond(column)
+        if wrong.any():
+            column = pc.if_else(pa.array(wrong), None, column)
+        if pa.types.is_timestamp(column.type) and column.type.tz:
+            return Parsed(_micros(column), missing, wrong, nothing)
+        local = _local(column.cast(pa.timestamp("us"), safe=False).to_pandas(), contract, missing | wrong)
+        return replace(local, missing=missing, wrong=wrong)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return Parsed(np.zeros(len(column), np.int64), missing, ~missing, nothing)
     return _written(texts(column), contract)
@@ -110,6 +123,8 @@ def names(column: "pa.ChunkedArray") -> "tuple[pa.ChunkedArray, NDArray[np.bool_
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if pa.types.is_float16(column.type):
+        column = column.cast(pa.float32())
     if pa.types.is_floating(column.type):
         # Beyond, a float no longer tells two numbers apart: it stays as it is written.
         whole = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), 2.0**53))
@@ -132,12 +147,43 @@ def texts(column: "pa.ChunkedArray") -> "pd.Series[Any]":
     import pyarrow as pa
 
     try:
-        written = column.cast(pa.string())
+        if pa.types.is_timestamp(column.type) and column.type.tz:
+            written = _zoned(column)
+        else:
+            written = column.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         # Nested and binary values, which have no text of their own.
-        written = pa.chunked_array([[None if one is None else repr(one)[:200] for one in column.to_pylist()]])
-        written = written.cast(pa.string())
+        written = pa.chunked_array([pa.array([_shown(one) for one in column], pa.string())])
     return pd.Series(written.to_numpy(), dtype=object).str.strip()
+
+
+def cells(table: "pa.Table", columns: Sequence[str]) -> list[str | None]:
+    """Return of each row the value of one column, as it would be written.
+
+    Args:
+        table: Rows (N, columns).
+        columns: Of each row, which.
+    """
+    written = {name: texts(table.column(name)) for name in set(columns)}
+    return [written[name].iloc[row] for row, name in enumerate(columns)]
+
+
+def _zoned(column: "pa.ChunkedArray") -> "pa.ChunkedArray":
+    """Moments as text, in UTC where nobody knows their zone."""
+    import pyarrow as pa
+
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return column.cast(pa.timestamp(column.type.unit, "UTC")).cast(pa.string())
+
+
+def _shown(cell: "pa.Scalar[Any]") -> str | None:
+    """A value as Python writes it, at most 200 characters; by its kind if Python has none such."""
+    try:
+        return repr(cell.as_py())[:200] if cell.is_valid else None
+    except (ValueError, OverflowError, LookupError):
+        return f"a {cell.type}"[:200]
 
 
 def _written(text: "pd.Series[Any]", contract: Contract) -> Parsed:
@@ -151,11 +197,11 @@ def _written(text: "pd.Series[Any]", contract: Contract) -> Parsed:
         np.zeros(len(text), np.bool_),
     )
     if own.any():
-        found = pd.to_datetime(text[own], format="ISO8601", errors="coerce", utc=True)
+        found = _kept(pd.to_datetime(text[own], format="ISO8601", errors="coerce", utc=True))
         micros[own], wrong[own] = _from_pandas(found), found.isna().to_numpy()
     rest = ~own & ~missing
     if rest.any():
-        naive = pd.to_datetime(text[rest], format="ISO8601", errors="coerce")
+        naive = _kept(pd.to_datetime(text[rest], format="ISO8601", errors="coerce"))
         local = _local(naive, contract, naive.isna().to_numpy())
         micros[rest], wrong[rest], shifted[rest] = local.values, naive.isna().to_numpy(), local.shifted
     return Parsed(micros, missing, wrong, shifted)
@@ -165,6 +211,29 @@ def _local(naive: "pd.Series[Any]", contract: Contract, missing: NDArray[np.bool
     found = naive.dt.tz_localize(contract.zone, ambiguous="NaT", nonexistent="NaT").dt.tz_convert("UTC")
     shifted = found.isna().to_numpy() & ~missing
     return Parsed(_from_pandas(found), missing, np.zeros(len(naive), np.bool_), shifted)
+
+
+def _kept(found: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Times, those beyond what is a time here as none."""
+    micros = _from_pandas(found)
+    return found.where((micros >= _FIRST) & (micros <= _LAST))
+
+
+def _beyond(column: "pa.ChunkedArray") -> NDArray[np.bool_]:
+    """Which times lie beyond what is a time here, whatever Arrow can count."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    unit = "day" if pa.types.is_date32(kind) else "ms" if pa.types.is_date64(kind) else kind.unit
+    per = _PER.get(unit, 1)
+    first, last = _FIRST // per, _LAST // per
+    counts = column.cast(pa.int32() if unit == "day" else pa.int64()).cast(pa.int64())
+    ends = pc.min_max(counts).as_py()
+    if unit == "ns" or ends["min"] is None or (first <= ends["min"] and ends["max"] <= last):
+        return np.zeros(len(column), np.bool_)
+    inside = pc.and_(pc.greater_equal(counts, first), pc.less_equal(counts, last))
+    return ~np.asarray(pc.fill_null(inside, True))
 
 
 def _from_pandas(found: "pd.Series[Any]") -> NDArray[np.int64]:

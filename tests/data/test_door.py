@@ -112,6 +112,72 @@ def test_a_number_is_a_moment_only_in_the_unit_that_the_source_declares(unit: st
     assert row["at"] == datetime(2026, 3, 1, 10, tzinfo=UTC)
 
 
+@pytest.mark.parametrize("zone", [None, "UTC"])
+def test_nanoseconds_are_kept_as_microseconds(zone: str | None) -> None:
+    moment = pa.array([1767225600000000123]).cast(pa.timestamp("ns", zone))
+    (row,) = at(moment, replace(PRESS, zone="UTC")).good.to_pylist()
+    assert row["at"] == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def at(moments: pa.Array, contract: Contract = PRESS) -> door.Admitted:
+    """Send a reading for each of these times through the door."""
+    rows = {name: [value] * len(moments) for name, value in GOOD.items()}
+    return door.admit(pa.table(rows | {"at": moments}), contract, HISTORIAN, "here", now=NOW)
+
+
+@pytest.mark.parametrize("hold", [0, 1])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+@pytest.mark.parametrize(
+    "moments",
+    [
+        *(pa.array([-(2**63), 2**63 - 1, 2**62]).cast(pa.timestamp(unit, zone))
+          for unit in ("s", "ms", "us") for zone in (None, "UTC", "Asia/Tokyo")),
+        pa.array([2**61, -(2**61)]).cast(pa.timestamp("us")),
+        pa.array([2**61]).cast(pa.date64()),
+        pa.array([2**31 - 1, -(2**31), 3_000_000], pa.int32()).cast(pa.date32()),
+        pa.array(["9999-12-31T23:59:59", "0001-01-01"]),
+        pa.array(["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-05:00"]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_time_that_no_calendar_has_goes_to_quarantine(moments: pa.Array, zone: str, hold: float) -> None:
+    admitted = at(moments, replace(PRESS, zone=zone, hold=hold))
+    assert admitted.bad.column("_rule").to_pylist() == ["time"] * len(moments)
+    assert not len(admitted.good)
+
+
+@pytest.mark.parametrize("number", [2.0**61, -(2.0**61), 1e300])
+def test_a_number_that_is_no_moment_of_any_calendar_goes_to_quarantine(number: float) -> None:
+    declared = Source(name="plc", kind="mqtt", units={"at": "us"})
+    assert [rule for rule, *_ in why(admit(source=declared, at=number))] == ["time"]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pa.array([2**61]).cast(pa.timestamp("us")),
+        pa.array([0]).cast(pa.timestamp("us", "Nowhere/Land")),
+        pa.array([-(2**63)]).cast(pa.time64("ns")),
+        pa.array([2**31 - 1], pa.int32()).cast(pa.date32()),
+        pa.array([[2**61]], pa.list_(pa.timestamp("us"))),
+    ],
+    ids=lambda cell: str(cell.type),
+)
+@pytest.mark.parametrize("hold", [0, 1])
+def test_what_python_has_no_value_for_is_told_of_in_quarantine(cell: pa.Array, hold: float) -> None:
+    row = pa.table({name: [value] for name, value in (GOOD | {"force": 5.0}).items()})
+    row = row.set_column(row.column_names.index("temperature"), "temperature", cell)
+    admitted = door.admit(row, replace(PRESS, hold=hold), HISTORIAN, "here", now=NOW)
+    ((rule, column, value),) = why(admitted)
+    assert (rule, column) == ("type", "temperature")
+    assert value
+
+
+def test_a_machines_name_may_be_a_half_float() -> None:
+    table = pa.table({"machine": pa.array(np.array([7.0], np.float16)), "cycle": [1], "s": [0.5]})
+    assert door.admit(table, COUNTED, HISTORIAN, "here").good.column("machine").to_pylist() == ["7"]
+
+
 def test_an_unknown_unit_of_times_is_one_sentence() -> None:
     with pytest.raises(UsageError, match=r"units\.at: expected one of s, ms, us, ns, found 'fortnight'"):
         admit(source=Source(name="plc", kind="mqtt", units={"at": "fortnight"}))
@@ -217,15 +283,39 @@ def three(cells: st.SearchStrategy[Any], kind: pa.DataType) -> st.SearchStrategy
     return st.lists(cells, min_size=3, max_size=3).map(lambda own: pa.array(own, kind))
 
 
+def counted(kind: pa.DataType, low: int, high: int) -> st.SearchStrategy[pa.Array]:
+    """Columns of three values of a kind that counts in whole numbers, any that fits."""
+    plain = pa.int32() if kind.bit_width == 32 else pa.int64()
+    near = st.integers(max(low, -(2**40)), min(high, 2**40))
+    cells = st.integers(low, high) | near | st.sampled_from([low, high]) | st.none()
+    return three(cells, plain).map(lambda own: own.cast(kind))
+
+
+INT32, INT64 = (-(2**31), 2**31 - 1), (-(2**63), 2**63 - 1)
+MOMENTS = [
+    pa.timestamp(unit, zone) for unit in ("s", "ms", "us", "ns") for zone in (None, "UTC", "Asia/Tokyo")
+]
+LASTING = [pa.duration(unit) for unit in ("s", "ms", "us", "ns")]
 COLUMN = st.one_of(
     three(CELLS, pa.string()),
+    three(CELLS, pa.large_string()),
+    three(CELLS, pa.string()).map(lambda own: own.dictionary_encode()),
     three(st.floats() | st.none(), pa.float64()),
-    three(st.integers(-(2**63), 2**63 - 1) | st.none(), pa.int64()),
+    three(st.integers(*INT64) | st.none(), pa.int64()),
+    three(st.integers(0, 2**64 - 1) | st.none(), pa.uint64()),
+    three(st.integers(*INT64) | st.none(), pa.int64()).map(lambda own: own.dictionary_encode()),
+    three(st.decimals(allow_nan=False, allow_infinity=False, places=2, min_value=-(10**9), max_value=10**9)
+          | st.none(), pa.decimal128(38, 2)),
+    three(st.integers(-(10**70), 10**70) | st.none(), pa.decimal256(76, 0)),
     three(st.booleans() | st.none(), pa.bool_()),
     three(st.binary(max_size=4) | st.none(), pa.binary()),
     three(st.lists(st.integers(0, 9), max_size=2), pa.list_(pa.int64())),
     st.just(pa.nulls(3)),
-)
+    st.sampled_from([*MOMENTS, *LASTING, pa.date64()]).flatmap(lambda kind: counted(kind, *INT64)),
+    counted(pa.date32(), *INT32),
+    counted(pa.time32("ms"), 0, 86_399_999),
+    counted(pa.time64("ns"), 0, 86_399_999_999_999),
+)  # fmt: skip
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))

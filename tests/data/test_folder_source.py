@@ -361,6 +361,14 @@ def test_parquet_goes_on_after_the_last_rows_that_were_kept(folder: Path, feed: 
     assert handed(feed()) == []
 
 
+def test_views_in_a_parquet_are_texts(folder: Path, feed: Callable[..., Feed]) -> None:
+    views = {"cycle": [1, 2], "heat": pa.array(["x", None], pa.string_view()), "raw": pa.array([b"a", b"b"])}
+    views["raw"] = views["raw"].cast(pa.binary_view())
+    pq.write_table(pa.table(views), folder / "a.parquet")
+    (batch,) = handed(feed())
+    assert batch.table.take([1]).to_pylist() == [{"cycle": 2, "heat": None, "raw": b"b"}]
+
+
 def test_a_damaged_parquet_says_so_in_a_row(folder: Path, feed: Callable[..., Feed]) -> None:
     pq.write_table(pa.table({"cycle": range(1000)}), folder / "a.parquet", row_group_size=500)
     content = bytearray((folder / "a.parquet").read_bytes())
