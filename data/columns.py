@@ -30,7 +30,13 @@ def from_columns(columns: Mapping[str, Sequence[Any]], numbers: AbstractSet[str]
     """Return columns of plain values as a table; see `from_rows`."""
     import pyarrow as pa
 
-    return pa.table({name: column(values, name in numbers) for name, values in columns.items()})
+    taken, found = set(columns), {}
+    for name, values in columns.items():
+        own = _free(name, taken)
+        taken.add(own)
+        # Beside what is no reading, which is text.
+        found[own] = _as_text(values) if own == UNPARSED else column(values, name in numbers)
+    return pa.table(found)
 
 
 def column(values: Sequence[Any], number: bool = False) -> "pa.Array":
@@ -46,10 +52,10 @@ def column(values: Sequence[Any], number: bool = False) -> "pa.Array":
         if number and any(isinstance(value, Decimal) for value in values):
             values = [float(value) if isinstance(value, Decimal) else value for value in values]
         if not number and _of_two_minds(values):
-            return pa.array([_text(value) for value in values], pa.string())
+            return _as_text(values)
         return pa.array(values, pa.float64() if number else None)
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
-        return pa.array([_text(value) for value in values], pa.string())
+        return _as_text(values)
 
 
 def unparsed(texts: Iterable[str], most: int) -> "pa.Table":
@@ -73,12 +79,26 @@ def _of_two_minds(values: Sequence[Any]) -> bool:
     return len(kinds) > 1 and not kinds <= {int, float}
 
 
+def _as_text(values: Sequence[Any]) -> "pa.Array":
+    import pyarrow as pa
+
+    return pa.array([_text(value) for value in values], pa.string())
+
+
 def _text(value: Any) -> str | None:
     if value is None:
         return None
     if isinstance(value, bool | dict | list):
         return _written(json.dumps(value, default=str))
     return _written(value.isoformat() if isinstance(value, datetime) else str(value))
+
+
+def _free(name: str, taken: AbstractSet[str]) -> str:
+    """A column's name as UTF-8 can write it, and none of those that are taken by others."""
+    own = _written(name)
+    while own != name and own in taken:
+        own += "?"
+    return own
 
 
 def _written(text: str) -> str:

@@ -340,5 +340,12 @@ def _array(values: NDArray[Any]) -> "pa.Array":
 
 
 def _once(names: list[str]) -> list[str]:
-    """Column names of which none is there twice; a later one of the same name is told apart by its number."""
-    return [name if name not in names[:place] else f"{name}#{place}" for place, name in enumerate(names)]
+    """Column names, each told apart by its number from one before it."""
+    taken, found = set[str](), list[str]()
+    for place, name in enumerate(names):
+        own = name
+        while own in taken:
+            own = f"{own}#{place}"
+        taken.add(own)
+        found.append(own)
+    return found

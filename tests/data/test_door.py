@@ -272,6 +272,14 @@ def test_two_columns_of_one_name_are_told_apart() -> None:
     assert door.admit(row, COUNTED, HISTORIAN, "here").good.column("s").to_pylist() == [0.5]
 
 
+@pytest.mark.parametrize("names", [["a", "a", "a#1"], ["_rule", "_value", "_rule"], ["_origin", "a#0", "a"]])
+def test_a_sources_own_names_hide_no_reason_in_quarantine(names: list[str]) -> None:
+    row = pa.Table.from_arrays([pa.array([1])] * 3, names)
+    bad = door.admit(row, COUNTED, HISTORIAN, "here").bad
+    assert bad.column("_rule").to_pylist() == ["column"]
+    assert len(set(bad.column_names)) == len(bad.column_names)
+
+
 CELLS = st.one_of(
     st.none(), st.text(max_size=12), st.floats(), st.integers(-(2**70), 2**70).map(str),
     st.sampled_from(["2026-03-01T10:00:00Z", "2026-10-25T02:30:00", "0000-00-00", "1e999", "NaN", "\x00"]),

@@ -13,14 +13,17 @@ import pyarrow.parquet as pq
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from interplant.core.schema import Source
 from interplant.data.columns import column, from_rows
 from interplant.data.columns import unparsed as unparsed_table
 from interplant.data.csv_dialect import dialect
 from interplant.data.csv_pieces import rows
+from interplant.data.door import admit
 from interplant.data.payloads import readings as payloads_readings
+from interplant.data.reasons import RULES
 from interplant.data.sources import UNPARSED
 
-from .feeds import handed, opened, readings, unparsed
+from .feeds import CONTRACT, handed, opened, readings, unparsed
 
 NUMBERS = frozenset({"heat", "flow", "cycle"})
 CELLS = st.one_of(
@@ -76,11 +79,11 @@ def test_a_csv_cut_anywhere_gives_its_whole_rows_and_the_cut_one(length: int) ->
         assert unparsed(found) == ([rest.decode()] if rest and ended else [])
 
 
+TEXTS = st.text(st.characters(), max_size=5)  # halves of surrogate pairs among them
+NAMES = TEXTS | st.sampled_from(["\ud800", "\udfff", "?", "at", "heat", UNPARSED, "_rule", "_value", "a#1"])
 ANYTHING = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)
-    ),
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NAMES, inner, max_size=3)),
     max_leaves=12,
 )
 
@@ -90,15 +93,23 @@ ANYTHING = st.recursive(
         st.one_of(st.binary(max_size=50), ANYTHING.map(lambda one: json.dumps(one).encode())), max_size=8
     )
 )
+@example([b'{"\\ud800":1,"?":2,"\\udfff":3}'])
+@example([b'{"unparsed":1}', b"7"])
+@example([b'{"_rule":1}'])
 @settings(deadline=None)
 def test_every_message_is_rows_whatever_it_holds(payloads: list[bytes]) -> None:
-    """As many rows as readings, and one at least for each message."""
+    """As many rows as readings, and one at least for each message; each goes through the door."""
     found = [reading for payload in payloads for reading in payloads_readings(payload)]
     assert len(found) >= len(payloads)
     rows_ = [reading for reading in found if isinstance(reading, dict)]
     texts = [reading for reading in found if isinstance(reading, str)]
-    assert len(from_rows(rows_, NUMBERS)) == len(rows_)
-    assert unparsed_table(texts, 200).column(UNPARSED).null_count == 0
+    good, bad = from_rows(rows_, NUMBERS), unparsed_table(texts, 200)
+    assert len(good) == len(rows_)
+    assert bad.column(UNPARSED).null_count == 0
+    table = pa.concat_tables([good, bad], promote_options="permissive")
+    admitted = admit(table, CONTRACT, Source(name="line", kind="mqtt"), "here")
+    assert len(admitted.good) + len(admitted.bad) + len(admitted.labels) == len(found)
+    assert set(admitted.bad.column("_rule").to_pylist()) <= set(RULES)
 
 
 NUMBERS_AND_TEXTS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5))
