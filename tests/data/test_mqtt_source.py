@@ -50,6 +50,29 @@ def test_a_reading_with_a_flood_of_names_is_none() -> None:
     assert isinstance(found, str)
 
 
+def test_readings_that_share_more_than_memory_should_hold_are_counted_and_told_of() -> None:
+    shared = {f"key{number}": 1 for number in range(200)}
+    payload = json.dumps(shared | {"readings": [{}] * 30_000}).encode()
+    *found, rest = readings(payload)
+    assert all(one == shared for one in found)
+    assert sum(map(len, found)) <= 1_000_000
+    assert (
+        rest == f"{30_000 - len(found)} more readings in one message, too many for all that they share: {{}}"
+    )
+
+
+def test_a_long_text_that_readings_share_is_not_there_for_each() -> None:
+    payload = json.dumps({"note": "x" * 1_000_000, "readings": [{"heat": 1}] * 100_000}).encode()
+    assert len(list(readings(payload))) < 10
+
+
+@pytest.mark.parametrize("ends", [("[", "]"), ('{"a":', "}")])
+def test_a_message_of_any_depth_is_one_text(ends: tuple[str, str]) -> None:
+    for depth in range(850, 1000):
+        (found,) = readings(f'{{"deep":{ends[0] * depth}1{ends[1] * depth}}}'.encode())
+        assert isinstance(found, str)
+
+
 def test_a_session_keeps_its_name_and_two_plants_have_two(tmp_path: Path) -> None:
     names = [
         json.loads((folder / "state" / "session.json").read_text())["client_id"]
