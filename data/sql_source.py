@@ -6,6 +6,7 @@ is never asked to change anything.
 """
 
 import math
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,15 @@ from interplant.data.sources import Batch, Place, numeric, words
 _AWAY: Final = ("08", "53", "57", "58")
 """Classes of SQLSTATE that waiting helps: connection, resources, an operator's stop, the system."""
 
+_KINDS: Final = (int, float, Decimal, date, str, type(None))
+"""What a watermark may be."""
+
+_ISO: Final = re.compile(
+    r"(?P<time>\d{4}-\d\d-\d\d(?:(?P<sep>[ T])\d\d:\d\d(?::\d\d)?)?)(?:[.,]\d+)?(?:Z|[+-]\d\d(?::?\d\d)?)?",
+    re.ASCII,
+)
+"""A time as text; what is smaller than a second, and the offset, follow it."""
+
 
 @dataclass
 class Args:
@@ -38,7 +48,7 @@ class Args:
         query: A ``SELECT`` whose columns the readings are.
         watermark: Column that grows with every row: a time of insertion, a sequence.
         overlap: How far before the last mark to read again, for rows that are committed late: seconds where
-            the watermark is a time, else its own unit.
+            the watermark is a time, or text that is one in ISO 8601, else its own unit; 0 for other text.
         batch_rows: Rows in memory at a time.
         period_seconds: How often to ask for more.
     """
@@ -120,11 +130,11 @@ class Database:
         mark = _plain(self.marks.values.get("mark"))
         try:
             while not stop.is_set():
-                start = _before(mark, self.args.overlap)
+                start = self._start(mark)
                 try:
                     for names, rows in self._read(start):
                         patience.succeeded()
-                        mark = _later(mark, [row[names.index(self.args.watermark)] for row in rows])
+                        mark = self._next(mark, [row[names.index(self.args.watermark)] for row in rows])
                         yield self._batch(names, rows, mark)
                         if stop.is_set():
                             return
@@ -137,6 +147,36 @@ class Database:
                 stop.wait(self.args.period_seconds)
         finally:
             self.engine.dispose()
+
+    def _next(self, mark: Any, found: list[Any]) -> Any:
+        """The mark after some rows in order, if one can be remembered and gone on from."""
+        try:
+            later = _later(mark, found)
+        except (TypeError, ArithmeticError):
+            kinds = " and ".join(sorted({type(one).__name__ for one in (mark, *found) if one is not None}))
+            raise UsageError(
+                f"{self.key}: watermark: expected values that can be put in order, found {kinds}; name "
+                "another column"
+            ) from None
+        if not isinstance(later, _KINDS):
+            raise UsageError(
+                f"{self.key}: watermark: expected numbers, times or texts, found {type(later).__name__}; "
+                "name another column"
+            )
+        self._start(later)
+        return later
+
+    def _start(self, mark: Any) -> Any:
+        """The mark to read from."""
+        try:
+            return _before(mark, self.args.overlap)
+        except (OverflowError, ArithmeticError):
+            what = f"one that {mark} can be moved back by"
+        except ValueError:
+            what = (
+                f"0, as the watermark {str(mark)[:100]!r} is a text and no time such as 2026-01-01 08:00:00"
+            )
+        raise UsageError(f"{self.key}: overlap: expected {what}, found {self.args.overlap:g}")
 
     def _read(self, start: Any) -> Iterator[tuple[list[str], Sequence[sa.Row[Any]]]]:
         """Yield names and rows of all that is not before ``start``, in the watermark's order."""
@@ -200,16 +240,38 @@ def _later(mark: Any, found: list[Any]) -> Any:
 
 
 def _before(mark: Any, overlap: float) -> Any:
-    """The mark to read from, so that nothing at the last one or committed after it is missed."""
+    """The mark to read from, so that nothing at the last one or committed after it is missed.
+
+    Raises:
+        ValueError: It is a text and no time, and there is an overlap.
+        OverflowError: There is nothing that far back.
+    """
     if isinstance(mark, datetime):
         return mark - timedelta(seconds=overlap)
     if isinstance(mark, date):
         return mark - timedelta(days=math.ceil(overlap / 86400))
     if isinstance(mark, int):
-        return mark - math.floor(overlap)
+        return max(mark - math.floor(overlap), min(mark, -(2**63)))
     if isinstance(mark, float):
         return mark - overlap
+    if isinstance(mark, str) and overlap:
+        return _text_before(mark, overlap)
     return mark - Decimal(overlap) if isinstance(mark, Decimal) else mark
+
+
+def _text_before(mark: str, overlap: float) -> str:
+    """A time that is text, moved back; without what follows its second, so that it sorts before all of that.
+
+    Raises:
+        ValueError: It is no time in ISO 8601.
+    """
+    found = _ISO.fullmatch(mark)
+    if found is None:
+        raise ValueError(mark)
+    written = found["time"]
+    moved = datetime.fromisoformat(written) - timedelta(seconds=overlap)
+    # As many characters as there were: a day, or a minute, begins no later.
+    return moved.isoformat(sep=found["sep"] or "T", timespec="seconds")[: len(written)]
 
 
 def _written(mark: Any) -> Any:

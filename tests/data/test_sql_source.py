@@ -1,5 +1,6 @@
 """Databases as a source; SQLite here, PostgreSQL in the system tests."""
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,83 @@ def test_rows_that_are_committed_late_come_within_the_overlap(
     assert numbers(feed()) == [1, 2, 10]
     insert(7)
     assert numbers(feed(overlap=3)) == [7, 10]
+
+
+@pytest.mark.parametrize(
+    ("mark", "early", "late"),
+    [
+        ("2026-01-01 08:02:00", "2026-01-01 08:00:59", "2026-01-01 08:01:50"),
+        ("2026-01-01T00:00:30Z", "2025-12-31T23:59:29Z", "2025-12-31T23:59:30.5Z"),
+        ("2026-01-01T08:02:00.250+01:00", "2026-01-01T08:00:59.999+01:00", "2026-01-01T08:01:00.000+01:00"),
+        ("2026-01-01 08:02", "2026-01-01 08:00", "2026-01-01 08:01"),
+        ("2026-01-02", "2025-12-31", "2026-01-01"),
+    ],
+)
+def test_a_time_that_is_text_is_moved_back_as_a_time(
+    feed: Make, engine: sa.Engine, mark: str, early: str, late: str
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("create table events (at text)"))
+
+    def put(*times: str) -> None:
+        with engine.begin() as connection:
+            for time in times:
+                connection.execute(sa.text("insert into events values (:at)"), {"at": time})
+
+    put(mark)
+    of = {"table": "events", "watermark": "at", "overlap": 60}
+    assert rows(handed(feed(**of))) == [{"at": mark}]
+    put(early, late)
+    assert rows(handed(feed(**of))) == [{"at": late}, {"at": mark}]
+
+
+@pytest.mark.parametrize(
+    ("values", "overlap", "said"),
+    [
+        (
+            ["a17"],
+            60,
+            "overlap: expected 0, as the watermark 'a17' is a text and no time such as .*, found 60",
+        ),
+        (["2026-13-01"], 60, "overlap: expected 0, as the watermark '2026-13-01' is a text"),
+        (["2026-01-01"], 1e11, r"overlap: expected one that 2026-01-01 can be moved back by, found 1e\+11"),
+        ([b"x"], 0, "watermark: expected numbers, times or texts, found bytes; name another column"),
+        ([1, "x"], 0, "watermark: expected values that can be put in order, found int and str"),
+    ],
+)
+def test_a_watermark_that_cannot_be_gone_on_from_is_one_sentence(
+    feed: Make, engine: sa.Engine, values: list[Any], overlap: float, said: str
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("create table events (at)"))
+        for value in values:
+            connection.execute(sa.text("insert into events values (:at)"), {"at": value})
+    with pytest.raises(UsageError, match=rf"^data\.sources\.line\.args: {said}"):
+        handed(feed(table="events", watermark="at", overlap=overlap, batch_rows=1))
+
+
+@pytest.mark.parametrize("kind", ["timestamp", "date"])
+def test_an_overlap_longer_than_the_calendar_is_one_sentence(
+    feed: Make, tmp_path: Path, kind: str, insert: Callable[..., None]
+) -> None:
+    insert(1)
+    written = {"timestamp": {"datetime": "2026-01-01T08:00:00"}, "date": {"date": "2026-01-01"}}[kind]
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "mark.json").write_text(json.dumps({"mark": written}))
+    with pytest.raises(UsageError, match=r"overlap: expected one that 2026-01-01.* can be moved back by"):
+        handed(feed(overlap=1e11))
+
+
+def test_text_that_is_no_time_is_read_without_an_overlap(feed: Make, engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("create table events (at text)"))
+        connection.execute(sa.text("insert into events values ('a17')"))
+    assert rows(handed(feed(table="events", watermark="at", overlap=0))) == [{"at": "a17"}]
+
+
+def test_an_overlap_beyond_all_numbers_reads_all_rows(feed: Make, insert: Callable[..., None]) -> None:
+    insert(1, 2)
+    assert numbers(feed()) == numbers(feed(overlap=1e30)) == [1, 2]
 
 
 def test_what_was_not_kept_comes_again(feed: Make, insert: Callable[..., None]) -> None:
