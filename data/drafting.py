@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _TIMES: Final = ("time", "timestamp", "ts", "datetime", "date", "cycle", "zeit", "zeitstempel")
 _MOST_TEXTS: Final = 50
+_LARGEST: Final = 1e300
 _MACHINES: Final = ("machine", "machine_id", "asset", "unit", "device", "line", "maschine", "anlage")
 
 HEAD: Final = """\
@@ -34,7 +35,7 @@ def draft(table: "pa.Table", label: str = "") -> str:
         label: The column that is to be predicted, if there is one.
 
     Raises:
-        UsageError: There is no column of times, or none of numbers.
+        UsageError: There is no column of times, none of numbers, or not the label's.
     """
     import pyarrow as pa
 
@@ -45,6 +46,9 @@ def draft(table: "pa.Table", label: str = "") -> str:
     if time is None:
         raise UsageError(f"expected a column of times, such as timestamp or cycle, found {', '.join(names)}")
     machine = _first(names, _MACHINES)
+    others = [name for name in names if name not in (machine, time)]
+    if label and label not in others:
+        raise UsageError(f"--label: expected one of {', '.join(others)}, found {label!r}")
     stamped = not (
         pa.types.is_integer(table.column(time).type) or pa.types.is_floating(table.column(time).type)
     )
@@ -63,7 +67,7 @@ def draft(table: "pa.Table", label: str = "") -> str:
     used = {machine, time, label, *(name for name, *_ in sensors)}
     left_out = [name for name in table.column_names if name not in used]
     if left_out:
-        lines.insert(-1, f"# Left out, as they hold no numbers here: {', '.join(left_out)}")
+        lines.insert(-1, f"# Left out, as they hold hardly any numbers here: {', '.join(left_out)}")
     lines += [f"  {_key(name)}: {{unit: '', low: {low:g}, high: {high:g}}}" for name, low, high in sensors]
     return "\n".join(lines) + "\n"
 
@@ -94,7 +98,8 @@ def _ranges(table: "pa.Table", reserved: set[str | None]) -> Iterable[tuple[str,
         if name in reserved:
             continue
         parsed = parsing.numbers(table.column(name))
-        values = parsed.values[np.isfinite(parsed.values)]
+        # No sensor measures more: it is how a source writes that there is nothing.
+        values = parsed.values[np.abs(parsed.values) < _LARGEST]
         if len(values) < 0.5 * len(table):
             continue  # text, or hardly ever there
         low, high = np.quantile(values, (0.001, 0.999))
@@ -113,7 +118,7 @@ def _interval(table: "pa.Table", machine: str | None, time: str) -> float:
     who = table.column(machine).to_pandas().to_numpy() if machine else np.zeros(len(when))
     frame = pd.DataFrame({"who": who, "when": when}).dropna().sort_values(["who", "when"])
     steps = frame.groupby("who")["when"].diff()
-    steps = steps[steps > 0].round(6)
+    steps = steps[(steps > 0) & (steps < _LARGEST)].round(6)
     return float(steps.mode().iloc[0]) if len(steps) else 1.0
 
 
