@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from omegaconf import MISSING
 
-from interplant.core.possible import between, is_number, is_range, need, one_of
+from interplant.core.possible import between, is_finite, is_number, is_range, need, one_of
 
 CLOCKS = ("count", "timestamp")
 """What a contract's time is: a number that counts (cycles, seconds of a recording), or a moment."""
@@ -101,10 +101,11 @@ class Contract:
         for group in ("settings", "sensors"):
             for name, column in getattr(self, group).items():
                 need(
-                    column.low < column.high,
+                    _is_wide([column.low, column.high]),
                     f"{prefix}{group}.{name}",
-                    f"expected low < high, found {column.low} and {column.high}",
+                    f"expected finite numbers, low < high, found {column.low} and {column.high}",
                 )
+        self._check_names(prefix)
         inputs = set(self.settings) | set(self.sensors)
         taken = inputs.union((self.machine, self.time, self.label, self.cycle, *self.never)) & set(RESERVED)
         need(not taken, f"{prefix}sensors", f"expected other names than {', '.join(RESERVED)}, found one")
@@ -118,16 +119,40 @@ class Contract:
         for index, condition in enumerate(self.conditions):
             self._check_condition(condition, f"{prefix}conditions.{index}")
 
+    def _check_names(self, prefix: str) -> None:
+        """Each column has one meaning."""
+        single = {"machine": self.machine, "time": self.time, "cycle": self.cycle, "label": self.label}
+        used = [*single.items(), *(("never", name) for name in self.never)]
+        used += [("settings", name) for name in self.settings]
+        meant: dict[str, str] = {}
+        for key, name in used:
+            need(
+                not name or name not in meant,
+                f"{prefix}{key}",
+                f"expected a column of its own, found {name!r}, which is {meant.get(name)} too",
+            )
+            meant[name] = key
+        both = [name for name in self.sensors if name in self.settings]
+        need(not both, f"{prefix}sensors", f"expected columns of their own, found {both}, settings too")
+
     def _check_times(self, prefix: str) -> None:
         one_of(self.clock, CLOCKS, f"{prefix}clock")
         try:
             ZoneInfo(self.zone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
             need(False, f"{prefix}zone", f"expected a zone such as UTC or Europe/Berlin, found {self.zone!r}")
-        need(self.interval > 0, f"{prefix}interval", f"expected more than 0, found {self.interval}")
+        need(
+            self.interval > 0 and is_finite(self.interval),
+            f"{prefix}interval",
+            f"expected a finite number, more than 0, found {self.interval}",
+        )
         for key in ("gap", "hold", "late", "ahead"):
             value = getattr(self, key)
-            need(value >= 0, f"{prefix}{key}", f"expected 0 or more, found {value}")
+            need(
+                value >= 0 and is_finite(value),
+                f"{prefix}{key}",
+                f"expected a finite number, 0 or more, found {value}",
+            )
         need(
             self.gap == 0 or self.gap >= self.interval,
             f"{prefix}gap",
@@ -157,10 +182,17 @@ class Contract:
             f"{key}.centre",
             f"expected one value for each of {sorted(self.settings)}, found {sorted(condition.centre)}",
         )
+        for name, value in condition.centre.items():
+            need(is_finite(value), f"{key}.centre.{name}", f"expected a finite number, found {value}")
         for name, ends in condition.ranges.items():
             need(name in self.sensors, f"{key}.ranges", f"{name!r} is not a sensor")
             need(
-                is_range(ends),
+                _is_wide(ends),
                 f"{key}.ranges.{name}",
-                f"expected [low, high] with low < high, found {ends!r}",
+                f"expected [low, high], finite numbers with low < high, found {ends!r}",
             )
+
+
+def _is_wide(ends: Any) -> bool:
+    """Whether ``ends`` are a range of a width that readings can be divided by."""
+    return is_range(ends) and is_finite(ends[1] - ends[0])

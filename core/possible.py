@@ -1,5 +1,6 @@
 """Which values of a configuration are possible, and the sentence about one that is not."""
 
+import math
 from typing import Any
 
 
@@ -27,6 +28,14 @@ def is_range(ends: Any) -> bool:
     if not isinstance(ends, list) or [type(end) for end in ends if type(end) not in (int, float)]:
         return False
     return len(ends) == 2 and bool(ends[0] < ends[1])
+
+
+def is_finite(number: float) -> bool:
+    """Whether a number is finite, as a floating-point one too."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def is_number(text: str) -> bool:

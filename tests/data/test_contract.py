@@ -1,11 +1,13 @@
+import copy
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from interplant.core.contract import Contract
+from interplant.core.contract import Column, Contract
 from interplant.core.errors import Refusal
+from interplant.core.possible import Impossible
 from interplant.data.contract import Violation, check, condition_of, limits, require, usable
 
 Make = Callable[..., pd.DataFrame]
@@ -104,6 +106,64 @@ def test_a_machine_has_each_cycle_once(contract: Contract) -> None:
 def test_several_violations_are_counted_in_the_sentence(contract: Contract) -> None:
     with pytest.raises(Refusal, match=r"'heat'.*\(and 1 more\)"):
         require(frame().drop(columns=["heat", "flow"]), contract)
+
+
+def altered(contract: Contract, key: str, value: object) -> Contract:
+    """The contract with one value changed, by its key; the part of a key after a dot is a column's."""
+    found = copy.deepcopy(contract)
+    if key == "condition":
+        found.conditions[0].centre = {**found.conditions[0].centre, "height": float("inf")}
+    elif key in ("low", "high"):
+        setattr(found.sensors["heat"], key, value)
+    elif key == "ranges":
+        found.conditions[0].ranges = {"heat": value}
+    else:
+        setattr(found, key, value)
+    return found
+
+
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "where"),
+    [
+        ("high", INF, "sensors.heat"),
+        ("low", -INF, "sensors.heat"),
+        ("high", float("nan"), "sensors.heat"),
+        ("ranges", [0, INF], "conditions.0.ranges.heat"),
+        ("ranges", [0, 10**400], "conditions.0.ranges.heat"),
+        ("condition", INF, "conditions.0.centre.height"),
+        *((key, INF, key) for key in ("interval", "gap", "hold", "late", "ahead")),
+    ],
+)
+def test_a_number_that_is_not_finite_is_in_no_contract(
+    contract: Contract, key: str, value: object, where: str
+) -> None:
+    with pytest.raises(Impossible, match="finite number") as refused:
+        altered(contract, key, value).check()
+    assert refused.value.key == where
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "where"),
+    [
+        ("label", "cycle", "label"),
+        ("machine", "cycle", "time"),
+        ("cycle", "machine", "cycle"),
+        ("never", ["cause", "rul"], "never"),
+        ("never", ["cause", "cause"], "never"),
+        ("label", "height", "settings"),
+        ("label", "heat", "sensors"),
+        ("sensors", {"height": Column("K", 0, 1)}, "sensors"),
+    ],
+)
+def test_a_column_has_one_meaning(contract: Contract, key: str, value: object, where: str) -> None:
+    wrong = altered(contract, key, value)
+    wrong.conditions = []
+    with pytest.raises(Impossible, match=r"expected (a column|columns|inputs)") as refused:
+        wrong.check()
+    assert refused.value.key == where
 
 
 def test_no_rows_is_refused(contract: Contract) -> None:
