@@ -12,7 +12,7 @@ from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import takes_turns
 from interplant.core.release import LINEAGE, TASK, parse_lineage, parse_task
-from interplant.data import events, versions
+from interplant.data import events, records, versions
 from interplant.data.partitions import BLOCK
 from interplant.data.repository import Repository
 from interplant.data.snapshots import Snapshot, keyed_digest
@@ -25,7 +25,8 @@ class Erased:
 
     Args:
         partitions: Machines' days that changed or went.
-        snapshot: Digest of the version without the readings; empty if nothing is left to make one of.
+        snapshot: Digest of the version without the readings; empty if nothing is left to make one of, and
+            the plant then has none.
         purged: Digests of the versions that held them, gone now.
         releases: Releases at this plant that were trained on one of these.
         events: Events of drift that were found in them or against one of these, gone now.
@@ -98,16 +99,33 @@ def erase(
     kept = {one.digest: one for one in repository.log() if one.digest not in purged and one.digest != made}
     going = versions.holding(repository, kept.values(), machine, days)
     told += _forget(directory, going)
-    if made:
-        versions.purge(repository, going, "erased")
-    elif going:
-        raise InterplantError(
-            f"{store.path}: nothing is left to make a snapshot of, so the {len(going)} that hold the erased "
-            "readings are still there; bring other readings first, then erase again"
-        )
+    _purge(repository, going, machine, days)
     return Erased(
         changed, made, tuple(one.digest for one in going), tuple(releases_of(directory, going)), told
     )
+
+
+def _purge(
+    repository: Repository, going: list[Snapshot], machine: str | None, days: tuple[str, str] | None
+) -> None:
+    """Purge the snapshots that held what is erased; the newest is among them if nothing else is left.
+
+    Raises:
+        InterplantError: It holds something else, of which no other was made; those before it are purged.
+    """
+    newest = records.newest(repository.path)
+    beside: list[str] = []
+    if newest and newest[0].digest in {one.digest for one in going}:
+        beside = versions.others(repository, newest[0], machine, days)
+    purged = [one for one in going if not beside or one.digest != newest[0].digest] if newest else going
+    if purged or repository.purged():
+        versions.purge(repository, purged, "erased", newest=not beside)
+    if beside and newest:
+        raise InterplantError(
+            f"snapshot {newest[0].digest[:12]}: it holds other readings that the store has not, of "
+            f"{', '.join(beside[:3])}{' and others' if len(beside) > 3 else ''}; make one without what is "
+            "to be erased (`interplant data snapshot`), or erase those too, then erase again"
+        )
 
 
 def _spans(

@@ -37,7 +37,9 @@ def every(repository: Path) -> list[Snapshot]:
     """Return all snapshots, the newest first; purged ones among them."""
     commits = git(repository, "log", "--format=%H", "--", RECORD).split()
     records = _objects(repository, [f"{commit}:{RECORD}" for commit in commits])
-    return [_parse(commit, found.content) for commit, found in zip(commits, records, strict=True)]
+    # A commit without one is of `clear`.
+    pairs = zip(commits, records, strict=True)
+    return [_parse(commit, found.content) for commit, found in pairs if found.name]
 
 
 def named(repository: Path, digest: str) -> list[Snapshot]:
@@ -87,6 +89,12 @@ def commit(repository: Path, snapshot: Snapshot, pointer: str, message: str) -> 
 def restore(repository: Path) -> None:
     """Put the newest snapshot's record and pointer back where they lie."""
     git(repository, "checkout", "--quiet", "HEAD", "--", RECORD, POINTER)
+
+
+def clear(repository: Path) -> None:
+    """Have no newest snapshot, until the next is made; all that were stay in the log."""
+    git(repository, "rm", "--quiet", "--force", "--ignore-unmatch", "--", RECORD, POINTER)
+    git(repository, "commit", "--quiet", "--message=Hold no readings", "--", RECORD, POINTER)
 
 
 def tag(repository: Path, snapshot: Snapshot) -> None:

@@ -6,13 +6,14 @@ cache and from the plant's remote, but for files that a kept snapshot holds too.
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from interplant.core.errors import UsageError
 from interplant.core.files import write_atomic
+from interplant.data import records
 from interplant.data.dvc_session import dvc_session
 from interplant.data.frozen import when
 from interplant.data.git import git
@@ -69,30 +70,45 @@ def holding(
         days: The first and the last, both held; None: all. Two tables know no days: they count as holding.
             Blocks of counts are written as numbers, ``-inf`` and ``inf`` among them.
     """
+    hit = _asked(machine, days)
+    return [one for one in snapshots if any(map(hit, _counts(manifest_of(repository, one))))]
+
+
+def others(
+    repository: Repository, snapshot: Snapshot, machine: str | None, days: tuple[str, str] | None
+) -> list[str]:
+    """Return the machines of a snapshot that have readings beside those asked for; see `holding`."""
+    hit = _asked(machine, days)
+    return sorted({key[1] for key in _counts(manifest_of(repository, snapshot)) if not hit(key)})
+
+
+def _asked(machine: str | None, days: tuple[str, str] | None) -> Callable[[tuple[str, str]], bool]:
+    """Whether readings, by day and machine, are among those of a machine or of days; see `holding`."""
 
     def hit(key: tuple[str, str]) -> bool:
         day, own = key
         inside = days is None or day in _TABLES or when(days[0]) <= when(day) <= when(days[1])
         return inside and machine in (None, own)
 
-    return [one for one in snapshots if any(map(hit, _counts(manifest_of(repository, one))))]
+    return hit
 
 
-def purge(repository: Repository, snapshots: Iterable[Snapshot], why: str) -> None:
+def purge(repository: Repository, snapshots: Iterable[Snapshot], why: str, newest: bool = False) -> None:
     """Remove the readings of snapshots for good; their entries in the log stay.
+
+    Done again after a kill, it completes what was begun.
 
     Args:
         repository: The plant's.
-        snapshots: Of it; not the newest.
+        snapshots: Of it.
         why: For the log: ``erased`` or ``retention``.
+        newest: Whether the newest may be among them: then there is no snapshot until one is made.
 
     Raises:
-        UsageError: The newest is among them.
+        UsageError: It is, and may not.
     """
-    every = repository.log()
-    newest = every[0].digest if every else ""
-    going = {one.digest for one in snapshots}
-    if newest in going:
+    going, last = {one.digest for one in snapshots}, records.newest(repository.path)
+    if last and last[0].digest in going and not newest:
         raise UsageError("the newest snapshot cannot be purged: make another first")
     with repository.locked():
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -102,6 +118,10 @@ def purge(repository: Repository, snapshots: Iterable[Snapshot], why: str) -> No
         if git(repository.path, "status", "--porcelain", "--", PURGED):
             subject = f"Purge {len(going)} snapshots: {why}"
             git(repository.path, "commit", "--quiet", f"--message={subject}", "--", PURGED)
+        if last and last[0].digest in record:
+            records.clear(repository.path)
+        if records.newest(repository.path) is None:
+            shutil.rmtree(repository.path / READINGS, ignore_errors=True)
         # All that is on record, so that what a kill left is done now.
         for digest in record:
             shutil.rmtree(repository.path / "versions" / digest, ignore_errors=True)

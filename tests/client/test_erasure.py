@@ -1,7 +1,9 @@
 """What is erased is gone from what was computed of it, too."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +12,9 @@ import pytest
 from interplant.client import erasure, intake
 from interplant.client.directory import PlantDirectory
 from interplant.client.erasure import erase
-from interplant.data import events
+from interplant.core.contract import Column, Contract
+from interplant.core.errors import InterplantError, Refusal, UsageError
+from interplant.data import events, records, versions
 from interplant.data.door import layout
 from interplant.data.events import Event
 from interplant.data.repository import Repository
@@ -18,6 +22,9 @@ from interplant.data.store import Store
 
 from . import served
 from .conftest import TASK
+
+BERLIN = Contract(clock="timestamp", zone="Europe/Berlin", sensors={"s": Column("", 0, 1)})
+SCHEMA = layout(TASK.contract)
 
 
 def event(snapshot: str, first: float, last: float) -> Event:
@@ -92,6 +99,82 @@ def test_an_erasure_that_was_killed_forgets_the_events_when_it_is_done_again(
             erase(bare, store, "1", None, None)
     assert left(bare) == []
     assert erase(bare, store, "1", None, None).partitions == 1
+
+
+def test_all_readings_can_be_erased_and_the_plant_then_has_no_snapshot(
+    bare: PlantDirectory, store: Store
+) -> None:
+    repository = bare.repository()
+    both = repository.freeze(store)
+    assert list(objects(bare))
+    one = erase(bare, store, "1", None, None).snapshot
+    done = erase(bare, store, "2", None, None)
+    assert (done.partitions, done.snapshot, done.purged) == (1, "", (one,))
+    with pytest.raises(Refusal) as refused:
+        repository.open()
+    assert refused.value.code == "no_snapshot"
+    assert not list(objects(bare))
+    assert [(found.digest, found.digest in repository.purged()) for found in repository.log()] == [
+        (one, True), (both.digest, True),
+    ]  # fmt: skip
+    assert erase(bare, store, "2", None, None).purged == ()
+    store.add(pa.table({"machine": ["3"], "cycle": [1.0], "health": [0.5], "rul": [None]}, schema=SCHEMA))
+    store.settle()
+    made = repository.freeze(store)
+    assert (repository.open().digest, made.rows) == (made.digest, 1)
+    assert [found.digest for found in repository.log()] == [made.digest, one, both.digest]
+
+
+def test_what_was_erased_and_comes_again_is_a_snapshot_again(bare: PlantDirectory, store: Store) -> None:
+    first = bare.repository().freeze(store)
+    brought = [store.read(one) for one in store.partitions()]
+    assert erase(bare, store, None, 0.0, None).purged == (first.digest,)
+    for table in brought:
+        store.add(table)
+    store.settle()
+    assert bare.repository().freeze(store).digest == first.digest == bare.repository().open().digest
+    assert erase(bare, store, None, 0.0, None).purged == (first.digest,)
+
+
+@pytest.mark.parametrize("where", ["purge", "clear"])
+def test_an_erasure_of_all_that_was_killed_is_completed_when_it_is_done_again(
+    bare: PlantDirectory, store: Store, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    bare.repository().freeze(store)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(versions if where == "purge" else records, where, killed)
+        with pytest.raises(KeyboardInterrupt):
+            erase(bare, store, None, 0.0, None)
+    erase(bare, store, None, 0.0, None)
+    with pytest.raises(Refusal, match="no_snapshot"):
+        bare.repository().find()
+    assert not list(objects(bare))
+
+
+def test_a_snapshot_that_holds_other_readings_than_the_store_is_not_purged_for_one_machine(
+    bare: PlantDirectory, store: Store
+) -> None:
+    made = bare.repository().freeze(store)
+    store.erase("2")
+    with pytest.raises(InterplantError, match=f"{made.digest[:12]}: it holds other readings .* of 2; make"):
+        erase(bare, store, "1", None, None)
+    assert bare.repository().find().digest == made.digest
+    assert erase(bare, store, None, 0.0, None).purged == (made.digest,)
+
+
+def objects(plant: PlantDirectory) -> Iterator[Path]:
+    """What lies in DVC's cache and remote."""
+    for folder in (
+        plant.data / ".dvc" / "cache",
+        plant.data / "cache",
+        plant.remote,
+        plant.data / "readings",
+    ):
+        yield from (path for path in folder.rglob("*") if path.is_file())
 
 
 def test_a_window_reaches_back_over_its_gaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
