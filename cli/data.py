@@ -305,7 +305,9 @@ def diff(
 def erase(
     directory: Directory = HERE,
     machine: Annotated[str, typer.Option(help="Erase this machine's readings.")] = "",
-    since: Annotated[str, typer.Option(help="Erase from this time on.")] = "",
+    since: Annotated[
+        str, typer.Option(help="Erase from this time on, of the contract's zone if it has no offset.")
+    ] = "",
     until: Annotated[str, typer.Option(help="Erase up to this time, itself included.")] = "",
     task: PlantTask = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; it cannot be undone.")] = False,
@@ -316,18 +318,21 @@ def erase(
 
     plant = PlantDirectory(directory)
     store = intake.store_of(plant, load_task(task) if task else None)
-    first, last = (erasure.moment(text, store.contract) if text else None for text in (since, until))
+    first, last = erasure.period(since, until, store.contract)
     if not yes:
         typer.confirm("This removes the readings from the store and from all snapshots. Go on?", abort=True)
     done = erasure.erase(plant, store, machine or None, first, last)
     releases = ", ".join(done.releases) or "none"
-    show(
-        json,
-        asdict(done),
+    newest = f"the newest snapshot is {done.snapshot[:12]}" if done.snapshot else "no snapshot is left"
+    told = (
         f"{done.partitions} partitions changed; {len(done.purged)} snapshots and {done.events} events of "
-        f"drift were removed; the newest snapshot is {done.snapshot[:12]}.\n"
-        f"Releases at this plant that were trained on what is gone: {releases}.",
+        f"drift were removed; {newest}.\n"
+        f"Releases at this plant that were trained on what is gone: {releases}."
     )
+    if not done.partitions and not done.purged:
+        what = f"of machine {machine}" if machine else "of this time"
+        told = f"The store and the snapshots hold no reading {what}.\n{told}"
+    show(json, asdict(done), told)
 
 
 @app.command()

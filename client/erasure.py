@@ -4,13 +4,17 @@ import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import numpy as np
 
 from interplant.client.directory import PlantDirectory
 from interplant.client.predictions import Predictions
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import takes_turns
+from interplant.core.possible import is_number
 from interplant.core.release import LINEAGE, TASK, parse_lineage, parse_task
 from interplant.data import events, records, versions
 from interplant.data.partitions import BLOCK
@@ -42,21 +46,49 @@ class Erased:
 def moment(text: str, contract: Contract) -> float:
     """Return a time that a person wrote: microseconds since 1970 (UTC), or a count.
 
+    A time without an offset is of the contract's zone.
+
     Raises:
         UsageError: It is none.
     """
     if contract.clock == "count":
-        try:
-            return float(text)
-        except ValueError:
-            raise UsageError(f"time {text!r}: expected a number, as the contract's clock counts") from None
+        if not is_number(text) or not math.isfinite(float(text)):
+            raise UsageError(f"time {text!r}: expected a number, as the contract's clock counts")
+        return float(text)
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(
             f"time {text!r}: expected one like 2026-11-26 or 2026-11-26T08:00:00+00:00"
         ) from None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1e6
+    return (found if found.tzinfo else _local(found, contract.zone)).timestamp() * 1e6
+
+
+def _local(naive: datetime, zone: str) -> datetime:
+    """A time in the contract's zone.
+
+    Raises:
+        UsageError: A change of clocks makes it two moments, or none.
+    """
+    found = naive.replace(tzinfo=ZoneInfo(zone))
+    if found.utcoffset() != found.replace(fold=1).utcoffset():
+        raise UsageError(
+            f"time {naive.isoformat()}: a change of clocks in {zone} makes it two moments, or none; give its "
+            "offset, such as +01:00"
+        )
+    return found
+
+
+def period(since: str, until: str, contract: Contract) -> tuple[float | None, float | None]:
+    """Return the ends of a period that a person wrote; None where there is none.
+
+    Raises:
+        UsageError: One is no time, or it ends before it begins.
+    """
+    first, last = (moment(text, contract) if text else None for text in (since, until))
+    if first is not None and last is not None and first > last:
+        raise UsageError(f"--since: expected no later than {until} (--until), found {since}")
+    return first, last
 
 
 def erase(
@@ -230,4 +262,4 @@ def _day(time: float | None, store: Store, without: str) -> str:
         return without
     if store.contract.clock == "count":
         return str(int(time // BLOCK) * BLOCK)
-    return datetime.fromtimestamp(time / 1e6, UTC).date().isoformat()
+    return str(np.datetime64(math.floor(time), "us").astype("datetime64[D]"))

@@ -1,5 +1,6 @@
 """``interplant data`` over a plant's own store: in at the door, out as snapshots, erased for good."""
 
+import io
 import json
 from datetime import datetime
 from pathlib import Path
@@ -122,8 +123,8 @@ def test_old_snapshots_go_as_declared_but_for_those_in_use(shop: PlantDirectory,
     assert log[2]["digest"] == digests[0], "a release was trained on it"
 
 
-PREDICTED = ("02T23:59", "03T00:00", "03T07:04", "03T07:05")
-"""Around the period that is erased."""
+PREDICTED = ("02T22:59", "02T23:00", "03T07:04", "03T07:05")
+"""Around the period that is erased, in UTC; the contract's zone is an hour ahead."""
 
 
 def test_a_period_is_erased(shop: PlantDirectory, interplant: Call) -> None:
@@ -139,7 +140,32 @@ def test_a_period_is_erased(shop: PlantDirectory, interplant: Call) -> None:
     log = interplant("data", "log", *at, "--json").json
     assert [(one["rows"], one["removed"]) for one in log] == [(15, ""), (20, "erased")]
     with Predictions.open(shop) as predictions:
-        assert [one.id for one in predictions.since(0)] == ["02T23:59"]  # a later window may reach back
+        assert [one.id for one in predictions.since(0)] == ["02T22:59"]  # a later window may reach back
+
+
+def test_erasing_a_machine_that_is_not_there_says_so_and_is_no_failure(
+    shop: PlantDirectory, interplant: Call
+) -> None:
+    (shop.path / "drop" / "a.csv").write_text(HEAD + lines(2, "press-1"))
+    interplant("data", "ingest", "--dir", shop.path)
+    done = interplant("data", "erase", "--machine", "press-9", "--yes", "--dir", shop.path)
+    assert done.code == 0
+    assert "The store and the snapshots hold no reading of machine press-9." in done.out
+
+
+def test_a_plant_of_one_machine_is_erased_whole(shop: PlantDirectory, interplant: Call) -> None:
+    at = ["--dir", shop.path]
+    (shop.path / "drop" / "a.csv").write_text(HEAD + lines(2, "press-1"))
+    interplant("data", "ingest", *at)
+    interplant("data", "snapshot", *at)
+    done = interplant("data", "erase", "--machine", "press-1", "--yes", *at)
+    assert (done.code, done.err) == (0, "")
+    assert "1 snapshots and 0 events of drift were removed; no snapshot is left." in done.out
+    again = interplant("data", "erase", "--machine", "press-1", "--yes", *at)
+    assert (again.code, again.out.splitlines()[0]) == (
+        0, "The store and the snapshots hold no reading of machine press-1.",
+    )  # fmt: skip
+    assert [one["removed"] for one in interplant("data", "log", *at, "--json").json] == ["erased"]
 
 
 def test_a_contract_is_drafted_from_a_sample(tmp_path: Path, shop: PlantDirectory, interplant: Call) -> None:
@@ -160,6 +186,12 @@ def test_a_contract_is_drafted_from_a_sample(tmp_path: Path, shop: PlantDirector
     )
     assert (found.sensors["T1"].low, found.sensors["T1"].high) == (20.0, 75.0)
     assert "operator" in done.out
+    wrong = interplant(
+        "data", "ingest", "--infer", "--label", "oprator", "--from", sample, "--dir", shop.path
+    )
+    assert (wrong.code, wrong.err) == (
+        2, "interplant: --label: expected one of T1, operator, found 'oprator'\n",
+    )  # fmt: skip
     assert "operator" not in found.sensors
 
 
@@ -173,6 +205,10 @@ def test_a_contract_is_drafted_from_a_sample(tmp_path: Path, shop: PlantDirector
         (["check", "--release", "some.csv"], "expected no path"),
         (["erase", "--yes"], "expected --machine, --since or --until"),
         (["erase", "--since", "lately", "--yes"], "time 'lately': expected one like 2026-11-26"),
+        (
+            ["erase", "--since", "2026-03-03", "--until", "2026-03-02", "--yes"],
+            "--since: expected no later than",
+        ),
         (["diff", "0123456789"], "expected the digest of one snapshot"),
         (["snapshot"], "expected readings in the store, found none"),
     ],

@@ -177,6 +177,42 @@ def objects(plant: PlantDirectory) -> Iterator[Path]:
         yield from (path for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.parametrize(
+    ("text", "utc"),
+    [
+        ("2026-01-01T08:00:00", "2026-01-01T07:00:00+00:00"),
+        ("2026-07-01", "2026-06-30T22:00:00+00:00"),
+        ("2026-01-01T08:00:00Z", "2026-01-01T08:00:00+00:00"),
+        ("2026-10-25T02:30:00+01:00", "2026-10-25T01:30:00+00:00"),
+    ],
+)
+def test_a_time_without_an_offset_is_of_the_contracts_zone(text: str, utc: str) -> None:
+    assert erasure.moment(text, BERLIN) == datetime.fromisoformat(utc).timestamp() * 1e6
+
+
+@pytest.mark.parametrize("text", ["2026-10-25T02:30:00", "2026-03-29T02:30:00"])
+def test_a_time_that_a_change_of_clocks_makes_two_or_none_needs_its_offset(text: str) -> None:
+    with pytest.raises(UsageError, match=f"{text}: a change of clocks in Europe/Berlin .* give its offset"):
+        erasure.moment(text, BERLIN)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e999", "soon"])
+def test_a_count_is_a_finite_number(text: str) -> None:
+    with pytest.raises(UsageError, match=f"time '{text}': expected a number"):
+        erasure.moment(text, Contract())
+
+
+def test_a_period_begins_before_it_ends() -> None:
+    assert erasure.period("1", "1", Contract()) == (1.0, 1.0)
+    with pytest.raises(UsageError, match=r"--since: expected no later than 1 \(--until\), found 2"):
+        erasure.period("2", "1", Contract())
+
+
+def test_a_time_at_the_end_of_all_calendars_is_a_day(bare: PlantDirectory) -> None:
+    store = Store(bare.path / "stamped", BERLIN)
+    assert erasure._day(erasure.moment("0001-01-01", BERLIN), store, "") == "0000-12-31"
+
+
 def test_a_window_reaches_back_over_its_gaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant = served.plant_with(tmp_path, monkeypatch).plant
     assert served.TASK.window.length == 4
