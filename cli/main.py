@@ -89,6 +89,9 @@ def _answer(error: Exception) -> int:
     if isinstance(error, click.UsageError):
         where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
         return _say(f"{error.format_message().rstrip('.')}{where}", MISUSED)
+    if isinstance(error, click.exceptions.Abort):
+        # Asked whether to go on, a person said no, or nobody was there to answer.
+        return _say("nothing was changed, as nobody said yes", FAILED)
     if isinstance(error, InterplantError):
         return _say(str(error), error.exit_code)
     if isinstance(error, OSError) and error.filename:

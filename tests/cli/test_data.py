@@ -168,6 +168,19 @@ def test_a_plant_of_one_machine_is_erased_whole(shop: PlantDirectory, interplant
     assert [one["removed"] for one in interplant("data", "log", *at, "--json").json] == ["erased"]
 
 
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_who_says_no_to_an_erasure_is_told_that_nothing_was_changed(
+    shop: PlantDirectory, interplant: Call, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    (shop.path / "drop" / "a.csv").write_text(HEAD + lines(2, "press-1"))
+    interplant("data", "ingest", "--dir", shop.path)
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    done = interplant("data", "erase", "--machine", "press-1", "--dir", shop.path)
+    assert done.code == 1
+    assert "interplant: nothing was changed, as nobody said yes" in done.err
+    assert interplant("data", "snapshot", "--dir", shop.path, "--json").json["rows"] == 10
+
+
 def test_a_contract_is_drafted_from_a_sample(tmp_path: Path, shop: PlantDirectory, interplant: Call) -> None:
     sample = tmp_path / "sample.csv"
     sample.write_text("asset,timestamp,T1,operator\n" + "".join(
