@@ -202,13 +202,19 @@ def snapshot(
     if source is None and cmapss is None and simulate is None:
         _snapshot_store(PlantDirectory(directory), task, message, json)
         return
+    from interplant.client import erasure
     from interplant.data import readings
     from interplant.data.windows import sizes, unit_windows
 
-    wanted, repository = load_task(task or "turbofan"), _repository(directory)
+    plant, wanted, repository = (
+        PlantDirectory(directory),
+        load_task(task or "turbofan"),
+        _repository(directory),
+    )
     dataset, origin = _dataset(source, cmapss, subset, simulate, machines, seed)
     readings.require(dataset, wanted, origin)
     made = repository.snapshot(dataset, message, wanted.contract.machine)
+    gone = erasure.prune(plant, repository, plant.load().data.keep)
     windows = int(unit_windows(dataset.train, wanted).sum())
     rounded = {f"declared_{name}": size for name, size in asdict(sizes(dataset.train, wanted)).items()}
     show(
@@ -219,14 +225,20 @@ def snapshot(
             "rows": made.rows,
             "machines": made.machines,
             "simulated": made.simulated,
+            "purged": gone,
             "local": {"windows": windows, "suggested": rounded},
         },
         f"Snapshot {made.digest[:12]}: {made.rows} readings of {made.machines} machines"
         f"{', simulated' if made.simulated else ''}.\n"
         f"Local figure, for this plant's eyes: {windows} windows for task {wanted.name}. If you declare "
         f"the sizes public, round them, once:\n"
-        + "\n".join(f"  data.{name}: {size}" for name, size in rounded.items()),
+        + "\n".join(f"  data.{name}: {size}" for name, size in rounded.items())
+        + _pruned(gone),
     )
+
+
+def _pruned(gone: list[str]) -> str:
+    return f"\n{len(gone)} older snapshots were removed (data.keep)." if gone else ""
 
 
 def _snapshot_store(plant: PlantDirectory, task: str, message: str, json: bool) -> None:
@@ -254,9 +266,7 @@ def _snapshot_store(plant: PlantDirectory, task: str, message: str, json: bool) 
         document,
         f"Snapshot {made.digest[:12]}: {made.rows} readings of {made.machines} machines"
         f"{', simulated' if made.simulated else ''}; {sum(made.sources.values())} came in since the last, "
-        f"{made.quarantined} went to quarantine."
-        + corrected
-        + (f"\n{len(gone)} older snapshots were removed (data.keep)." if gone else ""),
+        f"{made.quarantined} went to quarantine." + corrected + _pruned(gone),
     )
 
 

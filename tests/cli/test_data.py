@@ -181,6 +181,15 @@ def test_who_says_no_to_an_erasure_is_told_that_nothing_was_changed(
     assert interplant("data", "snapshot", "--dir", shop.path, "--json").json["rows"] == 10
 
 
+def test_old_snapshots_of_two_tables_go_as_declared_too(shop: PlantDirectory, interplant: Call) -> None:
+    settings = shop.load()
+    settings.data.keep = 1
+    shop.config.write_text(config.to_yaml(settings))
+    words = ["--simulate", "0", "--machines", "8", "--dir", shop.path, "--json"]
+    first, second = (interplant("data", "snapshot", *words, "--seed", seed).json for seed in (0, 1))
+    assert (first["purged"], second["purged"]) == ([], [first["snapshot"]])
+
+
 def test_a_contract_is_drafted_from_a_sample(tmp_path: Path, shop: PlantDirectory, interplant: Call) -> None:
     sample = tmp_path / "sample.csv"
     sample.write_text("asset,timestamp,T1,operator\n" + "".join(
