@@ -115,7 +115,7 @@ def carry_out(
         StoppedError: A person has stopped the run.
     """
     task = run.task()
-    strategy, failures = build(task.strategy), Failures.of(run.records())
+    strategy, failures = build(task.strategy), Failures.of(run.records(), run.forgiven())
     work = Work(grid, run, run.order().run, task, run.rounds(), strategy, failures, tell, stopped)
     state = run.restore() or _first(work)
     work.holders.update(state.holders)

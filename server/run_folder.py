@@ -191,6 +191,16 @@ class RunFolder:
         lines = path.read_text().splitlines() if path.exists() else []
         return [record for line in lines if (record := _record(line)) is not None]
 
+    def forgive(self) -> None:
+        """Let no failure of an attempt until now make a plant rest: a person has mended what was wrong."""
+        if count := len(self.records()):
+            write_atomic(self.path / "forgiven.json", json.dumps(count))
+
+    def forgiven(self) -> int:
+        """Return of how many attempts, the first ones, no failure counts."""
+        path = self.path / "forgiven.json"
+        return int(json.loads(path.read_text())) if path.exists() else 0
+
 
 def make_order(
     run: str,

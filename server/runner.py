@@ -66,8 +66,13 @@ class Runner:
                 self._stopping.wait(0.2)
 
     def _next(self) -> Run | None:
-        interrupted = self._registry.runs({"running"})
-        return interrupted[-1] if interrupted else self._registry.claim_run()
+        """The run that was interrupted, or the oldest that a person, or a rule, has started or resumed."""
+        if interrupted := self._registry.runs({"running"}):
+            return interrupted[-1]
+        claimed = self._registry.claim_run()
+        if claimed:
+            RunFolder(self._directory.runs / claimed.id).forgive()
+        return claimed
 
     def _carry_out(self, run: Run) -> None:
         """Run the rounds that are left, then release; whatever happens is in the registry."""

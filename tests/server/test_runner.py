@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import grpc
 import numpy as np
@@ -17,9 +18,11 @@ from interplant.core import wire
 from interplant.core.contract import Column, Contract
 from interplant.core.schema import Model, Rounds, Task
 from interplant.server import replies, runner, runs
+from interplant.server.replies import StoppedError
 from interplant.server.resuming import waiting
 from interplant.server.run_folder import RunFolder
 from interplant.server.runner import Runner
+from interplant.server.selection import Failures
 
 from .conftest import receipt_of
 
@@ -165,6 +168,35 @@ def test_a_run_without_quorum_is_paused_with_the_reason_and_resumes(serving, wor
     runs.resume_run(serving.directory, run.id)
     work._carry_out(next_of(work))
     assert registry.run(run.id).state == "finished"
+
+
+def test_only_a_persons_resume_ends_a_plants_rest(serving, work, registry):
+    """South fails twice and rests in round 3: after a kill still, after a stop and `run resume` no more."""
+    for name in ("north", "west"):
+        Trained(serving.plant(name), name)
+    south = Trained(serving.plant("south"), "south", garble=lambda reply, body: b"no tensors")
+    run = runs.start_run(serving.directory, replace(a_task(), rounds=4), release=False, rounds=RULES)
+    tell = work._tell
+
+    def stop(folder, record):
+        tell(folder, record)
+        if record["round"] == 2:
+            runs.stop_run(serving.directory, run.id)
+            raise StoppedError("the run was stopped")
+
+    work._tell = stop
+    work._carry_out(next_of(work))
+    folder = RunFolder(serving.directory.runs / run.id)
+    assert (registry.run(run.id).state, folder.restore().round) == ("stopped", 2)
+    registry.update_run(run.id, state="running")
+    assert next_of(work).id == run.id, "as after a kill"
+    assert Failures.of(folder.records(), folder.forgiven()).resting("south", 3)
+    registry.update_run(run.id, state="stopped")
+    runs.resume_run(serving.directory, run.id)
+    south.garble = lambda reply, body: body
+    work._tell = tell
+    work._carry_out(next_of(work))
+    assert [one.participants for one in registry.rounds(run.id)][2:] == [("north", "south", "west")] * 2
 
 
 def test_a_stopped_run_stays_stopped(serving, work, registry):

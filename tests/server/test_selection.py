@@ -6,7 +6,8 @@ import pytest
 
 from interplant.core.possible import Impossible
 from interplant.core.schema import Federation, Rounds
-from interplant.server.rounds import carry_out
+from interplant.server.replies import StoppedError
+from interplant.server.rounds import QuorumError, carry_out
 from interplant.server.selection import LONGEST, Failures, choose
 
 from .fakes import NAMES, Ringing, honest, make_run, refusing
@@ -83,12 +84,38 @@ def test_nobody_rests_while_the_quorum_needs_it() -> None:
     assert choose(NAMES, rest, Rounds(plants=3), failures, "run") == sorted(NAMES)
 
 
+@pytest.mark.parametrize("code", ["away", "paused", "quiet", "late"])
+def test_a_plant_that_cannot_answer_does_not_count_for_the_quorum(code: str) -> None:
+    """West rests in rounds 3 and 5 to 7, and is needed while south does not answer."""
+    failures, rules = failing(3, "west"), Rounds(quorum=2)
+    failures.note(5, ["north", "south"], {"west": "resting"})
+    assert choose(NAMES, 6, rules, failures, "run") == ["north", "south"]
+    failures.note(6, ["north"], {"south": code, "west": "resting"})
+    assert choose(NAMES, 6, rules, failures, "run") == sorted(NAMES)
+    later = ["north", "south"] if code == "late" else sorted(NAMES)  # who was late may be in time
+    assert choose(NAMES, 7, rules, failures, "run") == later
+    failures.note(6, ["north", "south"], {"west": "resting"})
+    assert choose(NAMES, 7, rules, failures, "run") == ["north", "south"]
+
+
+def test_a_retry_asks_first_those_that_it_has_not_missed() -> None:
+    failures, two, asked = Failures(), Rounds(quorum=2, plants=2), []
+    for _ in range(3):
+        asked.append(choose(NAMES, 1, two, failures, "run"))
+        failures.note(1, [], dict.fromkeys(asked[-1], "internal"))
+    assert set(asked[0]) | set(asked[1]) == set(NAMES)
+    assert set(asked[1]) != set(asked[2]) != set(asked[0]), "each gets its turn"
+    assert choose(NAMES, 2, two, failures, "run") == choose(NAMES, 2, two, Failures(), "run")
+
+
 def test_failures_are_read_from_the_record() -> None:
     records = [
         {"round": number, "participants": ["north"], "dropped": {"south": {"code": "late", "text": ""}}}
-        for number in (1, 2)
+        for number in (1, 2, 4)
     ]
-    assert Failures.of(records).last == {"south": (2, 2, "late")}
+    assert Failures.of(records).last == {"south": (3, 4, "late")}
+    assert Failures.of(records, forgiven=2).last == {"south": (1, 4, "late")}
+    assert Failures.of(records, forgiven=3).last == {}
 
 
 @pytest.mark.parametrize(
@@ -137,6 +164,31 @@ def test_a_plant_that_fails_is_named_rests_and_is_asked_again(tmp_path) -> None:
     text = run.records()[2]["dropped"]["south"]["text"]
     assert text == "not asked: it failed 2 times in a row, in round 2 with internal"
     assert codes == ["internal", "internal", "resting", "internal", *["resting"] * 3, "", "", ""]
+
+
+def test_a_mended_plant_is_asked_again_in_the_same_round(tmp_path) -> None:
+    """One plant is paused and another failed: the quorum cannot be there without the mended one."""
+    plants = {"north": honest, "south": refusing("paused"), "west": refusing("policy_task")}
+    run = make_run(tmp_path, number=1, quorum=2, retries=1)
+    with pytest.raises(QuorumError, match="does not offer this task"):
+        carry_out(Ringing(plants), run)
+    carry_out(Ringing(plants | {"west": honest}), run)
+    assert run.records()[-1]["participants"] == ["north", "west"]
+
+
+def test_a_rest_that_a_person_ends_is_over(tmp_path) -> None:
+    run = make_run(tmp_path, number=4, quorum=2)
+    weak = Ringing(dict.fromkeys(NAMES, honest) | {"south": refusing("internal")})
+
+    def tell(record):
+        if record["round"] == 2:
+            raise StoppedError("the run was stopped")
+
+    with pytest.raises(StoppedError):
+        carry_out(weak, run, tell)
+    run.forgive()
+    carry_out(Ringing(), run)
+    assert [record["participants"] for record in run.records()[2:]] == [sorted(NAMES)] * 2
 
 
 def test_a_run_that_goes_on_remembers_who_rests(tmp_path) -> None:
