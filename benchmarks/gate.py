@@ -342,7 +342,7 @@ class Whole:
     def receive(self, name: str, weights: Tensors) -> Path:
         """Package and sign a release, and have the plant take it."""
         task = self.scene.task
-        north = Participant("north", "ab" * 32, 3, "dp-sgd", "window", 0.7, 1e-5, True)
+        north = Participant("north", {"ab" * 32: 3}, 3, "dp-sgd", "window", 0.7, 1e-5, True)
         lineage = Lineage(
             name, "run-1", task.name, release.task_digest(task), "0.1.0", "1", None,
             "2025-05-01T10:00:00+00:00", 3, "grpc", True, True, (north,),

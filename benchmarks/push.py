@@ -116,7 +116,7 @@ def _package(federation: LocalFederation, task: Task, release: str, folder: Path
         engine="grpc",
         private=False,
         simulated=True,
-        participants=(Participant("plant-1", "ab" * 32, 1, "none", "window", 0.0, 0.0, True),),
+        participants=(Participant("plant-1", {"ab" * 32: 1}, 1, "none", "window", 0.0, 0.0, True),),
     )
     package(PackageOrder(weights, task, lineage, federation.coordinator.release_key), folder)
 

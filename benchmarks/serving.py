@@ -112,7 +112,7 @@ def _serves(settings: Plant) -> None:
 
 
 def _release(federation: LocalFederation, plant: PlantDirectory, task: Task) -> None:
-    north = Participant(NAME, "ab" * 32, 1, "dp-sgd", "window", 0.5, 1e-5, True)
+    north = Participant(NAME, {"ab" * 32: 1}, 1, "dp-sgd", "window", 0.5, 1e-5, True)
     lineage = Lineage(
         RELEASE, RELEASE.partition("-")[2], task.name, task_digest(task), "0.1.0", "1", None,
         "2026-01-01T12:30:00+00:00", 1, "grpc", True, True, (north,),

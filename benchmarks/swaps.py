@@ -208,7 +208,7 @@ def _receive(made: LocalFederation, plant: PlantDirectory, name: str, shift: flo
     from safetensors.numpy import save_file
 
     task = _task()
-    north = Participant("north", "ab" * 32, 1, "none", "", 0.0, 0.0, True)
+    north = Participant("north", {"ab" * 32: 1}, 1, "none", "", 0.0, 0.0, True)
     created = f"2026-01-01T00:00:0{RELEASES.index(name)}+00:00"
     lineage = Lineage(
         name, "run-1", task.name, task_digest(task), "0.1.0", "1", None, created, 1, "grpc", False, True,

@@ -332,13 +332,18 @@ def erase(
     if not yes:
         typer.confirm("This removes the readings from the store and from all snapshots. Go on?", abort=True)
     done = erasure.erase(plant, store, machine or None, first, last)
-    releases = ", ".join(done.releases) or "none"
+    releases, runs = ", ".join(done.releases) or "none", ", ".join(done.runs)
     newest = f"the newest snapshot is {done.snapshot[:12]}" if done.snapshot else "no snapshot is left"
     told = (
         f"{done.partitions} partitions changed; {len(done.purged)} snapshots and {done.events} events of "
         f"drift were removed; {newest}.\n"
-        f"Releases at this plant that were trained on what is gone: {releases}."
+        f"Releases at this plant that were trained on what was erased, now or before: {releases}."
     )
+    if runs:
+        told += (
+            f"\nRuns that have trained on it, and whose release may still come: {runs}. Unless the "
+            "coordinator stops them, that release has learned from it too."
+        )
     if not done.partitions and not done.purged:
         what = f"of machine {machine}" if machine else "of this time"
         told = f"The store and the snapshots hold no reading {what}.\n{told}"

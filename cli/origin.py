@@ -38,7 +38,8 @@ def document(origin: Origin) -> dict[str, Any]:
     found = origin.release
     lines = asdict(found.lineage)
     for one in lines["participants"]:
-        one["own_snapshot"] = _opened(origin.own.get(one["snapshot"]))
+        own = {key: origin.own[key] for key in one["snapshots"] if key in origin.own}
+        one["own_snapshots"] = {key: _opened(found) for key, found in own.items()}
     return {
         "prediction": None if origin.prediction is None else asdict(origin.prediction),
         "sha256": found.sha256,
@@ -56,7 +57,7 @@ def document(origin: Origin) -> dict[str, Any]:
 
 def text(origin: Origin) -> str:
     """Return the same for people."""
-    columns = ["plant", "keyed snapshot", "rounds", "unit", "epsilon", "delta", "data", "signed receipt"]
+    columns = ["plant", "keyed snapshots", "rounds", "unit", "epsilon", "delta", "data", "signed receipt"]
     rows = [_participant(one) for one in origin.release.lineage.participants]
     parts = [facts(_facts(origin)), table(columns, rows)]
     if origin.own:
@@ -121,7 +122,7 @@ def _prediction(said: Prediction | None) -> dict[str, object]:
 def _participant(one: Participant) -> list[object]:
     return [
         one.name,
-        one.snapshot[:12],
+        ", ".join(digits + rounds for digits, rounds in one.brief()),
         one.rounds,
         one.unit or "-",
         epsilon(one),
@@ -139,9 +140,7 @@ def _own(key: str, one: OwnSnapshot) -> list[object]:
     return [key[:12], found.digest[:12], found.created, found.rows, found.machines, brought, now]
 
 
-def _opened(one: OwnSnapshot | None) -> dict[str, Any] | None:
-    if one is None:
-        return None
+def _opened(one: OwnSnapshot) -> dict[str, Any]:
     names = (
         "digest",
         "commit",

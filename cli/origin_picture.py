@@ -35,7 +35,7 @@ def draw(origin: Origin, path: Path) -> None:
 
     line, before = origin.release.lineage, origin.ancestors
     plants, parents = line.participants, before.releases
-    top = (len(plants) - 1) / 2 * _DOWN
+    top = (sum(len(one.snapshots) for one in plants) - 1) / 2 * _DOWN
     low = min(-top, -(len(parents) + bool(before.broken)) * _DOWN)
     columns = 5 if origin.prediction else 4
     figure = Figure(figsize=(columns * _ACROSS, top - low + _DOWN + 0.2))
@@ -44,13 +44,15 @@ def draw(origin: Origin, path: Path) -> None:
     axes.set_ylim(low - _DOWN / 2 - 0.1, top + _DOWN / 2 + 0.1)
     axes.set_axis_off()
     run, release = (2 * _ACROSS, 0.0), (3 * _ACROSS, 0.0)
-    for number, one in enumerate(plants):
-        height = top - number * _DOWN
-        colour = _OWN if one.snapshot in origin.own else _KNOWN
-        _box(axes, (0.0, height), _snapshot(origin, one), colour)
-        _box(axes, (_ACROSS, height), _plant(one), colour)
-        _arrow(axes, (_WIDE / 2, height), (_ACROSS - _WIDE / 2, height))
-        _arrow(axes, (_ACROSS + _WIDE / 2, height), (run[0] - _WIDE / 2, 0.0))
+    height = top
+    for one in plants:
+        middle = height - (len(one.snapshots) - 1) / 2 * _DOWN
+        for key in one.snapshots:
+            _box(axes, (0.0, height), _snapshot(origin, key), _OWN if key in origin.own else _KNOWN)
+            _arrow(axes, (_WIDE / 2, height), (_ACROSS - _WIDE / 2, middle))
+            height -= _DOWN
+        _box(axes, (_ACROSS, middle), _plant(one), _OWN if one.snapshots.keys() & origin.own else _KNOWN)
+        _arrow(axes, (_ACROSS + _WIDE / 2, middle), (run[0] - _WIDE / 2, 0.0))
     _box(axes, run, f"run {line.run}\n{line.rounds} rounds, task {line.task_digest[:12]}\n"
          f"interplant {line.version}", _KNOWN)  # fmt: skip
     words = f"release\n{line.release}\nsha256 {origin.release.sha256[:12]}{_revoked(origin.release)}"
@@ -72,10 +74,10 @@ def draw(origin: Origin, path: Path) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def _snapshot(origin: Origin, one: Participant) -> str:
-    own = origin.own.get(one.snapshot)
+def _snapshot(origin: Origin, key: str) -> str:
+    own = origin.own.get(key)
     if own is None:
-        return f"snapshot, keyed\n{one.snapshot[:12]}"
+        return f"snapshot, keyed\n{key[:12]}"
     found = own.snapshot
     return f"snapshot {found.digest[:12]}\n{found.rows} readings, {found.machines} machines"
 

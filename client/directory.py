@@ -150,6 +150,11 @@ class PlantDirectory:
         return self.path / "rounds.jsonl"
 
     @cached_property
+    def trained(self) -> Path:
+        """Which runs have trained on which snapshots; see `interplant.client.learned`. It stays here."""
+        return self.path / "trained.jsonl"
+
+    @cached_property
     def fetched(self) -> Path:
         """Blobs on their way in, and arrays between agent and trainer."""
         return self.path / "fetched"

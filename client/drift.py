@@ -235,7 +235,7 @@ def _champion(plant: PlantDirectory) -> Release | None:
 def _learned(plant: PlantDirectory, release: Release, snapshot: Snapshot) -> bool:
     """Whether a release's lineage names a snapshot, which it does under the plant's secret."""
     name = keyed_digest(snapshot.digest, plant.snapshot_key.read_bytes())
-    return any(one.snapshot == name for one in release.lineage.participants)
+    return any(name in one.snapshots for one in release.lineage.participants)
 
 
 def _made(folder: Path) -> Path:

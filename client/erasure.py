@@ -9,13 +9,14 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from interplant.client import learned
 from interplant.client.directory import PlantDirectory
 from interplant.client.predictions import Predictions
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import takes_turns
 from interplant.core.possible import is_number
-from interplant.core.release import LINEAGE, TASK, parse_lineage, parse_task
+from interplant.core.release import TASK, parse_task
 from interplant.data import events, records, versions
 from interplant.data.partitions import BLOCK
 from interplant.data.repository import Repository
@@ -32,7 +33,8 @@ class Erased:
         snapshot: Digest of the version without the readings; empty if nothing is left to make one of, and
             the plant then has none.
         purged: Digests of the versions that held them, gone now.
-        releases: Releases at this plant that were trained on one of these.
+        releases: Releases at this plant that were trained on what was erased, now or before.
+        runs: Runs that have trained on it, and whose release may still come here.
         events: Events of drift that were found in them or against one of these, gone now.
     """
 
@@ -40,6 +42,7 @@ class Erased:
     snapshot: str
     purged: tuple[str, ...]
     releases: tuple[str, ...]
+    runs: tuple[str, ...]
     events: int
 
 
@@ -132,9 +135,10 @@ def erase(
     going = versions.holding(repository, kept.values(), machine, days)
     told += _forget(directory, going)
     _purge(repository, going, machine, days)
-    return Erased(
-        changed, made, tuple(one.digest for one in going), tuple(releases_of(directory, going)), told
-    )
+    # All that was ever erased: a run that was under way then has made its release since.
+    erased = {digest for digest, gone in repository.purged().items() if gone["why"] == "erased"}
+    releases, runs = releases_of(directory, erased), learned.awaited(directory, erased)
+    return Erased(changed, made, tuple(one.digest for one in going), tuple(releases), tuple(runs), told)
 
 
 def _purge(
@@ -210,20 +214,21 @@ def _forget(directory: PlantDirectory, snapshots: Iterable[Snapshot]) -> int:
         return events.erase(directory.drift_events, lambda one: one.snapshot in going)
 
 
-def releases_of(directory: PlantDirectory, snapshots: Iterable[Snapshot]) -> list[str]:
-    """Return the releases at this plant whose lineage names one of its ``snapshots``."""
+def releases_of(directory: PlantDirectory, snapshots: Iterable[str]) -> list[str]:
+    """Return the releases at this plant whose lineage names one of its snapshots, given by their digests."""
     secret, name = directory.snapshot_key.read_bytes(), directory.load().name
-    wanted = {keyed_digest(one.digest, secret) for one in snapshots}
-    found = []
-    for path in sorted(directory.releases.glob(f"*/{LINEAGE}")):
-        plants = parse_lineage(path.read_bytes()).participants
-        if any(one.name == name and one.snapshot in wanted for one in plants):
-            found.append(path.parent.name)
-    return found
+    wanted = {keyed_digest(digest, secret) for digest in snapshots}
+    return [
+        found.release
+        for found in learned.lineages(directory)
+        if any(one.name == name and wanted & one.snapshots.keys() for one in found.participants)
+    ]
 
 
 def prune(directory: PlantDirectory, repository: Repository, keep: int) -> list[str]:
-    """Purge all but the newest ``keep`` snapshots; one that a release here was trained on stays.
+    """Purge all but the newest ``keep`` snapshots; one that a release was trained on stays.
+
+    The release is here, or may still come of a run that has trained on it.
 
     Args:
         directory: The plant.
@@ -236,7 +241,11 @@ def prune(directory: PlantDirectory, repository: Repository, keep: int) -> list[
     purged = repository.purged()
     kept = list({one.digest: one for one in repository.log() if one.digest not in purged}.values())
     older = kept[max(keep, 1) :] if keep else []
-    going = [one for one in older if not releases_of(directory, [one])]
+    going = [
+        one
+        for one in older
+        if not releases_of(directory, [one.digest]) and not learned.awaited(directory, [one.digest])
+    ]
     if going:
         versions.purge(repository, going, "retention")
     return [one.digest for one in going]

@@ -70,7 +70,7 @@ def own_snapshots(plant: PlantDirectory, participants: Iterable[Participant]) ->
         By keyed digest; without those that the plant's present data repository does not have.
     """
     name = plant.load().name
-    wanted = {one.snapshot for one in participants if one.name == name}
+    wanted = {key for one in participants if one.name == name for key in one.snapshots}
     try:
         repository = plant.repository()
     except UsageError:

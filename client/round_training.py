@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interplant.client import intake, quality
+from interplant.client import intake, learned, quality
 from interplant.client.account import Account
 from interplant.client.directory import PlantDirectory
 from interplant.client.trained import Trained
@@ -112,6 +112,7 @@ def train_round(
             seal()  # the refusal tells of the data: its charge must not be undone unnoticed
         raise
 
+    learned.note(directory, run, task.name, snapshot.digest)
     first_step = time.time()
     result = train(
         model,

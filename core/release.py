@@ -96,7 +96,8 @@ class Participant:
 
     Args:
         name: The plant.
-        snapshot: Keyed digest of its data (HMAC-SHA256, hex), which only the plant can open.
+        snapshots: By keyed digest of its data (HMAC-SHA256, hex), which only the plant can open: how many
+            rounds trained on it, in the order of their first one.
         rounds: Rounds whose merge its update is in.
         mechanism: ``dp-sgd``; ``dp-sgd-test`` or ``none``: not private.
         unit: What one neighbour differs by: ``window``, for example.
@@ -108,7 +109,7 @@ class Participant:
     """
 
     name: str
-    snapshot: str
+    snapshots: dict[str, int]
     rounds: int
     mechanism: str
     unit: str
@@ -116,6 +117,14 @@ class Participant:
     delta: float
     simulated: bool
     receipt: str = ""
+
+    def brief(self) -> list[tuple[str, str]]:
+        """Return each snapshot's first digits, and its rounds in words where there are several snapshots."""
+        several = len(self.snapshots) > 1
+        return [
+            (key[:12], f" ({rounds} round{'s' * (rounds != 1)})" * several)
+            for key, rounds in self.snapshots.items()
+        ]
 
 
 @dataclass(frozen=True)
@@ -324,8 +333,9 @@ def _with_receipt(plant: Any) -> Any:
 def _check_receipt(plant: Participant) -> None:
     """A receipt must be the plant's own, and say what the lineage says of it."""
     signed = receipt.from_json(plant.receipt)
-    same = ("snapshot", "mechanism", "unit", "epsilon", "delta", "simulated")
-    if signed.plant != plant.name or any(getattr(signed, key) != getattr(plant, key) for key in same):
+    same = ("mechanism", "unit", "epsilon", "delta", "simulated")
+    differs = any(getattr(signed, key) != getattr(plant, key) for key in same)
+    if signed.plant != plant.name or signed.snapshot not in plant.snapshots or differs:
         raise InterplantError(f"{LINEAGE}: {plant.name}: contradicts the receipt that the plant signed")
 
 
@@ -346,6 +356,12 @@ def _check_sense(lineage: Lineage) -> None:
     if lineage.simulated != any(plant.simulated for plant in plants):
         raise InterplantError(f"{LINEAGE}: simulated: contradicts the participants' data")
     for plant in plants:
+        rounds = list(plant.snapshots.values())
+        if not all(_fits(one, int) and one > 0 for one in rounds) or sum(rounds) != plant.rounds:
+            raise InterplantError(
+                f"{LINEAGE}: {plant.name}: snapshots: expected keyed digests whose rounds add up to "
+                f"{plant.rounds}, found others"
+            )
         if plant.receipt:
             _check_receipt(plant)
     check_id(lineage.release)

@@ -176,7 +176,8 @@ def _participant(plant: Participant) -> str:
     spent = f"{plant.epsilon:.3g} | {plant.delta:g}" if private else "not private | -"
     data = "simulated" if plant.simulated else "own"
     unit = plant.unit if private else "-"
-    return f"| {plant.name} | `{plant.snapshot[:12]}` | {plant.rounds} | {unit} | {spent} | {data} |"
+    snapshots = ", ".join(f"`{digits}`{rounds}" for digits, rounds in plant.brief())
+    return f"| {plant.name} | {snapshots} | {plant.rounds} | {unit} | {spent} | {data} |"
 
 
 def limits(facts: CardFacts) -> list[str]:

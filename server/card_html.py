@@ -165,7 +165,7 @@ def _participant(one: Participant) -> list[str]:
     private = one.mechanism == PRIVATE
     return [
         escape(one.name),
-        f"<code>{escape(one.snapshot[:12])}</code>",
+        ", ".join(f"<code>{escape(digits)}</code>{rounds}" for digits, rounds in one.brief()),
         str(one.rounds),
         escape(one.unit) if private else "-",
         f"{one.epsilon:.3g}" if private else "not private",

@@ -147,7 +147,7 @@ def _decide(
 
 
 def lineage_of(release: str, run: RunFolder, state: Checkpoint) -> Lineage:
-    """Say where a release comes from: what each participant's latest receipt says."""
+    """Say where a release comes from: each participant's latest receipt, and the snapshots of all of them."""
     order, task = run.order(), run.task()
     participants = tuple(
         Participant(name=name, **_receipt(plant)) for name, plant in sorted(state.plants.items())
@@ -183,6 +183,6 @@ def offer_of(folder: Path, task: str) -> pb.Release:
 
 def _receipt(plant: dict[str, Any]) -> dict[str, Any]:
     """A participant's fields from the latest receipt, and the receipt itself as the plant signed it."""
-    keys = ("snapshot", "rounds", "mechanism", "unit", "epsilon", "delta", "simulated")
+    keys = ("snapshots", "rounds", "mechanism", "unit", "epsilon", "delta", "simulated")
     signed = Receipt(**{field.name: plant[field.name] for field in fields(Receipt)})
     return {key: plant[key] for key in keys} | {"receipt": to_json(signed)}

@@ -295,10 +295,12 @@ def _push(
 def _receipts(
     plants: dict[str, dict[str, Any]], receipts: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Latest receipt of each plant, with the number of rounds it took part in."""
+    """Latest receipt of each plant, with the rounds it took part in, in all and by snapshot."""
     merged = dict(plants)
     for name, receipt in receipts.items():
-        merged[name] = receipt | {"rounds": plants.get(name, {}).get("rounds", 0) + 1}
+        before, digest = plants.get(name, {"rounds": 0, "snapshots": {}}), receipt["snapshot"]
+        snapshots = before["snapshots"] | {digest: before["snapshots"].get(digest, 0) + 1}
+        merged[name] = receipt | {"rounds": before["rounds"] + 1, "snapshots": snapshots}
     return merged
 
 

@@ -63,7 +63,8 @@ class Checkpoint:
     Args:
         round: Rounds done.
         weights: The global model.
-        plants: Per plant its latest receipt and the number of rounds it took part in.
+        plants: Per plant its latest receipt, the number of rounds it took part in, and by keyed digest of
+            each of its snapshots the number of rounds on it.
         state: The strategy's; empty if it keeps none, and after the last round.
         held: The model that plants trained from, where the next one is sent as a difference from it.
         holders: Digest of the model that each plant says it holds.

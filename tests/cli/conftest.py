@@ -78,7 +78,7 @@ def sign_release(folder: Path, key: Path, epsilon: float = 0.7312) -> None:
     """A release whose signature and lineage are right; its model is none."""
     task = config.load(builtin("turbofan"), Task)
     folder.mkdir(parents=True)
-    plant = Participant("north", "ab" * 32, 3, "dp-sgd", "window", epsilon, 1e-5, True)
+    plant = Participant("north", {"ab" * 32: 3}, 3, "dp-sgd", "window", epsilon, 1e-5, True)
     lineage = Lineage(
         folder.name, RUN, task.name, task_digest(task), "0.1.0", "1", None, "2026-01-01T12:30:00+00:00",
         3, "grpc", True, True, (plant,),
@@ -132,7 +132,7 @@ def make_release_of(plant: PlantDirectory, digest: str) -> None:
     folder = plant.releases / "trained-on-it"
     folder.mkdir(parents=True)
     secret = plant.snapshot_key.read_bytes()
-    one = Participant("north", keyed_digest(digest, secret), 3, "dp-sgd", "window", 0.5, 1e-5, True)
+    one = Participant("north", {keyed_digest(digest, secret): 3}, 3, "dp-sgd", "window", 0.5, 1e-5, True)
     lineage = Lineage(
         folder.name, RUN, "turbofan", "ab" * 32, "0.1.0", "1", None, "2026-01-01T12:30:00+00:00",
         3, "grpc", True, True, (one,),

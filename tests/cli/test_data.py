@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from interplant.client import learned
 from interplant.client.directory import PlantDirectory
 from interplant.client.predictions import Prediction, Predictions
 from interplant.core import config
@@ -97,7 +98,7 @@ def test_from_a_file_to_snapshots_and_back(shop: PlantDirectory, interplant: Cal
         path.write_bytes(b"numbers about readings")
     gone = interplant("data", "erase", "--machine", "press-2", "--yes", *at, "--json").json
     assert gone["purged"] == [second["digest"], first["digest"]]
-    assert gone["releases"] == ["trained-on-it"]
+    assert (gone["releases"], gone["runs"]) == (["trained-on-it"], [])
     assert not any(path.exists() for path in left)
     log = interplant("data", "log", *at, "--json").json
     assert [(one["rows"], one["removed"]) for one in log] == [(20, ""), (30, "erased"), (19, "erased")]
@@ -121,6 +122,22 @@ def test_old_snapshots_go_as_declared_but_for_those_in_use(shop: PlantDirectory,
     log = interplant("data", "log", "--dir", shop.path, "--json").json
     assert [one["removed"] for one in log] == ["", "retention", ""]
     assert log[2]["digest"] == digests[0], "a release was trained on it"
+
+
+def test_a_run_under_way_is_named_when_what_it_learned_from_is_erased(
+    shop: PlantDirectory, interplant: Call
+) -> None:
+    at = ["--dir", shop.path]
+    (shop.path / "drop" / "a.csv").write_text(HEAD + lines(2, "press-1") + lines(2, "press-2"))
+    interplant("data", "ingest", *at)
+    digest = interplant("data", "snapshot", *at, "--json").json["digest"]
+    learned.note(shop, "20260301-080000-ab12", "turbofan", digest)
+    said = interplant("data", "erase", "--machine", "press-2", "--yes", *at).out
+    assert "trained on what was erased, now or before: none." in said
+    assert "whose release may still come: 20260301-080000-ab12." in said
+    make_release_of(shop, digest)
+    said = interplant("data", "erase", "--machine", "press-2", "--yes", *at).out
+    assert "trained on what was erased, now or before: trained-on-it." in said
 
 
 PREDICTED = ("02T22:59", "02T23:00", "03T07:04", "03T07:05")

@@ -27,6 +27,8 @@ from interplant.server.directory import CoordinatorDirectory
 from .conftest import RELEASE, Call, sign_release
 
 FIRST, SECOND = "turbofan-first", "turbofan-second"
+LOST = "ef" * 32
+"""A snapshot of the plant that its data repository does not have any more."""
 ASKED = "c0ffee" + "0" * 26
 
 
@@ -38,18 +40,21 @@ def answered(place: Path, plant: PlantDirectory) -> str:
     store.add(admit(readings, store.contract, Source("export", "folder"), "").good)
     store.index.note("export", Counter(readings["machine"].to_pylist()))
     snapshot = Repository(plant.data).freeze(store)
-    key = place / "coordinator" / "keys" / "release.key"
+    release_key = place / "coordinator" / "keys" / "release.key"
     shutil.rmtree(place / "coordinator" / "releases" / RELEASE)
     for name, parent in ((FIRST, None), (SECOND, FIRST), (RELEASE, SECOND)):
         folder = place / "coordinator" / "releases" / name
-        sign_release(folder, key)
+        sign_release(folder, release_key)
         words = json.loads((folder / LINEAGE).read_text()) | {"parent": parent}
-        words["participants"][0]["snapshot"] = keyed_digest(snapshot.digest, plant.snapshot_key.read_bytes())
-        words["participants"].append(words["participants"][0] | {"name": "south", "snapshot": "cd" * 32})
+        key = keyed_digest(snapshot.digest, plant.snapshot_key.read_bytes())
+        words["participants"][0]["snapshots"] = {LOST: 1, key: 2}
+        words["participants"].append(
+            words["participants"][0] | {"name": "south", "snapshots": {"cd" * 32: 3}}
+        )
         (folder / LINEAGE).write_text(json.dumps(words))
         (folder / "card.html").write_text("<h1>A release</h1>")
         meta = manifest_meta(parse_lineage((folder / LINEAGE).read_text()))
-        signing.sign_folder(folder, meta, signing.read_private(key))
+        signing.sign_folder(folder, meta, signing.read_private(release_key))
         shutil.copytree(folder, plant.releases / name)
     with Predictions(plant.predictions, keep=10) as log:
         log.add([Prediction(ASKED, 1_767_270_000.0, RELEASE, (17.5,), machine="press 4")])
@@ -61,20 +66,23 @@ def test_a_prediction_leads_back_to_its_data_and_the_first_release(answered: str
     assert (found["prediction"]["id"], found["release"]) == (ASKED, RELEASE)
     assert found["prediction"]["prediction"] == [17.5]
     north, south = found["participants"]
-    assert (north["own_snapshot"]["digest"], north["own_snapshot"]["machines"]) == (answered, 2)
-    assert north["own_snapshot"]["sources"] == {"export": north["own_snapshot"]["rows"]}
-    assert (south["snapshot"], south["own_snapshot"]) == ("cd" * 32, None)
+    assert list(north["snapshots"].values()) == [1, 2]
+    ((key, own),) = north["own_snapshots"].items()
+    assert (north["snapshots"][key], own["digest"], own["machines"]) == (2, answered, 2)
+    assert own["sources"] == {"export": own["rows"]}
+    assert (south["snapshots"], south["own_snapshots"]) == ({"cd" * 32: 3}, {})
     assert found["task_config"]["name"] == found["task"] == "turbofan"
     assert [one["release"] for one in found["parents"]] == [SECOND, FIRST]
     assert found["parents_broken"] == ""
     text = interplant("lineage", ASKED, "--plant", "north").out
     for word in ("press 4", "17.5", RELEASE, "0.731", answered[:12], "cdcdcdcdcdcd", SECOND, FIRST):
         assert word in text
+    assert re.search(r"efefefefefef \(1 round\), [0-9a-f]{12} \(2 rounds\)", text)
 
 
 def test_the_coordinator_sees_names_of_snapshots_alone(answered: str, interplant: Call) -> None:
     found = interplant("lineage", RELEASE, "--json").json
-    assert [one["own_snapshot"] for one in found["participants"]] == [None, None]
+    assert [one["own_snapshots"] for one in found["participants"]] == [{}, {}]
     assert found["prediction"] is None
     assert [one["release"] for one in found["parents"]] == [SECOND, FIRST]
     assert answered[:12] not in interplant("lineage", RELEASE).out
@@ -114,7 +122,17 @@ def test_the_picture_shows_every_step(answered: str, place: Path, interplant: Ca
     words = ("lineage", ASKED, "--plant", "north", "--picture")
     assert interplant(*words, "lineage.svg").code == 0
     drawn = " ".join(re.findall(r"<!-- (.*?) -->", (place / "lineage.svg").read_text()))
-    for word in (ASKED[:16], RELEASE, SECOND, FIRST, "north", "south", answered[:12], "cdcdcdcdcdcd"):
+    for word in (
+        ASKED[:16],
+        RELEASE,
+        SECOND,
+        FIRST,
+        "north",
+        "south",
+        answered[:12],
+        "cdcdcdcdcdcd",
+        LOST[:12],
+    ):
         assert word in drawn
     assert interplant(*words, "lineage.png").code == 0
     assert (place / "lineage.png").read_bytes().startswith(b"\x89PNG")

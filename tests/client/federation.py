@@ -78,7 +78,7 @@ class Federation:
 
         ``snapshot`` is the plant's, as others know it.
         """
-        north = Participant("north", snapshot, 3, "dp-sgd", "window", 0.7, 1e-5, True)
+        north = Participant("north", {snapshot: 3}, 3, "dp-sgd", "window", 0.7, 1e-5, True)
         if not private:
             north = replace(north, mechanism="none", epsilon=0.0, delta=0.0)
         lineage = Lineage(

@@ -48,7 +48,7 @@ def serve(plant: PlantDirectory, snapshot: Snapshot, key: Callable[[str, bytes],
     folder = plant.releases / name
     folder.mkdir(parents=True)
     own = key(snapshot.digest, plant.snapshot_key.read_bytes())
-    plants = tuple(Participant(one, digest, 3, "dp-sgd", "window", 0.5, 1e-5, False)
+    plants = tuple(Participant(one, {digest: 3}, 3, "dp-sgd", "window", 0.5, 1e-5, False)
                    for one, digest in (("east", "cd" * 32), ("north", own)))  # fmt: skip
     lineage = Lineage(
         name, "20260101-120000-ab12", WEAR.name, task_digest(WEAR), "0.1.0", "1", None,

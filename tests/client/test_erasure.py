@@ -1,5 +1,6 @@
 """What is erased is gone from what was computed of it, too."""
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,15 +10,18 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from interplant.client import erasure, intake
+from interplant.client import erasure, intake, learned
 from interplant.client.directory import PlantDirectory
-from interplant.client.erasure import erase
+from interplant.client.erasure import erase, prune
+from interplant.core import config
 from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError, Refusal, UsageError
+from interplant.core.release import LINEAGE, Lineage, Participant
 from interplant.data import events, records, versions
 from interplant.data.door import layout
 from interplant.data.events import Event
 from interplant.data.repository import Repository
+from interplant.data.snapshots import keyed_digest
 from interplant.data.store import Store
 
 from . import served
@@ -211,6 +215,90 @@ def test_a_period_begins_before_it_ends() -> None:
 def test_a_time_at_the_end_of_all_calendars_is_a_day(bare: PlantDirectory) -> None:
     store = Store(bare.path / "stamped", BERLIN)
     assert erasure._day(erasure.moment("0001-01-01", BERLIN), store, "") == "0000-12-31"
+
+
+# --- runs and releases that have learned from it --------------------------------------------------------
+
+
+def more(store: Store, machine: str) -> None:
+    """Readings of one more machine."""
+    table = {
+        "machine": [machine] * 5,
+        "cycle": [40.0, 41, 42, 43, 44],
+        "health": [0.5] * 5,
+        "rul": [None] * 5,
+    }
+    store.add(pa.table(table, schema=layout(store.contract)))
+
+
+def released(plant: PlantDirectory, run: str, *digests: str, task: str = "wear") -> str:
+    """The release of a run that has trained on snapshots, a round on each, comes to the plant."""
+    secret, name = plant.snapshot_key.read_bytes(), f"{task}-{run}"
+    snapshots = {keyed_digest(digest, secret): 1 for digest in digests}
+    one = Participant("north", snapshots, len(digests), "none", "", 0.0, 0.0, True)
+    lineage = Lineage(
+        name, run, task, "ab" * 32, "0.1.0", "1", None, "2026-01-01T12:30:00+00:00",
+        3, "grpc", False, True, (one,),
+    )  # fmt: skip
+    (plant.releases / name).mkdir(parents=True)
+    (plant.releases / name / LINEAGE).write_text(lineage.to_json())
+    (plant.releases / name / "task.json").write_text(json.dumps(config.dump(TASK)))
+    return name
+
+
+def test_a_snapshot_stays_while_a_run_uses_it_and_after_in_its_release(
+    bare: PlantDirectory, store: Store
+) -> None:
+    repository = bare.repository()
+    digests = []
+    for machine in ("3", "4", "5", "6"):
+        more(store, machine)
+        digests.append(repository.freeze(store).digest)
+        if machine in ("3", "4"):
+            learned.note(bare, "run-1", "wear", digests[-1])
+            assert prune(bare, repository, 1) == []
+    assert prune(bare, repository, 1) == [digests[2]], "nobody has trained on it"
+    released(bare, "run-1", *digests[:2])
+    assert learned.awaited(bare, digests) == []
+    assert prune(bare, repository, 1) == []
+    (bare.trained).unlink()
+    assert prune(bare, repository, 1) == [], "its release names both"
+
+
+def test_a_run_without_a_release_keeps_its_snapshot_until_a_later_runs_is_here(
+    bare: PlantDirectory, store: Store
+) -> None:
+    repository = bare.repository()
+    old = repository.freeze(store).digest
+    learned.note(bare, "run-1", "wear", old)
+    more(store, "3")
+    new = repository.freeze(store).digest
+    learned.note(bare, "run-2", "wear", new)
+    learned.note(bare, "run-3", "other", old)
+    with bare.trained.open("ab") as file:
+        file.write(b'\n{"run": "torn')
+    learned.note(bare, "run-4", "wear", new)
+    released(bare, "run-0", new)
+    released(bare, "run-9", new, task="other")
+    assert learned.awaited(bare, [old]) == ["run-1", "run-3"], "these have trained before, or not here"
+    released(bare, "run-2", new)
+    assert learned.awaited(bare, [old]) == ["run-3"], "of another task"
+    assert learned.awaited(bare, [new]) == ["run-4"]
+    released(bare, "run-3", old, task="other")
+    (bare.releases / "other-run-3" / LINEAGE).unlink()
+    assert prune(bare, repository, 1) == []
+
+
+def test_an_erasure_names_the_run_under_way_and_later_its_release(bare: PlantDirectory, store: Store) -> None:
+    repository = bare.repository()
+    first = repository.freeze(store).digest
+    learned.note(bare, "run-1", "wear", first)
+    done = erase(bare, store, "1", None, None)
+    assert (done.purged, done.releases, done.runs) == ((first,), (), ("run-1",))
+    learned.note(bare, "run-1", "wear", done.snapshot)
+    name = released(bare, "run-1", first, done.snapshot)
+    again = erase(bare, store, "1", None, None)
+    assert (again.purged, again.releases, again.runs) == ((), (name,), ())
 
 
 def test_a_window_reaches_back_over_its_gaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def released(at: PlantDirectory, root: Path, of: Task, weights: Tensors, name: s
     key = signing.make_key()
     (root / "release.key").write_bytes(signing.key_pem(key))
     at.release_public_key.write_bytes(signing.public_pem(key.public_key()))
-    north = Participant("north", "ab" * 32, 3, "dp-sgd", "row", 0.7, 1e-5, True)
+    north = Participant("north", {"ab" * 32: 3}, 3, "dp-sgd", "row", 0.7, 1e-5, True)
     lineage = Lineage(
         name, "run-1", of.name, release.task_digest(of), "0.1.0", "1", None,
         "2025-05-01T10:00:00+00:00", 3, "grpc", True, True, (north,),

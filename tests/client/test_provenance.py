@@ -15,7 +15,7 @@ ID = "0" * 32
 
 
 def participant(name: str, snapshot: str) -> Participant:
-    return Participant(name, snapshot, 3, "dp-sgd", "window", 0.7, 1e-5, True)
+    return Participant(name, {snapshot: 3}, 3, "dp-sgd", "window", 0.7, 1e-5, True)
 
 
 def test_a_prediction_is_found_as_long_as_the_log_keeps_it(plant: PlantDirectory) -> None:

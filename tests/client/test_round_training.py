@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interplant.client import gateway, lineages, receipts, round_training
+from interplant.client import gateway, learned, lineages, receipts, round_training
 from interplant.client.directory import PlantDirectory
 from interplant.client.round_training import Bench, train_round
 from interplant.client.trained import Trained
@@ -442,6 +442,24 @@ def test_windows_of_an_older_snapshot_are_not_used(ready: PlantDirectory, loads:
     assert len(set(loads)) == 2
     assert bench.windows is not None
     assert len(np.unique(bench.windows.machine)) == 4
+
+
+def test_a_plant_knows_which_runs_have_trained_on_which_snapshots(ready: PlantDirectory) -> None:
+    """Before the training: a plant that is killed in it has a receipt to give all the same."""
+    first = Repository(ready.data).find().digest
+    go(ready, OPEN, 1)
+    before = ready.trained.read_bytes()
+    go(ready, OPEN, 2)
+    assert ready.trained.read_bytes() == before, "one line for a run and a snapshot"
+    second = Repository(ready.data).snapshot(dataset(4)).digest
+    edit(ready, lambda plant: setattr(plant.policy.privacy, "epsilon", 1e-9))
+    with pytest.raises(Refusal, match="budget_spent"):
+        go(ready, TASK, 3)
+    assert learned.awaited(ready, [second]) == [], "who refuses learns nothing"
+    go(ready, OPEN, 3)
+    for digest in (first, second):
+        assert learned.awaited(ready, [digest]) == ["run-1"]
+    assert ready.trained.stat().st_mode & 0o777 == 0o600
 
 
 # --- what cannot be trained ------------------------------------------------------------------------

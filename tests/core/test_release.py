@@ -17,7 +17,7 @@ from interplant.core.schema import Task
 
 KEY = signing.make_key()
 TASK = Task(name="wear", contract=Contract(sensors={"s1": Column("bar", 0.0, 4.0)}))
-NORTH = Participant("north", "ab" * 32, 3, "dp-sgd", "window", 0.7, 1e-5, True)
+NORTH = Participant("north", {"ab" * 32: 3}, 3, "dp-sgd", "window", 0.7, 1e-5, True)
 LINEAGE = Lineage(
     release="r-1",
     run="run-1",
@@ -88,6 +88,23 @@ def test_lineage_goes_through_json_unchanged() -> None:
 def test_a_lineage_that_cannot_be_is_refused(text: str, says: str) -> None:
     with pytest.raises(InterplantError, match=says):
         release.parse_lineage(text)
+
+
+@pytest.mark.parametrize(
+    "snapshots", [{}, {"ab" * 32: 2}, {"ab" * 32: 3, "cd" * 32: 0}, {"ab" * 32: "3"}, {"ab" * 32: True}]
+)
+def test_snapshots_whose_rounds_do_not_add_up_are_refused(snapshots: Any) -> None:
+    odd = replace(LINEAGE, participants=(replace(NORTH, snapshots=snapshots),))
+    with pytest.raises(InterplantError, match=r"north: snapshots: expected .* add up to 3, found others"):
+        release.parse_lineage(odd.to_json())
+
+
+def test_each_snapshot_is_named_and_several_with_their_rounds() -> None:
+    assert NORTH.brief() == [("ab" * 6, "")]
+    several = replace(NORTH, snapshots={"ab" * 32: 2, "cd" * 32: 1})
+    assert several.brief() == [("ab" * 6, " (2 rounds)"), ("cd" * 6, " (1 round)")]
+    whole = replace(LINEAGE, participants=(several, replace(several, name="south", simulated=False)))
+    assert release.parse_lineage(whole.to_json()) == whole
 
 
 def test_a_plant_without_privacy_makes_the_release_not_private() -> None:

@@ -93,9 +93,9 @@ def test_a_tampered_release_is_not_called_verified(made: Summary, path: Path) ->
 def test_the_keyed_snapshot_is_the_one_in_the_lineage(made: Summary, path: Path) -> None:
     release = LocalFederation(path / "federation").coordinator.releases / made.release["id"]
     lineage = json.loads((release / "lineage.json").read_text())
-    keyed = {one["name"]: one["snapshot"] for one in lineage["participants"]}
-    assert keyed == {plant.name: plant.snapshot_keyed for plant in made.plants}
-    assert not set(keyed.values()) & {plant.snapshot for plant in made.plants}
+    keyed = {one["name"]: list(one["snapshots"]) for one in lineage["participants"]}
+    assert keyed == {plant.name: [plant.snapshot_keyed] for plant in made.plants}
+    assert not {one for own in keyed.values() for one in own} & {plant.snapshot for plant in made.plants}
 
 
 def test_progress_is_told(made: Summary, heard: Heard) -> None:

@@ -59,7 +59,7 @@ def release(coordinator):
         release="wear-1", run="r", task=TASK.name, task_digest=task_digest(TASK), version="1", protocol="1",
         parent=None, created=datetime.now(UTC).isoformat(), rounds=1, engine="grpc", private=False,
         simulated=True,
-        participants=(Participant("north", "ab" * 32, 1, "none", "window", 0.0, 0.0, True),),
+        participants=(Participant("north", {"ab" * 32: 1}, 1, "none", "window", 0.0, 0.0, True),),
     )  # fmt: skip
     for name in FILES:
         (folder / name).write_bytes(b"x" * 100_000)

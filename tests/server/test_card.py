@@ -15,8 +15,8 @@ from interplant.server import card, card_html, charts
 from interplant.server.card import CardFacts, RoundFigures
 
 TASK = config.load(builtin("turbofan"), Task)
-NORTH = Participant("north", "ab" * 32, 3, "dp-sgd", "window", 1.84, 1e-5, True)
-SOUTH = Participant("south", "cd" * 32, 3, "dp-sgd", "window", 0.92, 1e-5, False)
+NORTH = Participant("north", {"ab" * 32: 3}, 3, "dp-sgd", "window", 1.84, 1e-5, True)
+SOUTH = Participant("south", {"cd" * 32: 3}, 3, "dp-sgd", "window", 0.92, 1e-5, False)
 LINEAGE = Lineage(
     release="turbofan-1", run="run-1", task="turbofan", task_digest=task_digest(TASK), version="0.1.0",
     protocol="2", parent="turbofan-0", created="2026-01-01T10:20:30+00:00", rounds=3, engine="grpc",
@@ -54,6 +54,17 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.texts.append(data)
+
+
+def test_every_snapshot_of_a_plant_is_on_the_card():
+    north = replace(NORTH, snapshots={"ab" * 32: 1, "ef" * 32: 2})
+    facts = replace(FACTS, lineage=replace(LINEAGE, participants=(north, SOUTH)))
+    text = card.markdown(facts)
+    assert "| north | `abababababab` (1 round), `efefefefefef` (2 rounds) | 3 |" in text
+    assert "| south | `cdcdcdcdcdcd` | 3 |" in text
+    page = " ".join(Page(card_html.page(facts)).texts)
+    for word in ("abababababab", "efefefefefef", "cdcdcdcdcdcd", "(2 rounds)"):
+        assert word in page
 
 
 def test_the_page_needs_nothing_else():

@@ -50,8 +50,8 @@ def order_in(folder: Path, model: Model | None = None) -> PackageOrder:
     weights = models.parameters(models.build(task))
     save_file({name: array + 0.125 for name, array in weights.items()}, folder / "merged.safetensors")
     plants = (
-        Participant("north", "ab" * 32, 3, "dp-sgd", "window", 0.7312, 1e-5, True),
-        Participant("south", "cd" * 32, 2, "dp-sgd", "window", 0.5, 1e-5, True),
+        Participant("north", {"ab" * 32: 3}, 3, "dp-sgd", "window", 0.7312, 1e-5, True),
+        Participant("south", {"cd" * 32: 2}, 2, "dp-sgd", "window", 0.5, 1e-5, True),
     )
     lineage = Lineage(
         "r-1", "run-1", "wear", task_digest(task), "0.1.0", "1", None, "2025-05-01T10:00:00+00:00",

@@ -12,7 +12,7 @@ import pytest
 from interplant.core.contract import Column, Contract
 from interplant.core.errors import InterplantError
 from interplant.core.files import sha256_file
-from interplant.core.release import check_id, task_digest
+from interplant.core.release import check_id, parse_lineage, task_digest
 from interplant.core.schema import Rounds, Task
 from interplant.server import releases
 from interplant.server.directory import CoordinatorDirectory
@@ -23,7 +23,8 @@ from interplant.server.run_folder import Checkpoint, RunFolder, make_order
 from .conftest import receipt_of
 
 PLANTS = {
-    name: receipt_of(name, mechanism=mechanism, simulated=simulated) | {"rounds": 2}
+    name: receipt_of(name, mechanism=mechanism, simulated=simulated)
+    | {"rounds": 2, "snapshots": {"cd" * 32: 1, "ab" * 32: 1}}
     for name, mechanism, simulated in (("south", "dp-sgd", False), ("north", "dp-sgd", True))
 }
 
@@ -78,6 +79,8 @@ def test_the_lineage_says_where_a_release_comes_from(coordinator, registry, fini
         ("north", 2, 0.5),
         ("south", 2, 0.5),
     ]
+    assert [list(one.snapshots) for one in lineage.participants] == [["cd" * 32, "ab" * 32]] * 2
+    assert parse_lineage(lineage.to_json()) == lineage
     assert order.weights == run.weights
     assert order.key == coordinator.release_key
 

@@ -428,6 +428,30 @@ def test_a_plant_is_told_its_own_last_receipt_also_of_another_run(start):
         assert [(from_json(text).plant, from_json(text).round) for text in after] == [(name, 1), (name, 2)]
 
 
+def test_every_snapshot_of_a_plant_is_kept_with_its_rounds(start):
+    """North brings new readings after the second round; a kill in between forgets nothing."""
+    first, second = "ab" * 32, "cd" * 32
+
+    def act(request, name):
+        weights = {key: array.numpy() for key, array in request.content.array_records["weights"].items()}
+        number = int(request.content.config_records["task"]["round"])
+        said = receipt_for(request, name, snapshot=first if number < 3 else second)
+        return answer(request, step_of(weights, name), said)
+
+    def killed(record):
+        if record["round"] == 2:
+            raise KilledError
+
+    run, plants = start(number=4), dict.fromkeys(NAMES, honest) | {"north": act}
+    with pytest.raises(KilledError):
+        carry_out(Ringing(plants), run, killed)
+    state = carry_out(Ringing(plants), RunFolder(run.path))
+    north, south = state.plants["north"], state.plants["south"]
+    assert (list(north["snapshots"].items()), north["rounds"]) == ([(first, 2), (second, 2)], 4)
+    assert (south["snapshots"], south["rounds"]) == ({"ab" * 32: 4}, 4)
+    assert run.restore().plants == state.plants
+
+
 def test_a_receipt_is_kept_though_the_round_found_no_quorum(start):
     """The plant has paid for its update, whatever became of it."""
     run = start(quorum=2, retries=0)

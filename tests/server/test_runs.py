@@ -84,7 +84,7 @@ def released(coordinator, task, run):
     }
     save_file(weights, folder / "weights.safetensors")
     (folder / "task.json").write_text(config.to_json(task))
-    plants = (Participant("north", "ab" * 32, 3, "none", "window", 0.0, 0.0, True),)
+    plants = (Participant("north", {"ab" * 32: 3}, 3, "none", "window", 0.0, 0.0, True),)
     lineage = Lineage(
         "r-1", run, task.name, task_digest(task), version("interplant"), "2", None,
         "2025-05-01T10:00:00+00:00", 3, "grpc", False, True, plants,

@@ -626,7 +626,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     task = config.load(builtin("turbofan"), Task)
     save_file(models.parameters(models.build(task)), folder / "merged.safetensors")
-    plant = Participant("north", "ab" * 32, 3, "dp-sgd", "window", 0.7, 1e-5, True)
+    plant = Participant("north", {"ab" * 32: 3}, 3, "dp-sgd", "window", 0.7, 1e-5, True)
     lineage = Lineage(
         "turbofan-1", "run-1", task.name, task_digest(task), "0.1.0", "1", None, "2026-01-01T12:00:00+00:00",
         3, "grpc", True, True, (plant,),
