@@ -71,13 +71,15 @@ def exit_code(command: Callable[[], int], interrupt: Interrupt | None = None) ->
         # Who read our output has closed it; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except SystemExit as error:  # of a stranger's model, say: a command that ends so has done nothing
+        return _answer(error)
     except Exception as error:  # the outermost: a traceback is no answer to a person
         if interrupt is not None and interrupt.pressed:
             raise KeyboardInterrupt from error
         return _answer(error)
 
 
-def _answer(error: Exception) -> int:
+def _answer(error: BaseException) -> int:
     """Say what went wrong, in the words that belong to its kind."""
     import click
 

@@ -45,6 +45,9 @@ _DTYPES = {
 }
 """What numpy can hold, by safetensors' names; the others (BF16, F8) are no model's of ours."""
 
+STORED = frozenset(map(np.dtype, _DTYPES.values()))
+"""Dtypes of arrays that can be written."""
+
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 _NUMBER = re.compile(r"\(os error (\d+)\)")

@@ -24,7 +24,7 @@ from interplant.core.wire import from_bytes
 from interplant.privacy.plan import statistics_of
 from interplant.server import replies
 from interplant.server.compression import Broadcast
-from interplant.server.merging import Merging
+from interplant.server.merging import Merging, first_state
 from interplant.server.records import no_quorum
 from interplant.server.run_folder import Checkpoint, RunFolder
 from interplant.server.selection import AWAY, LATE, RESTING, SPARE, Failures, choose
@@ -112,6 +112,7 @@ def carry_out(
     Raises:
         UsageError: The strategy is unknown here or its arguments do not fit.
         QuorumError: A round found too few plants, also after every retry. The run can be resumed.
+        StrategyError: The strategy failed. The run can be resumed.
         StoppedError: A person has stopped the run.
     """
     task = run.task()
@@ -159,8 +160,7 @@ def _next_state(work: Work, state: Checkpoint) -> Checkpoint:
         log.warning("round %d: %d of %d plants", number, len(outcome.receipts), rules.quorum)
         replies.pause(rules.retry_seconds if attempt <= rules.retries else 0.0, work.stopped)
     raise QuorumError(
-        f"{no_quorum(number, len(outcome.receipts), rules.quorum)}: {_reasons(outcome)}; "
-        "mend it, then `interplant run resume`"
+        f"{no_quorum(number, len(outcome.receipts), rules.quorum)}: {_reasons(outcome)}; mend it"
     )
 
 
@@ -339,4 +339,4 @@ def first_weights(run: RunFolder, task: Task) -> Tensors:
 
 def _first(work: Work) -> Checkpoint:
     weights = first_weights(work.run, work.task)
-    return Checkpoint(0, weights, state=work.strategy.init(weights))
+    return Checkpoint(0, weights, state=first_state(work.strategy, weights))

@@ -16,6 +16,7 @@ from interplant.core.errors import InterplantError
 from interplant.server.control import connect
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.grid import GrpcGrid
+from interplant.server.merging import StrategyError
 from interplant.server.packaging import Packager
 from interplant.server.records import Dropped, Run
 from interplant.server.registry import Registry
@@ -89,8 +90,10 @@ class Runner:
                 self._local.Reload(pb.Empty(), wait_for_ready=True, timeout=60)
             why = learned_enough(folder.task(), folder) if state.round < run.rounds else ""
             self._end(run.id, "finished", why, state.round)
-        except QuorumError as error:
-            self._end(run.id, "paused", str(error))
+        except (QuorumError, StrategyError) as error:
+            if error.__cause__:  # whoever wrote the strategy wants to see where
+                log.error("run %s pauses", run.id, exc_info=error)
+            self._end(run.id, "paused", f"{error}, then `interplant run resume`")
         except StoppedError:
             log.info("run %s stops", run.id)
         except InterplantError as error:

@@ -59,6 +59,9 @@ def build(settings: Settings) -> Strategy[Any]:
         return found(**settings.args)
     except (TypeError, ValueError) as error:
         raise UsageError(f"strategy.args: {error}") from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's class: making it may fail too
+        what = f"{type(error).__name__}: {error}"
+        raise UsageError(f"strategy.name: {settings.name!r} cannot be made ({what}); mend it") from None
 
 
 def proximal(settings: Settings) -> float:
@@ -86,7 +89,7 @@ def _installed(name: str) -> type[Strategy[Any]]:
         )
     try:
         found = point.load()
-    except Exception as error:  # noqa: BLE001 - a stranger's module: importing it may fail in any way
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's: importing it may fail in any way
         raise UsageError(
             f"strategy.name: {name!r} of {_packages([point])} cannot be imported "
             f"({type(error).__name__}: {error}); mend or uninstall it"

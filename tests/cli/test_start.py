@@ -92,6 +92,8 @@ def test_a_fault_of_ours_is_one_line_too_and_shows_its_place_when_asked(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("INTERPLANT_TRACEBACK", raising=False)
+    assert exit_code(lambda: raising(SystemExit(0))) == 1, "a stranger's code has ended the command"
+    assert "SystemExit" in capfd.readouterr().err
     assert exit_code(lambda: raising(ZeroDivisionError("by zero"))) == 1
     said = capfd.readouterr().err
     assert said.count("\n") == 1

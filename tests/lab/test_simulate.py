@@ -24,7 +24,10 @@ from interplant.lab.pool import AHEAD, PooledGrid
 from interplant.lab.simulate import Fleet, fleet_settings, simulate_fleet
 from interplant.lab.virtual import Kept, VirtualDirectory, VirtualTrainer
 from interplant.privacy.ledger import Ledger
+from interplant.server.rounds import QuorumError
 from interplant.server.run_folder import RunFolder
+from interplant.strategies.fedavg import FedAvg
+from interplant.strategies.registry import REGISTERED
 
 OPEN = (
     "rounds=2",
@@ -146,6 +149,24 @@ def test_a_plant_that_fails_is_named_and_the_others_go_on() -> None:
     made, _ = simulate_fleet(Fleet(3, machines=1, processes=2), turbofan(*OPEN), trainer=Refusing)
     assert [set(record["dropped"]) for record in made.rounds] == [{"plant-2"}] * 2
     assert {record["dropped"]["plant-2"]["code"] for record in made.rounds} == {"internal"}
+
+
+def test_a_strategy_that_ends_the_process_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Leaving(FedAvg):
+        def fold(self, *_: Any) -> None:
+            raise SystemExit(0)
+
+    monkeypatch.setitem(REGISTERED, "leaving", Leaving)
+    with pytest.raises(InterplantError, match="strategy Leaving: fold failed with SystemExit: 0") as failed:
+        simulate_fleet(Fleet(2, machines=1, processes=1), turbofan(*OPEN, "strategy.name=leaving"))
+    assert failed.value.exit_code == 1
+
+
+def test_without_a_quorum_only_what_can_be_done_here_is_advised() -> None:
+    rules = Rounds(quorum=3, order="plants", retries=0)
+    with pytest.raises(QuorumError, match=r"plant-2: .*; mend it$") as failed:
+        simulate_fleet(Fleet(3, machines=1, processes=1), turbofan(*OPEN), rules, trainer=Refusing)
+    assert "resume" not in str(failed.value)
 
 
 @pytest.mark.parametrize("order", ["plants", "arrival"])

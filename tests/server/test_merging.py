@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import weakref
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file
 
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.flower import HeldArray
+from interplant.server.merging import StrategyError
 from interplant.server.rounds import carry_out
 from interplant.server.run_folder import Checkpoint, RunFolder
 from interplant.strategies import registry, spill
@@ -236,6 +238,71 @@ def test_a_strategy_that_changes_the_model_is_named(start, monkeypatch, change):
     with pytest.raises(InterplantError, match="strategy Careless: expected weights with the model"):
         carry_out(Ringing(), run)
     assert run.restore() is None
+
+
+def fail(*_):
+    raise RuntimeError("out of luck")
+
+
+def leave(*_):
+    raise SystemExit(0)
+
+
+def give(value):
+    return lambda *_: value
+
+
+WRONG = {
+    "init raises": ("init", fail, "init failed with RuntimeError: out of luck"),
+    "begin raises": ("begin", fail, "begin failed with RuntimeError: out of luck"),
+    "fold raises": ("fold", fail, "fold failed with RuntimeError: out of luck"),
+    "finish raises": ("finish", fail, "finish failed with RuntimeError: out of luck"),
+    "init leaves": ("init", leave, "init failed with SystemExit: 0"),
+    "fold leaves": ("fold", leave, "fold failed with SystemExit: 0"),
+    "no state": ("init", give(None), "expected init to return arrays by name, found NoneType"),
+    "numbered": ("init", give({1: np.ones(1)}), "expected init to return arrays by name, found other names"),
+    "words": ("init", give({"a": "word"}), "expected numbers in a, found dtype <U4"),
+    "ragged": ("init", give({"a": [[1], [1, 2]]}), "init failed with ValueError"),
+    "nothing": ("finish", give(None), "expected finish to return weights and state, found NoneType"),
+    "one": ("finish", lambda _, weights, state: weights, "to return weights and state, found dict"),
+    "lists": ("finish", give(([], {})), "expected finish to return arrays by name, found list"),
+    "objects": ("finish", lambda _, weights, state: (weights, {"a": {}}), "numbers in a, found dtype object"),
+}
+
+
+@pytest.mark.parametrize(("part", "does", "said"), WRONG.values(), ids=WRONG)
+def test_a_strategy_that_fails_is_named_and_its_round_can_be_tried_again(
+    start, monkeypatch, part, does, said
+):
+    """It does well in the first round, unless it cannot begin."""
+    armed = [part == "init"]
+
+    class Own(FedAvg):
+        pass
+
+    def act(self, *words):
+        return does(*words) if armed[0] else getattr(FedAvg, part)(self, *words)
+
+    setattr(Own, part, act)
+    monkeypatch.setitem(registry.REGISTERED, "own", Own)
+    run = start(named="own", order="plants")
+    with pytest.raises(StrategyError, match=f"^strategy Own: .*{re.escape(said)}.*; mend the strategy$"):
+        carry_out(Ringing(), run, lambda _: armed.__setitem__(0, True))
+    before = run.restore()
+    assert (before.round if before else 0) == (0 if part == "init" else 1)
+    monkeypatch.setitem(registry.REGISTERED, "own", FedAvg)
+    mended = carry_out(Ringing(), RunFolder(run.path))
+    same(mended.weights, carry_out(Ringing(), start("undisturbed", order="plants")).weights)
+
+
+def test_a_full_disk_is_not_the_strategys_fault(start, monkeypatch):
+    class Own(FedAvg):
+        def fold(self, merge, update, weight=1.0):
+            raise InterplantError("the disk is full")
+
+    monkeypatch.setitem(registry.REGISTERED, "own", Own)
+    with pytest.raises(InterplantError, match=r"^the disk is full$"):
+        carry_out(Ringing(), start(named="own"))
 
 
 def test_a_strategy_of_ones_own_may_return_bare_numbers(start, monkeypatch):

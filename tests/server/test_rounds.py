@@ -261,7 +261,7 @@ def test_a_round_without_quorum_is_not_consumed(start, kind):
     with pytest.raises(QuorumError, match="round 2 found 2 good updates, expected 3") as failed:
         one(grid, run, tell)
     assert "the plant is paused by its engineer" in str(failed.value)
-    assert "`interplant run resume`" in str(failed.value)
+    assert str(failed.value).endswith("; mend it"), "how to go on is the engine's affair"
     assert [(r["round"], r["attempt"], r["settled"]) for r in run.records()] == [
         (1, 1, True), (2, 1, False), (2, 2, False), (2, 3, False),
     ]  # fmt: skip

@@ -16,13 +16,15 @@ from safetensors.numpy import load_file
 from interplant.core import federation_pb2 as pb
 from interplant.core import wire
 from interplant.core.contract import Column, Contract
-from interplant.core.schema import Model, Rounds, Task
+from interplant.core.schema import Model, Rounds, Strategy, Task
 from interplant.server import replies, runner, runs
 from interplant.server.replies import StoppedError
 from interplant.server.resuming import waiting
 from interplant.server.run_folder import RunFolder
 from interplant.server.runner import Runner
 from interplant.server.selection import Failures
+from interplant.strategies.fedavg import FedAvg
+from interplant.strategies.registry import REGISTERED
 
 from .conftest import receipt_of
 
@@ -161,6 +163,7 @@ def test_a_run_without_quorum_is_paused_with_the_reason_and_resumes(serving, wor
     found = registry.run(run.id)
     assert (found.state, found.round) == ("paused", 0)
     assert found.reason.startswith("round 1 found 1 good updates, expected 2: south: ")
+    assert found.reason.endswith("; mend it, then `interplant run resume`")
     assert [one.attempt for one in registry.rounds(run.id)] == [1, 2]
     assert list(waiting(serving.directory, registry, "wear", found).plants) == ["south"]
     assert RunFolder(serving.directory.runs / run.id).restore() is None
@@ -267,6 +270,31 @@ def test_a_fault_of_ours_pauses_the_run(serving, work, registry, monkeypatch):
     work._carry_out(next_of(work))
     found = registry.run(run.id)
     assert (found.state, found.reason) == ("paused", "a fault: ZeroDivisionError: division by zero")
+
+
+def test_a_strategy_that_fails_pauses_the_run_which_goes_on_when_it_is_mended(
+    serving, work, registry, monkeypatch
+):
+    class Own(FedAvg):
+        def finish(self, merge, weights, state):
+            raise SystemExit(0)
+
+    monkeypatch.setitem(REGISTERED, "own", Own)
+    plants = [Trained(serving.plant(name), name) for name in ("north", "south")]
+    task = replace(a_task(), strategy=Strategy("own"))
+    run = runs.start_run(serving.directory, task, release=False, rounds=RULES)
+    work._carry_out(next_of(work))
+    found = registry.run(run.id)
+    assert (found.state, found.round) == ("paused", 0)
+    assert found.reason == (
+        "strategy Own: finish failed with SystemExit: 0; mend the strategy, then `interplant run resume`"
+    )
+    monkeypatch.setitem(REGISTERED, "own", FedAvg)
+    runs.resume_run(serving.directory, run.id)
+    work._carry_out(next_of(work))
+    assert registry.run(run.id).state == "finished"
+    for plant in plants:
+        serving.until(lambda plant=plant: plant.settled[-1:] == [3])
 
 
 def test_an_interrupted_run_comes_before_a_queued_one(serving, work, registry):

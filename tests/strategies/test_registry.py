@@ -77,6 +77,13 @@ class Twice(FedAvg):
 class Half:
     def begin(self, weights, scratch): ...
 
+class Vain:
+    def __init__(self): raise SystemExit(0)
+    def init(self, weights): ...
+    def begin(self, weights, scratch): ...
+    def fold(self, merge, update, weight=1.0): ...
+    def finish(self, merge, weights, state): ...
+
 nothing = 3
 """
 POINTS = {
@@ -85,6 +92,8 @@ POINTS = {
     "no-class": "own_strategies:nothing",
     "gone": "own_strategies:Gone",
     "broken": "own_broken:Any",
+    "leaving": "own_leaving:Any",
+    "vain": "own_strategies:Vain",
     "fedavg": "own_strategies:Twice",
 }
 
@@ -96,12 +105,13 @@ def installed(tmp_path, monkeypatch):
     project.mkdir()
     (project / "own_strategies.py").write_text(MINE)
     (project / "own_broken.py").write_text("1 / 0")
+    (project / "own_leaving.py").write_text("raise SystemExit(0)")
     points = "\n".join(f'"{name}" = "{value}"' for name, value in POINTS.items())
     (project / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
         '[project]\nname = "own-strategies"\nversion = "1"\n'
         f'[project.entry-points."{registry.GROUP}"]\n{points}\n'
-        '[tool.setuptools]\npy-modules = ["own_strategies", "own_broken"]\n'
+        '[tool.setuptools]\npy-modules = ["own_strategies", "own_broken", "own_leaving"]\n'
     )
     words = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--target", str(place)]
     done = subprocess.run(
@@ -111,7 +121,7 @@ def installed(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     monkeypatch.syspath_prepend(str(place))
     yield place
-    for name in ("own_strategies", "own_broken"):
+    for name in ("own_strategies", "own_broken", "own_leaving"):
         sys.modules.pop(name, None)
 
 
@@ -126,7 +136,9 @@ def test_an_installed_one_by_entry_point(installed):
         "no-class": "expected own_strategies:nothing of own-strategies to be a class",
         "gone": "'gone' of own-strategies cannot be imported .*Gone.*; mend or uninstall it",
         "broken": r"'broken' of own-strategies cannot be imported \(ZeroDivisionError: ",
-        "mode": "expected one of broken, fedadagrad, .*, trimmed_mean, twice, found 'mode'",
+        "leaving": r"'leaving' of own-strategies cannot be imported \(SystemExit: 0\)",
+        "vain": r"'vain' cannot be made \(SystemExit: 0\); mend it",
+        "mode": "expected one of broken, fedadagrad, .*, trimmed_mean, twice, vain, found 'mode'",
     }.items():
         with pytest.raises(UsageError, match=rf"^strategy\.name: {words}"):
             build(Strategy(name))
