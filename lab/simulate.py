@@ -18,7 +18,7 @@ from interplant.core.errors import UsageError
 from interplant.core.schema import Connection, Plant, Rounds, Task
 from interplant.core.tensors import Tensors
 from interplant.data.frames import Dataset
-from interplant.data.readings import ENDINGS, read_folder
+from interplant.data.readings import ENDINGS, read_folder, require
 from interplant.data.simulator import simulate
 from interplant.data.tasks import builtin
 from interplant.data.windows import Windows
@@ -32,6 +32,9 @@ from interplant.server.run_folder import Checkpoint, RunFolder, make_order
 
 TESTED = 8
 """Plants on whose held-out machines the models are measured, at most."""
+
+BOUNDS = {"plants": (1, 100_000), "machines": (1, 10_000), "seed": (0, None), "processes": (0, 1024)}
+"""The least and the most of a fleet's numbers: more would fill memory or the process table."""
 
 DEADLINE = 1e6
 """Seconds of a round: virtual plants are never late, they only take turns."""
@@ -61,10 +64,12 @@ class Fleet:
     data: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("plants", 1), ("machines", 1), ("seed", 0), ("processes", 0)):
+        for name, (least, most) in BOUNDS.items():
             found = getattr(self, name)
             if found < least:
                 raise UsageError(f"--{name}: expected {least} or more, found {found}")
+            if most is not None and found > most:
+                raise UsageError(f"--{name}: expected {most} or fewer, found {found}")
         if not 0 < self.epsilon < float("inf"):
             raise UsageError(f"--epsilon: expected a number more than 0, found {self.epsilon}")
 
@@ -164,11 +169,17 @@ def simulate_fleet(
         What came of it, and the state after the last round.
 
     Raises:
-        UsageError: The task asks for columns that the simulator does not make, or a strategy is wrong.
+        UsageError: The task asks for columns that the simulator does not make, readings break its contract,
+            a strategy is wrong, or ``folder`` cannot take a run.
         QuorumError: Too few plants took part.
+        StrategyError: The strategy failed.
     """
+    if folder:
+        _check_folder(folder)
     if not fleet.data:
         _check_columns(task)
+    for one in (*fleet.folders, *(plant_folders(later) if later else ())):
+        require(read_folder(one), task, str(one))
     tests = _tests(fleet, task, tested, later)
     count = fleet.processes or os.cpu_count() or 1
     with contextlib.ExitStack() as stack:
@@ -288,6 +299,15 @@ def _scores(task: Task, weights: Tensors, tests: dict[str, Windows]) -> dict[str
 def _mean(found: dict[str, dict[str, float]], name: str) -> float | None:
     values = [own[name] for own in found.values() if name in own]
     return float(np.mean(values)) if values else None
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse what a run's folder cannot be made at, before anything is done."""
+    if (folder / "order.json").exists():
+        raise UsageError(f"--dir: expected a folder without a run, found one in {folder}; name another")
+    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise UsageError(f"--dir: expected a folder, found the file {there}; name another")
 
 
 def _check_columns(task: Task) -> None:

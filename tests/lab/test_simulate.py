@@ -1,6 +1,7 @@
 """Many virtual plants in a few processes: the same results whatever their number, and the same rules."""
 
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
@@ -190,6 +192,9 @@ def test_few_updates_wait_in_memory(order: str, monkeypatch: pytest.MonkeyPatch)
     ("words", "said"),
     [
         ({"plants": 0}, "--plants: expected 1 or more, found 0"),
+        ({"plants": 10**9}, "--plants: expected 100000 or fewer, found 1000000000"),
+        ({"plants": 2, "machines": 10**9}, "--machines: expected 10000 or fewer, found 1000000000"),
+        ({"plants": 2, "processes": 10**9}, "--processes: expected 1024 or fewer, found 1000000000"),
         ({"plants": 2, "machines": 0}, "--machines: expected 1 or more, found 0"),
         ({"plants": 2, "processes": -1}, "--processes: expected 0 or more, found -1"),
         ({"plants": 2, "epsilon": 0.0}, "--epsilon: expected a number more than 0, found 0"),
@@ -199,6 +204,38 @@ def test_few_updates_wait_in_memory(order: str, monkeypatch: pytest.MonkeyPatch)
 def test_a_fleet_that_cannot_be_is_refused(words: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         Fleet(**words)
+
+
+def test_a_folder_that_cannot_take_a_run_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    file, held = tmp_path / "file", tmp_path / "held"
+    file.touch()
+    held.mkdir()
+    (held / "order.json").touch()
+    for folder, said in (
+        (held, f"--dir: expected a folder without a run, found one in {held}; name another"),
+        (file, f"--dir: expected a folder, found the file {file}; name another"),
+        (file / "a" / "b", f"--dir: expected a folder, found the file {file}; name another"),
+    ):
+        with pytest.raises(UsageError) as failed:
+            simulate_fleet(Fleet(2, machines=1), turbofan(*OPEN), folder=folder)
+        assert str(failed.value) == said
+
+
+@pytest.mark.parametrize("part", ["train", "holdout"])
+@pytest.mark.parametrize("role", ["data", "test"])
+def test_readings_that_break_the_contract_are_named_with_plant_and_file(
+    tmp_path: Path, part: str, role: str
+) -> None:
+    for place, number in (("data/a", 0), ("data/b", 1), ("test/c", 2)):
+        made = simulate(number, 2, 0)
+        (tmp_path / place).mkdir(parents=True)
+        for name, table in (("train", made.train), ("holdout", made.holdout)):
+            table.to_csv(tmp_path / place / f"{name}.csv", index=False)
+    bad = tmp_path / {"data": "data/b", "test": "test/c"}[role] / f"{part}.csv"
+    pd.read_csv(bad).assign(s4=1e9).to_csv(bad, index=False)
+    task = turbofan(*OPEN)
+    with pytest.raises(UsageError, match=f"^{re.escape(str(bad.parent))}, {part}: column 's4'"):
+        simulate_fleet(Fleet.of(tmp_path / "data"), task, later=tmp_path / "test")
 
 
 def test_columns_that_the_simulator_does_not_make_are_named() -> None:
