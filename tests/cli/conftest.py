@@ -36,7 +36,7 @@ from interplant.server.directory import CoordinatorDirectory
 from interplant.server.registry import Registry
 
 RUN = "20260101-120000-ab12"
-RELEASE = f"turbofan-{RUN}"
+RELEASE = f"turbofan-{RUN}-c0ffee"
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from .conftest import edit, sign_release
 
 Call = Callable[..., Any]
 RUN = "20260101-120000-ab12"
-RELEASE = f"turbofan-{RUN}"
+RELEASE = f"turbofan-{RUN}-c0ffee"
 
 
 @pytest.fixture

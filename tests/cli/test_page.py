@@ -15,6 +15,8 @@ import pytest
 
 from interplant.cli.commands import command
 from interplant.client import setup as plant_setup
+from interplant.client.directory import PlantDirectory
+from interplant.client.verdicts import Verdict, record
 from interplant.core import certificates, config
 from interplant.core.schema import Source, Task
 from interplant.data import cmapss
@@ -32,7 +34,7 @@ from interplant.server.registry import Registry
 
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 RUN = "20260101-120000-ab12"
-RELEASE = f"turbofan-{RUN}"
+RELEASE = f"turbofan-{RUN}-c0ffee"
 Call = Callable[..., Any]
 
 
@@ -141,10 +143,12 @@ def prepare(name: str, place: Path, patch: pytest.MonkeyPatch) -> None:
             "enrol",
             lambda join, request: authority.accept(certificates.identity(join.certificate), request),
         )
+    if name == "interplant release retry":
+        record(PlantDirectory(place / "north"), RELEASE, Verdict("refused", "slow", "it was slow"))
     if name == "interplant release rollback":
         with closing(Registry.open(coordinator)) as registry:
-            registry.approve_release(f"turbofan-{RUN}", "by a person")
-            registry.roll_out_release(f"turbofan-{RUN}")
+            registry.approve_release(RELEASE, "by a person")
+            registry.roll_out_release(RELEASE)
     if name == "interplant coordinator restore":
         back_up(coordinator, place / "sunday.tar")
     if name in ("interplant run approve", "interplant run decline"):

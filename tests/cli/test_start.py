@@ -12,6 +12,8 @@ import pytest
 from interplant.cli.main import exit_code
 from interplant.core.errors import InterplantError, Refusal, UsageError
 
+from .conftest import RELEASE
+
 HEAVY = {"torch", "flwr", "opacus", "pandas", "dvc", "onnxruntime"}
 
 PROBE = """
@@ -51,7 +53,7 @@ def loaded_by(words: list[str], folder: Path) -> tuple[set[str], float]:
         ["plant", "status", "--dir", "north"],
         ["plant", "pause", "--dir", "north"],
         ["privacy", "ledger", "--dir", "north"],
-        ["lineage", "turbofan-20260101-120000-ab12"],
+        ["lineage", RELEASE],
     ],
     ids=" ".join,
 )
@@ -127,7 +129,14 @@ def test_ctrl_c_is_told_as_such_where_an_error_takes_its_place() -> None:
 
 def test_a_reader_that_goes_away_is_no_traceback(place: Path) -> None:
     child = subprocess.Popen(
-        [sys.executable, "-m", "interplant.cli.main", "release", "card", "turbofan-20260101-120000-ab12"],
+        [
+            sys.executable,
+            "-m",
+            "interplant.cli.main",
+            "release",
+            "card",
+            RELEASE,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=place,
