@@ -123,16 +123,19 @@ class Receiving:
         """Make the reply whole.
 
         Raises:
-            InterplantError: Bytes are missing (they can still come), or the digest is not the one that
-                was offered (what came is thrown away).
+            InterplantError: Bytes are missing (they can still come), the digest is not the one that was
+                offered (what came is thrown away), or the message was forgotten meanwhile.
         """
         self.close()
         if self.size != self._blob.size:
             raise InterplantError(f"expected {self._blob.size} bytes, found {self.size}; send the rest")
         if self._digest.hexdigest() != self._blob.sha256:
-            self._part.unlink()
+            self._part.unlink(missing_ok=True)
             raise InterplantError("the bytes do not have the digest that was offered; send them again")
-        self._part.rename(self._whole)
+        try:
+            self._part.rename(self._whole)
+        except FileNotFoundError:
+            raise InterplantError("nobody waits for this reply any more; what came of it is gone") from None
 
     def close(self) -> None:
         """Flush what came, so that a later upload can go on from there."""

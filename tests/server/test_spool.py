@@ -165,3 +165,12 @@ def test_a_reply_without_bytes(spool):
     receiving = spool.receive("m", blob_of(b""))
     receiving.finish()
     assert spool.reply("m").read_bytes() == b""
+
+
+def test_a_reply_that_is_forgotten_while_it_comes_is_gone(spool):
+    receiving = spool.receive("m", blob_of(BODY))
+    receiving.write(0, BODY)
+    spool.forget("m")
+    with pytest.raises(InterplantError, match="nobody waits for this reply any more"):
+        receiving.finish()
+    assert spool.arrived("m", blob_of(BODY)) == 0
