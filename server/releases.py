@@ -91,7 +91,16 @@ def round_figures(run: RunFolder) -> tuple[RoundFigures, ...]:
 
 
 def approve(directory: CoordinatorDirectory, release: str, person: str) -> tuple[Release, bool]:
-    """Let plants be told of a candidate; return it, and whether a serving coordinator tells them now."""
+    """Let plants be told of a candidate; return it, and whether a serving coordinator tells them now.
+
+    Raises:
+        UsageError: Its key was revoked: plants would refuse it.
+    """
+    if why := _revoked(directory, release):
+        raise UsageError(
+            f"release {release}: {why}, so that plants would refuse it; reject it, and train another "
+            f"(`interplant run start TASK --start-from {release}`)"
+        )
     return _decide(directory, release, lambda registry: registry.approve_release(release, f"by {person}"))
 
 

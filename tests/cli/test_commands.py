@@ -512,6 +512,15 @@ def test_the_federation_goes_back_to_nothing_that_a_revoked_key_has_signed(
     assert said["text"].endswith("alarms at night; not to r-2, r-1, whose key was revoked")
 
 
+def test_what_a_revoked_key_has_signed_is_not_approved(place: Path, interplant: Call) -> None:
+    release_keys.rotate(CoordinatorDirectory(place / "coordinator"), 0, True, "ann")
+    done = interplant("release", "approve", RELEASE)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "so that plants would refuse it; reject it, and train another" in done.err
+    assert interplant("release", "show", RELEASE, "--json").json["release"]["state"] == "candidate"
+    assert interplant("release", "reject", RELEASE, "--json").json["state"] == "rejected"
+
+
 def test_the_federation_goes_back_beyond_a_key_that_has_handed_over(place: Path, interplant: Call) -> None:
     coordinator = CoordinatorDirectory(place / "coordinator")
     offered(coordinator, "r-1")
