@@ -83,14 +83,14 @@ def test_a_person_approves_nothing_that_was_held_against_another_champion(federa
     settle(plant, release__margin=0.5)
     federation.try_out(federation.make("r-0", 0.2))
     settle(plant, release__approval="person", release__margin=0.05)
-    for name, year, shift in (("r-1", 2025, 0.15), ("r-2", 2026, 0.02)):
+    for name, year, shift in (("r-1", 2025, 0.02), ("r-2", 2026, 0.15)):
         assert federation.try_out(made_at(federation, name, year, shift=shift)).state == "waiting"
-    deployment.approve(plant, "r-2")
-    with pytest.raises(UsageError, match="it was held against r-0, and r-2 serves now: it is tried again"):
-        deployment.approve(plant, "r-1")
-    assert serving(plant) == "r-2"
-    assert verdicts.untried(plant) == ["r-1"]
-    assert deployment.try_release(plant, plant.releases / "r-1").state == "refused"
+    deployment.approve(plant, "r-1")
+    with pytest.raises(UsageError, match="it was held against r-0, and r-1 serves now: it is tried again"):
+        deployment.approve(plant, "r-2")
+    assert serving(plant) == "r-1"
+    assert verdicts.untried(plant) == ["r-2"]
+    assert deployment.try_release(plant, plant.releases / "r-2").state == "refused"
 
 
 def test_a_kill_before_the_probation_does_not_skip_it(
