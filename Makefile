@@ -31,10 +31,12 @@ fuzz: setup  ## Run the tests with random examples ROUNDS times, each time with 
 	for round in $$(seq $(ROUNDS)); do $(BIN)/python -m pytest -q -m hypothesis --hypothesis-profile=default \
 	  --numprocesses $(WORKERS) $(ARGS) || exit 1; done
 
-check: setup  ## Lint, format, types, layout, documents.
+lint: setup  ## Lint, format, types.
 	$(BIN)/ruff check --output-format concise .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+check: lint  ## The same, and what is quick to test: layout, documents.
 	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_repository.py tests/test_docs.py
 
 bench: setup  ## Run the benchmarks; each prints JSON.
@@ -50,4 +52,4 @@ proto: setup  ## Generate code from core/federation.proto.
 clean:  ## Remove what was made here.
 	rm -rf .venv build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis interplant-demo
 
-.PHONY: help setup demo test fuzz check bench docs proto clean
+.PHONY: help setup demo test fuzz lint check bench docs proto clean
