@@ -345,7 +345,7 @@ class Store:
         times = moments(table, self.contract)
         part = np.floor_divide(times, span(self.contract)).astype(np.int64)
         order = np.lexsort((times, part, machine))
-        whole, table = table, table.take(pa.array(order))
+        table = table.take(pa.array(order))
         machine, part = machine[order], part[order]
         starts = np.flatnonzero(np.r_[True, (machine[1:] != machine[:-1]) | (part[1:] != part[:-1])])
         ends = np.r_[starts[1:], len(table)]
@@ -372,7 +372,7 @@ class Store:
         if len(wrong := np.concatenate([own for *_, own, _ in done])):
             if refuse is None:
                 found = [(bundles[one].source, bundles[one].origin) for one in whence[wrong]]
-                self.refused.readings(whole.take(pa.array(wrong)), found)
+                self.refused.readings(table.take(pa.array(np.argsort(order)[wrong])), found)
             else:
                 refuse(wrong)
         for partition, _, contradicting, again in done:
