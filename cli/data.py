@@ -206,11 +206,8 @@ def snapshot(
     from interplant.data import readings
     from interplant.data.windows import sizes, unit_windows
 
-    plant, wanted, repository = (
-        PlantDirectory(directory),
-        load_task(task or "turbofan"),
-        _repository(directory),
-    )
+    wanted = load_task(task or "turbofan")
+    plant, repository = PlantDirectory(directory), _repository(directory)
     dataset, origin = _dataset(source, cmapss, subset, simulate, machines, seed)
     readings.require(dataset, wanted, origin)
     made = repository.snapshot(dataset, message, wanted.contract.machine)

@@ -96,10 +96,7 @@ def approve(plant: PlantDirectory, release: str) -> Verdict:
         ReleaseRefused: It does not verify any more. One whose key was revoked waits no longer.
     """
     with deciding(plant):
-        waiting = verdict_of(plant, release)
-        if waiting is None or waiting.state != WAITING:
-            state = waiting.state if waiting else "not tried here"
-            raise UsageError(f"release {release}: expected one that waits for approval; it is {state}")
+        waiting = _expected(plant, release, (WAITING,), "waits for approval")
         try:
             verify_release(plant.releases / release, plant.release_public_key, plant.load().policy)
         except ReleaseRefused as error:
@@ -121,12 +118,8 @@ def reject(plant: PlantDirectory, release: str, reason: str = "") -> Verdict:
         UsageError: It does neither.
     """
     with deciding(plant):
-        known = verdict_of(plant, release)
-        if known is None or known.state not in (WAITING, SHADOW, CANARY):
-            state = known.state if known else "not tried here"
-            raise UsageError(
-                f"release {release}: expected one that waits for approval or is on trial; it is {state}"
-            )
+        states = (WAITING, SHADOW, CANARY)
+        known = _expected(plant, release, states, "waits for approval or is on trial")
         verdict = _withdrawn(plant, release, "rejected", reason or "without a reason", known.figures)
         other = pointers.challenger(plant)
         if other is not None and other.release == release:
@@ -141,11 +134,17 @@ def retry(plant: PlantDirectory, release: str) -> None:
         UsageError: It was neither.
     """
     with deciding(plant):
-        known = verdict_of(plant, release)
-        if known is None or known.state not in (REFUSED, WITHDRAWN):
-            state = known.state if known else "not tried here"
-            raise UsageError(f"release {release}: expected one that was refused or withdrawn; it is {state}")
+        known = _expected(plant, release, (REFUSED, WITHDRAWN), "was refused or withdrawn")
         try_again(plant, release, f"a person wants it tried again; before it was {known.state}")
+
+
+def _expected(plant: PlantDirectory, release: str, states: tuple[str, ...], what: str) -> Verdict:
+    """Return a release's verdict, if it is in one of some states; else say what a person's word is for."""
+    known = verdict_of(plant, release)
+    if known is None or known.state not in states:
+        state = known.state if known else "not tried here"
+        raise UsageError(f"release {release}: expected one that {what}; it is {state}")
+    return known
 
 
 def standing(plant: PlantDirectory) -> list[tuple[str, Verdict]]:

@@ -84,15 +84,15 @@ def _take(plant: PlantDirectory, release: str, collected: Path) -> Release:
         raise
     # A bad copy that came earlier left its verdict; this one is to be tried.
     verdicts.forget(plant, release)
-    older = newer_than(plant, found.lineage)
+    newer = newer_than(plant, found.lineage)
+    older = ReleaseRefused("older", newer) if newer else None
     if older:
         # It stays: whoever fetched it again, once what made it old was left, would tell what serves here.
-        why = ReleaseRefused("older", older)
-        verdicts.record(plant, release, Verdict(REFUSED, why.code, str(why)))
+        verdicts.record(plant, release, Verdict(REFUSED, older.code, str(older)))
     with disk_errors(place):
         _durably_move(collected, place)
     if older:
-        raise why
+        raise older
     return replace(found, folder=place)
 
 

@@ -88,6 +88,10 @@ class ReleaseHandling:
                 found.append(offer)
         return found
 
+    def _is_left(self) -> bool:
+        """Whether a release is still to be tried."""
+        return bool(verdicts.untried(self._plant) or self._wanted())
+
     def finish(self) -> None:
         """Try what an earlier process received and did not finish."""
         for release in verdicts.untried(self._plant):
@@ -117,7 +121,7 @@ class ReleaseHandling:
         """Try releases without a verdict, as one that a wrong file has kept from it, with growing pauses."""
         if self._untried or not self._trying.over(time.monotonic()):
             return
-        if not (verdicts.untried(self._plant) or self._wanted()):
+        if not self._is_left():
             self._trying.note(True, time.monotonic())
         else:
             self._untried = True
@@ -129,7 +133,7 @@ class ReleaseHandling:
             for offer in self._wanted():
                 self.receive(offer)
         finally:
-            self._trying.note(not (verdicts.untried(self._plant) or self._wanted()), time.monotonic())
+            self._trying.note(not self._is_left(), time.monotonic())
             self._untried = False
 
     def report_changes(self) -> None:

@@ -142,9 +142,7 @@ def admit(
     if not len(bad) and not len(labels):
         return Admitted(kept, spared, labels, good_rows, spared_rows, label_rows)
     reasons, wrong = found.of(bad), raw.take(pa.array(bad))
-    asked = {name for _, name in reasons}
-    shown = {name: parsing.texts(wrong.column(name)) for name in raw.column_names if name in asked}
-    cells = [shown[name].iloc[row] if name in shown else None for row, (_, name) in enumerate(reasons)]
+    cells = parsing.cells(wrong, [name for _, name in reasons])
     good = kept.take(pa.array(good_rows))
     # Under the source's own names, so that it can be released when those were the mistake.
     refused = mark(wrong.rename_columns(own), reasons, cells, whence(bad))

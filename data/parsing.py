@@ -158,14 +158,14 @@ def texts(column: "pa.ChunkedArray") -> "pd.Series[Any]":
 
 
 def cells(table: "pa.Table", columns: Sequence[str]) -> list[str | None]:
-    """Return of each row the value of one column, as it would be written.
+    """Return of each row the value of one column, as it would be written; None where there is no such column.
 
     Args:
         table: Rows (N, columns).
         columns: Of each row, which.
     """
-    written = {name: texts(table.column(name)) for name in set(columns)}
-    return [written[name].iloc[row] for row, name in enumerate(columns)]
+    written = {name: texts(table.column(name)) for name in set(columns).intersection(table.column_names)}
+    return [written[name].iloc[row] if name in written else None for row, name in enumerate(columns)]
 
 
 def _zoned(column: "pa.ChunkedArray") -> "pa.ChunkedArray":
