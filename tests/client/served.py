@@ -3,8 +3,7 @@
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from interplant.core import config, processes
 from interplant.core.contract import Column, Contract
 from interplant.core.schema import Connection, Model, Plant, Target, Task, Window
 
+from ..waiting import until
 from .federation import LINE, Federation
 
 TASK = Task(
@@ -84,14 +84,6 @@ def until_serving(plant: PlantDirectory, child: "subprocess.Popen[bytes]") -> Se
 
     until(listens)
     return serving_status(plant)
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for something to be true."""
-    end = time.monotonic() + WAIT
-    while not true():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.01)
 
 
 class Asking:

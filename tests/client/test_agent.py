@@ -31,8 +31,9 @@ from interplant.core.compression import unpack
 from interplant.core.files import write_atomic
 from interplant.core.tensors import UPDATE, Tensors, in_record, of_record
 
+from ..waiting import until
 from .conftest import START, TASK, FakeTrainer, audited, edit, request
-from .coordinator import Refusing, Scripted, until
+from .coordinator import Refusing, Scripted
 from .federation import Federation, settle
 
 RELEASE = {"card.md": b"a card", "weights.safetensors": b"weights"}
@@ -740,14 +741,14 @@ def test_a_stop_does_not_wait_for_the_work(
 
     def long() -> None:
         busy.set()
-        go_on.wait(20)
+        go_on.wait(200)
 
     fake.before = long
     ring(coordinator)
-    assert busy.wait(10)
+    assert busy.wait(60)
     begun = time.monotonic()
     running.stop()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 100
     go_on.set()
 
 

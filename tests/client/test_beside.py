@@ -18,10 +18,11 @@ from interplant.client.directory import PlantDirectory
 from interplant.client.predictions import Prediction, Predictions
 from interplant.client.tally import Tally
 
+from ..waiting import until
 from . import onnx_models
 from .conftest import edit
 from .federation import Federation
-from .served import COLD, TASK, Asking, plant_with, readings, serving, until
+from .served import COLD, TASK, Asking, plant_with, readings, serving
 
 
 @pytest.fixture

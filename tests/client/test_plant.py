@@ -14,8 +14,8 @@ from interplant.core import certificates
 from interplant.core.errors import InterplantError
 from interplant.core.files import only_one
 
+from ..waiting import until
 from .conftest import edit
-from .coordinator import until
 
 AGENT = """
 import sys
@@ -122,7 +122,7 @@ def test_who_serves_goes_on_when_the_coordinator_turns_it_away(
         patch.setattr(
             plant,
             "python_module",
-            lambda module, *_: [sys.executable, "-S", "-c", ends.get(module, child + "time.sleep(60)")],
+            lambda module, *_: [sys.executable, "-S", "-c", ends.get(module, child + "time.sleep(600)")],
         )
         thread = threading.Thread(target=lambda: code.append(plant.serve(served, stopping)))
         thread.start()

@@ -16,7 +16,7 @@ from interplant.client.recording import Answered, Recorder
 from interplant.core.errors import InterplantError
 from interplant.core.schema import Target
 
-from .served import until
+from ..waiting import until
 
 Floats = NDArray[np.float32]
 

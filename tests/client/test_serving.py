@@ -27,9 +27,10 @@ from interplant.core import config, export
 from interplant.core.errors import InterplantError, UsageError
 from interplant.core.schema import Plant
 
+from ..waiting import until
 from .conftest import edit
 from .federation import Federation
-from .served import COLD, Asking, plant_with, readings, until
+from .served import COLD, Asking, plant_with, readings
 from .served import serving as served
 
 WEAR = "/v2/models/wear"

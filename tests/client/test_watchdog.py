@@ -15,10 +15,11 @@ from interplant.client.serving_status import serving_status
 from interplant.client.status import status
 from interplant.client.watchdog import Watchdog
 
+from ..waiting import until
 from . import onnx_models
 from .conftest import edit
 from .federation import Federation
-from .served import TASK, plant_with, readings, serving, until
+from .served import TASK, plant_with, readings, serving
 
 HOT = [[9.5, 395.0]] * 4
 """Normalised, its mean is 0.925."""

@@ -12,14 +12,9 @@ import pytest
 from interplant.core import processes
 from interplant.core.processes import Service, supervise
 
-WAIT = "import time; time.sleep(60)"
+from ..waiting import until
 
-
-def until(true, seconds=15.0):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
+WAIT = "import time; time.sleep(600)"
 
 
 def python(*code):

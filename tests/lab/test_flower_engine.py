@@ -7,10 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -21,6 +20,8 @@ from interplant.core.errors import InterplantError, UsageError
 from interplant.lab import flower_commands
 from interplant.lab import flower_engine as engine
 from interplant.lab.flower_commands import Value
+
+from ..waiting import until
 
 APPS = '''
 import json
@@ -129,13 +130,6 @@ def flower_processes(folder: Path) -> list[str]:
         except (psutil.Error, OSError):
             continue
     return [line for line in found if "flower-" in line or "flwr" in line]
-
-
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
 
 
 @pytest.mark.system

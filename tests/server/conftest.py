@@ -215,12 +215,6 @@ class Serving:
         ids = [parcel.message_id for parcel in parcels]
         self.local.Close(pb.MessageIds(ids=ids, settled=settled), timeout=SECONDS)
 
-    def until(self, true, seconds=5.0):
-        end = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < end, "waited in vain"
-            time.sleep(0.01)
-
 
 def reply_to(question, body=None, error=""):
     """A reply as a plant's gateway makes it, and its tensors."""

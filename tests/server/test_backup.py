@@ -136,7 +136,7 @@ def test_every_file_has_its_digest(plain, tmp_path):
 
 def test_it_is_consistent_while_others_write(filled, tmp_path):
     """Runs and their folders are made and go on without a pause; each backup is a state that there was."""
-    stop = threading.Event()
+    stop, more = threading.Event(), threading.Semaphore(0)
 
     def work():
         number = 0
@@ -148,11 +148,13 @@ def test_it_is_consistent_while_others_write(filled, tmp_path):
                 for round in (1, 2):
                     write_atomic(filled.runs / f"run-{number}" / "checkpoint.safetensors", str(round))
                     registry.update_run(f"run-{number}", state="running", round=round)
+                more.release()
 
     worker = threading.Thread(target=work)
     worker.start()
     try:
         for number in range(3):
+            assert more.acquire(timeout=60)  # whichever of the two is slow, there is a run more in each
             back_up(filled, tmp_path / f"copy-{number}.tar")
     finally:
         stop.set()

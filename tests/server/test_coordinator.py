@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import threading
-import time
 
 import psutil
 import pytest
@@ -16,12 +15,7 @@ from interplant.server import control, coordinator
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.registry import Registry
 
-
-def until(true, seconds=40.0):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
+from ..waiting import until
 
 
 def children(module):

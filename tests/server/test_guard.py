@@ -13,6 +13,8 @@ from interplant.core import federation_pb2 as pb
 from interplant.server import service
 from interplant.server.guard import ROLES
 
+from ..waiting import until
+
 COORDINATOR = pb.DESCRIPTOR.services_by_name["Coordinator"]
 LOCAL = pb.DESCRIPTOR.services_by_name["Local"]
 METHODS = [method.name for method in COORDINATOR.methods]
@@ -146,7 +148,7 @@ def test_a_revoked_plant_is_refused_from_the_next_message_on(serving, path):
 def test_revocation_ends_the_open_stream_of_that_plant_alone(serving):
     north, south = serving.plant("north"), serving.plant("south")
     with north.watch() as stream, south.watch() as other:
-        serving.until(lambda: serving.service.exchange.online() == {"north", "south"})
+        until(lambda: serving.service.exchange.online() == {"north", "south"})
         serving.revoke("north")
         with pytest.raises(grpc.RpcError) as ended:
             next(stream)

@@ -17,6 +17,8 @@ from interplant.server.pace import Pace
 from interplant.server.records import node_id
 from interplant.server.releases import offer_of
 
+from ..waiting import until
+
 SEND, KEEP, DROP = pb.Answer.SEND, pb.Answer.KEEP, pb.Answer.DROP
 
 
@@ -49,7 +51,7 @@ def break_off(serving, caller, reply, data):
         gone.wait(10)
 
     call = caller.stub.Upload.future(pieces(), timeout=20)
-    serving.until(lambda: sum(path.stat().st_size for path in replies.glob("*.part")) == len(data))
+    until(lambda: sum(path.stat().st_size for path in replies.glob("*.part")) == len(data))
     call.cancel()
     gone.set()
 
@@ -62,10 +64,10 @@ def test_watch_says_which_federation_and_node(serving, north):
     stream = north.stub.Watch(hello, timeout=10)
     welcome = next(stream).welcome
     assert (welcome.federation, welcome.node_id) == ("demo", node_id("north"))
-    serving.until(lambda: serving.service.registry.plant("north").last_seen is not None)
+    until(lambda: serving.service.registry.plant("north").last_seen is not None)
     assert serving.service.registry.plant("north").protocol == wire.PROTOCOL
     stream.cancel()
-    serving.until(lambda: not serving.service.exchange.online())
+    until(lambda: not serving.service.exchange.online())
 
 
 @pytest.mark.parametrize(("found", "words"), [("1", "the plant 1"), ("", "the plant none")])
@@ -168,7 +170,7 @@ def test_an_upload_goes_on_where_it_broke(serving, north, question, answer):
     reply, body = answer(question)
     north.offer(reply)
     break_off(serving, north, reply, body[:100])
-    serving.until(lambda: north.offer(reply).offset == 100)
+    until(lambda: north.offer(reply).offset == 100)
     assert serving.replies(question) == []
     assert north.upload(reply, body, offset=100).want == KEEP
     assert len(serving.replies(question)) == 1
@@ -179,7 +181,7 @@ def test_an_upload_goes_on_after_a_restart_of_the_server(serving, north, questio
     reply, body = answer(question)
     north.offer(reply)
     break_off(serving, north, reply, body[:100])
-    serving.until(lambda: north.offer(reply).offset == 100)
+    until(lambda: north.offer(reply).offset == 100)
     serving.restart()
     serving.push(question)
     assert north.offer(reply) == pb.Answer(want=SEND, offset=100)
@@ -200,7 +202,7 @@ def test_a_break_after_the_last_byte_loses_nothing(serving, north, question, ans
     reply, body = answer(question)
     north.offer(reply)
     break_off(serving, north, reply, body)
-    serving.until(lambda: north.offer(reply).want == KEEP)
+    until(lambda: north.offer(reply).want == KEEP)
     assert len(serving.replies(question)) == 1
     assert serving.service.exchange.spool.reply(question.message_id).read_bytes() == body
 
@@ -222,7 +224,7 @@ def test_an_upload_from_the_wrong_byte_is_refused_and_nothing_is_lost(
     reply, body = answer(question)
     north.offer(reply)
     break_off(serving, north, reply, body[:100])
-    serving.until(lambda: north.offer(reply).offset == 100)
+    until(lambda: north.offer(reply).offset == 100)
     first = pb.Piece(message_id=reply.reply_to, offset=offset, data=body[:7])
     details = fails_with(grpc.StatusCode.DATA_LOSS, north.stub.Upload, iter([first]), timeout=10)
     assert details == f"expected a piece from byte 100, found one from byte {offset}"
@@ -234,7 +236,7 @@ def test_a_part_is_not_begun_anew_from_byte_zero(serving, north, question, answe
     reply, body = answer(question)
     north.offer(reply)
     break_off(serving, north, reply, body[:100])
-    serving.until(lambda: north.offer(reply).offset == 100)
+    until(lambda: north.offer(reply).offset == 100)
     fails_with(grpc.StatusCode.DATA_LOSS, north.upload, reply, body)
     assert north.offer(reply).offset == 100
 
@@ -384,7 +386,7 @@ def test_uploads_take_turns(change, serve, answer):
 
     def slowly():
         yield pb.Piece(message_id=replies[0].reply_to, data=big[:PIECE])
-        go.wait(20)
+        go.wait(60)
         for at in range(PIECE, len(big), PIECE):
             yield pb.Piece(data=big[at : at + PIECE])
 
@@ -393,12 +395,12 @@ def test_uploads_take_turns(change, serve, answer):
             taken.append(at)
             yield pb.Piece(message_id=replies[1].reply_to if not at else "", data=big[at : at + PIECE])
 
-    first = callers[0].stub.Upload.future(slowly(), timeout=40)
-    time.sleep(0.3)
-    second = callers[1].stub.Upload.future(counted(), timeout=40)
-    serving.until(lambda: taken)
-    time.sleep(0.5)
     spool = serving.service.exchange.spool
+    first = callers[0].stub.Upload.future(slowly(), timeout=100)
+    until(lambda: spool.arrived(replies[0].reply_to, replies[0].body))
+    second = callers[1].stub.Upload.future(counted(), timeout=100)
+    until(lambda: taken)
+    time.sleep(0.5)
     assert not second.done()
     assert spool.arrived(replies[1].reply_to, replies[1].body) == 0
     # What fills HTTP/2's window has left the plant, and no more: the rest is held there.
@@ -521,7 +523,7 @@ def test_an_open_stream_ends_with_the_certificate_it_was_opened_under(serving, n
     monkeypatch.setattr(plant_api, "utc_now", lambda: later)
     with north.watch() as stream:
         assert "certificate's end" in fails_with(grpc.StatusCode.ABORTED, next, stream)
-    serving.until(lambda: not serving.service.exchange.online())
+    until(lambda: not serving.service.exchange.online())
 
 
 # --- Propose -------------------------------------------------------------------------------------------

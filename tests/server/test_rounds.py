@@ -293,7 +293,7 @@ def test_retries_wait_a_little(start):
     begun = time.monotonic()
     with pytest.raises(QuorumError):
         carry_out(Ringing(dict.fromkeys(NAMES, refusing("paused"))), start(retries=2, retry_seconds=0.2))
-    assert 0.4 <= time.monotonic() - begun < 5
+    assert time.monotonic() - begun >= 0.4
 
 
 def test_nobody_enrolled_is_told(start):
@@ -308,7 +308,7 @@ def test_after_the_deadline_the_round_goes_on_and_the_late_are_named(start, kind
     run = start(number=2, deadline_seconds=0.4)
     begun = time.monotonic()
     state = carry_out(kind(dict.fromkeys(NAMES, honest) | {"west": silent}), run)
-    assert 0.8 <= time.monotonic() - begun < 6
+    assert time.monotonic() - begun >= 0.8
     close(state.weights, closed_form(2, ("north", "south")))
     for record in run.records():
         name = "west" if kind is Ringing else "node-102"
@@ -316,10 +316,10 @@ def test_after_the_deadline_the_round_goes_on_and_the_late_are_named(start, kind
 
 
 def test_who_is_away_holds_nobody_up(start):
-    run = start(number=2, deadline_seconds=60.0)
+    run = start(number=2, deadline_seconds=600.0)
     begun = time.monotonic()
     state = carry_out(Ringing(away={"west"}), run)
-    assert 0.4 <= time.monotonic() - begun < 10  # two rounds' grace
+    assert 0.4 <= time.monotonic() - begun < 300  # two rounds' grace
     close(state.weights, closed_form(2, ("north", "south")))
     assert [record["dropped"] for record in run.records()] == [
         {"west": {"code": "away", "text": "not connected"}}
@@ -376,10 +376,10 @@ def test_a_slow_plant_that_is_here_is_waited_for_until_the_deadline(start):
 
 @GRIDS
 def test_a_person_stops_a_run_that_waits(start, kind):
-    run, begun = start(), time.monotonic()
+    run, begun = start(deadline_seconds=600.0), time.monotonic()
     with pytest.raises(StoppedError):
         carry_out(kind(dict.fromkeys(NAMES, silent)), run, stopped=lambda: time.monotonic() - begun > 0.2)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 300
     assert run.restore() is None
 
 
@@ -393,8 +393,8 @@ def test_a_person_stops_a_run_between_two_attempts(start):
     grid = Ringing(dict.fromkeys(NAMES, refusing("paused")))
     begun = time.monotonic()
     with pytest.raises(StoppedError):
-        carry_out(grid, start(retries=5, retry_seconds=60.0), stopped=stopped)
-    assert time.monotonic() - begun < 10
+        carry_out(grid, start(retries=5, retry_seconds=600.0), stopped=stopped)
+    assert time.monotonic() - begun < 300
 
 
 # --- receipts ------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from interplant.server.selection import Failures
 from interplant.strategies.fedavg import FedAvg
 from interplant.strategies.registry import REGISTERED
 
+from ..waiting import until
 from .conftest import receipt_of
 
 RULES = Rounds(quorum=2, deadline_seconds=20.0, retries=0, retry_seconds=0.01)
@@ -115,7 +116,7 @@ def test_a_run_is_carried_out_and_recorded(serving, work, registry):
     ]
     assert all(one.seconds["total"] > 0 and one.dropped == () for one in recorded)
     for plant in plants:
-        serving.until(lambda plant=plant: plant.settled[-1:] == [3])
+        until(lambda plant=plant: plant.settled[-1:] == [3])
         assert [one.split(".")[1] for one in plant.seen] == ["1", "2", "3"]
     assert not any((serving.directory.spool / "replies").iterdir())
     assert not any((serving.directory.spool / "blobs").iterdir())
@@ -294,7 +295,7 @@ def test_a_strategy_that_fails_pauses_the_run_which_goes_on_when_it_is_mended(
     work._carry_out(next_of(work))
     assert registry.run(run.id).state == "finished"
     for plant in plants:
-        serving.until(lambda plant=plant: plant.settled[-1:] == [3])
+        until(lambda plant=plant: plant.settled[-1:] == [3])
 
 
 def test_an_interrupted_run_comes_before_a_queued_one(serving, work, registry):
@@ -346,7 +347,7 @@ def test_the_process_hears_the_bell_and_ends_politely(serving, registry):
         Trained(serving.plant(name), name)
     process = run_process(serving.directory.path)
     run = runs.start_run(serving.directory, a_task(), release=False, rounds=RULES)
-    serving.until(lambda: registry.run(run.id).state == "finished", 30)
+    until(lambda: registry.run(run.id).state == "finished")
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=15)
     assert process.returncode == 0
@@ -359,11 +360,11 @@ def test_a_killed_process_goes_on_where_it_was(serving, registry):
     run = runs.start_run(serving.directory, a_task(), release=False, rounds=RULES)
     registry.update_run(run.id, state="running")
     process = run_process(serving.directory.path)
-    serving.until(lambda: registry.run(run.id).round >= 1, 30)
+    until(lambda: registry.run(run.id).round >= 1)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=15)
     again = run_process(serving.directory.path)
-    serving.until(lambda: registry.run(run.id).state == "finished", 30)
+    until(lambda: registry.run(run.id).state == "finished")
     again.terminate()
     again.communicate(timeout=15)
     started = RunFolder(serving.directory.runs / run.id)
