@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 FAILED = 1
 MISUSED = 2
 
+_AGAIN = 0.01
+"""Seconds after which an interrupt that was swallowed comes again."""
+
 
 class Interrupt:
     """Ctrl-C while a command runs, or another word to end it: raises, and is remembered.
@@ -26,6 +29,13 @@ class Interrupt:
         self.pressed = True
         raise KeyboardInterrupt
 
+    def unraisable(self, what: "sys.UnraisableHookArgs") -> None:
+        """Come again where Python has nobody to raise to, as in a callback of its import system."""
+        if isinstance(what.exc_value, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+        else:
+            sys.__unraisablehook__(what)
+
 
 def run_command() -> None:
     """Run the command that this process was started for, and end it."""
@@ -35,8 +45,11 @@ def run_command() -> None:
     # Until the commands are loaded nothing is half done, and an import must not end in a traceback.
     _on_end(lambda *_: _end("stopped"))
     from interplant.cli.commands import call
+    from interplant.core import processes
 
+    processes.follow_starter()
     interrupt = Interrupt()
+    sys.unraisablehook = interrupt.unraisable
     _on_end(interrupt)
     try:
         code = exit_code(lambda: call(sys.argv[1:]), interrupt)
@@ -52,9 +65,9 @@ def run_command() -> None:
 def _on_end(handler: Any) -> None:
     """Handle Ctrl-C, a polite end and a terminal that is closed, but what whoever started us has ignored.
 
-    A command that has started others must end them, whatever ends it.
+    A command that has started others must end them, whatever ends it. An alarm is a swallowed interrupt.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGINT:
             signal.signal(number, handler)
 

@@ -40,6 +40,12 @@ def follow_parent() -> None:
         sys.exit(f"{sys.argv[0]}: the process that started this one is gone")
 
 
+def follow_starter() -> None:
+    """`follow_parent` if `start` has started this process; a command that a person starts goes on alone."""
+    if os.environ.get(_PARENT) == str(os.getppid()):
+        follow_parent()
+
+
 def lower_priority(nice: int) -> None:
     """Give way to other processes, 0 (not at all) to 19.
 

@@ -127,6 +127,41 @@ def test_ctrl_c_is_told_as_such_where_an_error_takes_its_place() -> None:
     assert (done.returncode, done.stderr) == (1, "interplant: stopped\n")
 
 
+SWALLOWED = """
+import signal, time, weakref
+from interplant.cli import commands, main
+
+class Thing: pass
+
+def call(words):
+    for _ in range(2):
+        thing = Thing()
+        one = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+        del thing  # the interrupt comes where Python calls back, and cannot be raised
+        time.sleep(60)
+    return 0
+
+commands.call = call
+main.run_command()
+"""
+
+
+def test_ctrl_c_that_python_swallows_comes_again() -> None:
+    """In the middle of an import, say, whose locks end in a callback."""
+    words = [sys.executable, "-c", SWALLOWED]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (1, "interplant: stopped\n")
+
+
+def test_other_errors_that_python_swallows_are_told() -> None:
+    code = SWALLOWED.replace("signal.raise_signal(signal.SIGINT)", "1 / 0").replace("time.sleep(60)", "pass")
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 0
+    assert "ZeroDivisionError" in done.stderr
+
+
 def test_a_reader_that_goes_away_is_no_traceback(place: Path) -> None:
     child = subprocess.Popen(
         [

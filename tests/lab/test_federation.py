@@ -14,6 +14,8 @@ from interplant.core.processes import is_alive
 from interplant.lab import federation as module
 from interplant.lab.federation import LocalFederation, free_port, last_line, local_federation, pss_mb
 
+from ..waiting import until
+
 SLEEPER = "import time; print('ready', flush=True); time.sleep(600)"
 FAMILY = (
     "import subprocess, sys, time; x = bytearray(30 << 20);"
@@ -87,6 +89,27 @@ def test_everything_ends_whatever_happens(tmp_path: Path) -> None:
         interrupted()
     assert len(pids) == 2
     assert not any(map(is_alive, pids))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from interplant.lab.federation import LocalFederation
+made = LocalFederation(Path(sys.argv[1]))
+made.create("lab")
+made.start_coordinator()
+print(made.children["coordinator"].pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.system
+def test_nothing_is_left_of_a_killed_demo(tmp_path: Path) -> None:
+    """Who started the servers cannot end them any more."""
+    words = [sys.executable, "-c", KILLED, str(tmp_path)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    until(lambda: not is_alive(int(done.stdout)))
 
 
 def test_one_is_ended_politely_or_at_once(tmp_path: Path) -> None:

@@ -51,14 +51,12 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
 
 
 # The runner bounds every child; this is for one that hangs itself.
-@pytest.mark.timeout(600)
 def test_without_a_bug_the_same_tests_pass(run: Run) -> None:
     verdict = run.verdict("unchanged")
     assert (verdict["failed"], verdict["error"]) == ([], "")
     assert verdict["passed"]
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_the_bug_is_noticed(run: Run, bug: Bug) -> None:
     verdict = run.verdict(bug.name)

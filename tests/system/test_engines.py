@@ -24,7 +24,6 @@ def same(found: Tensors, expected: Tensors) -> None:
         np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.timeout(400)
 def test_the_same_app_gives_the_same_model_on_every_engine(
     federation: LocalFederation, tmp_path: Path
 ) -> None:
