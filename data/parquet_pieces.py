@@ -1,9 +1,10 @@
-"""Parquet files in pieces: no more of a file in memory than that."""
+"""Parquet files: a stranger's in pieces, of which few are in memory; the store's own whole."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from interplant.core.errors import InterplantError
 from interplant.data.columns import unparsed
 from interplant.data.csv_pieces import LONGEST, PIECE, Piece
 
@@ -56,6 +57,27 @@ def parquet_pieces(path: Path, start: int, size: int) -> Iterator[Piece]:
             raise  # of the disk, not of what Arrow reads
         text = f"{path.name}: damaged, rows from {row} of {rows} cannot be read: {error}"
         yield Piece(unparsed([text], LONGEST), row, rows, size)
+
+
+def whole(path: Path, mend: str) -> "pa.Table":
+    """Read a file of the store's own.
+
+    Args:
+        path: The file.
+        mend: What to do where it is damaged.
+
+    Raises:
+        InterplantError: It cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path).read()
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        raise InterplantError(
+            f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}; {mend}"
+        ) from None
 
 
 def _without_views(table: "pa.Table") -> "pa.Table":

@@ -202,6 +202,10 @@ def _written(text: "pd.Series[Any]", contract: Contract) -> Parsed:
     rest = ~own & ~missing
     if rest.any():
         naive = _kept(pd.to_datetime(text[rest], format="ISO8601", errors="coerce"))
+        # 20260105 is a date in ISO 8601's short form; a number without a unit is no time, read or written.
+        number = (naive == naive.dt.normalize()).to_numpy(copy=True)
+        number[number] = text[rest][number].str.isdecimal()
+        naive = naive.mask(number)
         local = _local(naive, contract, naive.isna().to_numpy())
         micros[rest], wrong[rest], shifted[rest] = local.values, naive.isna().to_numpy(), local.shifted
     return Parsed(micros, missing, wrong, shifted)

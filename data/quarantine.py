@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from interplant.core.contract import Contract
 from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, write_atomic
+from interplant.data import parquet_pieces
 from interplant.data.reasons import REASONS
 
 if TYPE_CHECKING:
@@ -64,15 +65,7 @@ class Quarantine:
         Raises:
             InterplantError: The file is damaged, or of another version.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            table = pq.ParquetFile(path).read()
-        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise InterplantError(
-                f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}; {_MEND}"
-            ) from None
+        table = parquet_pieces.whole(path, _MEND)
         names = table.column_names
         if names[: len(_FIRST)] != _FIRST:
             raise InterplantError(

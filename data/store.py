@@ -24,10 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interplant.core.contract import Contract
-from interplant.core.errors import InterplantError
 from interplant.core.files import disk_errors, sync_folder, takes_turns
 from interplant.core.schema import Source
-from interplant.data import corrections, door
+from interplant.data import corrections, door, parquet_pieces
 from interplant.data.door import Admitted
 from interplant.data.held import HeldVersions
 from interplant.data.incoming import Bundle, Incoming
@@ -58,6 +57,9 @@ MOST: Final = 2_000_000
 HELD_AGAIN: Final = "held-again"
 """Stands for the source of readings that were in the store when the contract changed."""
 
+_MEND: Final = (
+    "restore it from a snapshot (`interplant data log`), or move it away and bring its readings again"
+)
 _WRITERS: Final = 4
 _FARTHEST: Final = 2**53
 """Days, or blocks, from 0, within which all readings lie."""
@@ -304,7 +306,7 @@ class Store:
 
     def read(self, partition: Partition) -> "pa.Table":
         """Return a partition's readings in the order of their times."""
-        return self._read(self.readings / partition.name)
+        return parquet_pieces.whole(self.readings / partition.name, _MEND)
 
     def waiting(self) -> int:
         """Return how many readings wait in ``incoming/``."""
@@ -392,7 +394,7 @@ class Store:
     ) -> "tuple[Partition, Merged]":
         """Write one partition anew with what is new for it, held to these versions of the contract."""
         path = self.readings / name
-        found = self._read(path) if path.exists() else fresh.slice(0, 0)
+        found = parquet_pieces.whole(path, _MEND) if path.exists() else fresh.slice(0, 0)
         old = fitted(found, self.contract)
         merged = merge_readings(old, fresh, self.contract)
         same = merged.table.equals(old)
@@ -416,7 +418,7 @@ class Store:
         if len(known) < len(names):  # the index was lost
             known = {one.name: one for one in self.partitions()}
         for name, waiting in self.late.unseen({one.name: one.sha256 for one in known.values()}):
-            found, partition = self._read(self.readings / name), known[name]
+            found, partition = parquet_pieces.whole(self.readings / name, _MEND), known[name]
             table = corrections.attach(fitted(found, self.contract), found, self.contract)
             joined = corrections.join(table, moments(table, self.contract), waiting, self.contract)
             if joined.corrected or joined.filled:
@@ -452,15 +454,3 @@ class Store:
 
     def _write(self, name: str, table: "pa.Table", versions: str) -> Partition:
         return write_partition(self.readings / name, name, table, self.contract, versions)
-
-    def _read(self, path: Path) -> "pa.Table":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            return pq.ParquetFile(path).read()
-        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise InterplantError(
-                f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}; restore it from a "
-                "snapshot (`interplant data log`), or move it away and bring its readings again"
-            ) from None

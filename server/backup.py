@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final
 
 from interplant.core import config
-from interplant.core.errors import InterplantError
+from interplant.core.errors import InterplantError, UsageError
 from interplant.core.files import PIECE
 from interplant.core.schema import Federation
 from interplant.core.staging import new_folder, refuse_existing
@@ -139,8 +139,9 @@ def restore(source: Path, target: Path) -> Backup:
         target: A folder that is empty or does not exist.
 
     Raises:
-        UsageError: There is no backup, the target is taken, or the database is not empty.
-        InterplantError: A file of the backup is missing, changed or too many, or its keys are no pair.
+        UsageError: There is no backup, or a file of it is missing, changed or too many; the target is taken,
+            or the database is not empty.
+        InterplantError: Its keys are no pair.
     """
     refuse_existing(target.absolute())
     with open_source(source) as files:
@@ -162,17 +163,17 @@ def check(files: Files) -> Backup:
     """Hold every file of a backup to its digest.
 
     Raises:
-        InterplantError: One is missing, changed or not named; or ``backup.json`` cannot be read.
+        UsageError: One is missing, changed or not named; or ``backup.json`` cannot be read.
     """
     made = _manifest(files)
     found, named = files.names() - {MANIFEST}, {entry.name for entry in made.files}
     for name in sorted(found ^ named):
         what = "is missing" if name in named else "is not named in the backup"
-        raise InterplantError(f"{name}: {what}; use another backup")
+        raise UsageError(f"{name}: {what}; use another backup")
     for entry in made.files:
         with files.open(entry.name) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-                raise InterplantError(f"{entry.name}: was changed since the backup; use another backup")
+                raise UsageError(f"{entry.name}: was changed since the backup; use another backup")
     return made
 
 
@@ -188,7 +189,7 @@ def _manifest(files: Files) -> Backup:
         entries = tuple(Entry(**entry) for entry in content.pop("files"))
         made = Backup(files=entries, missing=tuple(content.pop("missing")), **content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InterplantError(f"{MANIFEST}: expected that of a backup ({FORMAT}), found: {error}") from None
+        raise UsageError(f"{MANIFEST}: expected that of a backup ({FORMAT}), found: {error}") from None
     for entry in entries:
         _check_name(entry.name)
     return made
@@ -199,7 +200,7 @@ def _check_name(name: str) -> None:
     path = PurePosixPath(name)
     at_home = len(path.parts) == 1 or path.parts[:1] in [(folder,) for folder in _FOLDERS]
     if path.is_absolute() or ".." in path.parts or not at_home or not name:
-        raise InterplantError(f"{MANIFEST}: {name!r} cannot be a file of a coordinator; use another backup")
+        raise UsageError(f"{MANIFEST}: {name!r} cannot be a file of a coordinator; use another backup")
 
 
 def _write(path: Path, file: io.BufferedIOBase, entry: Entry) -> None:
@@ -213,7 +214,7 @@ def _write(path: Path, file: io.BufferedIOBase, entry: Entry) -> None:
         copy.flush()
         os.fsync(copy.fileno())
     if digest.hexdigest() != entry.sha256:
-        raise InterplantError(f"{entry.name}: was changed while it was read; use another backup")
+        raise UsageError(f"{entry.name}: was changed while it was read; use another backup")
 
 
 # --- writing ---------------------------------------------------------------------------------------

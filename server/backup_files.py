@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from interplant.core.errors import InterplantError, UsageError
+from interplant.core.errors import UsageError
 from interplant.core.files import PIECE, disk_errors, sync_folder
 from interplant.core.staging import new_folder
 
@@ -48,7 +48,7 @@ class _Folder:
     def open(self, name: str) -> io.BufferedIOBase:
         path = self.path / name
         if path.is_symlink() or not path.is_file():
-            raise InterplantError(f"{name}: is missing or no plain file; use another backup")
+            raise UsageError(f"{name}: is missing or no plain file; use another backup")
         return path.open("rb")
 
 
@@ -66,7 +66,7 @@ class _Tar:
         except KeyError:
             file = None
         if file is None:
-            raise InterplantError(f"{name}: is missing or no plain file; use another backup")
+            raise UsageError(f"{name}: is missing or no plain file; use another backup")
         return file  # type: ignore[return-value]  # a buffered reader, which is one
 
 
@@ -75,8 +75,7 @@ def open_source(source: Path) -> Iterator[Files]:
     """Open a backup to read it.
 
     Raises:
-        UsageError: There is none.
-        InterplantError: It is no whole tar file.
+        UsageError: There is none, or it is no whole tar file.
     """
     if source.is_dir():
         yield _Folder(source)
@@ -87,7 +86,7 @@ def open_source(source: Path) -> Iterator[Files]:
     except FileNotFoundError:
         raise UsageError(f"{source}: expected a backup here, found none") from None
     except tarfile.TarError as error:
-        raise InterplantError(f"{source}: is no whole tar file: {error}; use another backup") from None
+        raise UsageError(f"{source}: is no whole tar file: {error}; use another backup") from None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from interplant.core import federation_pb2 as pb
 from interplant.core import federation_pb2_grpc as rpc
 from interplant.core import logs, processes
 from interplant.core.certificates import Identity, utc_now
-from interplant.core.errors import InterplantError
+from interplant.core.errors import InterplantError, UsageError
 from interplant.server import release_keys
 from interplant.server.artifacts import Artifacts
 from interplant.server.authority import Authority
@@ -174,7 +174,8 @@ def main(words: list[str]) -> int:
         asyncio.run(Service(CoordinatorDirectory(Path(words[0]))).run())
     except InterplantError as error:
         processes.last_words(str(error))
-        return processes.HOPELESS
+        # Its supervisor waits for somebody to mend a file that was right before.
+        return error.exit_code if isinstance(error, UsageError) else processes.HOPELESS
     return 0
 
 

@@ -60,6 +60,9 @@ def test_a_good_reading_goes_in_as_the_contract_lays_it_out() -> None:
         ({"at": "yesterday"}, ("time", "at", "yesterday")),
         ({"at": None}, ("time", "at", None)),
         ({"at": 1772359200}, ("time", "at", "1772359200")),
+        ({"at": 20260105}, ("time", "at", "20260105")),
+        ({"at": "20260105"}, ("time", "at", "20260105")),
+        ({"at": "2026"}, ("time", "at", "2026")),
         ({"at": "2026-10-25T02:30:00"}, ("clock_change", "at", "2026-10-25T02:30:00")),
         ({"at": "2026-03-29T02:30:00"}, ("clock_change", "at", "2026-03-29T02:30:00")),
         ({"at": "2026-06-01T01:00:00Z"}, ("ahead", "at", "2026-06-01T01:00:00Z")),
@@ -94,6 +97,8 @@ def test_what_breaks_the_contract_goes_to_quarantine_with_rule_column_and_value(
         ("2026-05-01 10:00:00", 8),  # Berlin, summer
         ("2026-03-01T10:00:00+05:00", 5),
         ("2026-03-01T10:00:00Z", 10),
+        ("2026-03-01", 23),
+        ("20260301T100000", 9),
         (datetime(2026, 3, 1, 10), 9),
         (datetime(2026, 3, 1, 10, tzinfo=UTC), 10),
     ],

@@ -215,18 +215,18 @@ def flip(path):
 @pytest.mark.parametrize("name", ["registry.db", "keys/ca.key", "runs/r/checkpoint.safetensors"])
 def test_a_changed_file_is_noticed_before_anything_is_written(copied, tmp_path, name):
     flip(copied / name)
-    with pytest.raises(InterplantError, match=f"{name}: was changed since the backup"):
+    with pytest.raises(UsageError, match=f"{name}: was changed since the backup"):
         restore(copied, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_a_missing_file_and_one_too_many_are_noticed(copied, tmp_path):
     (copied / "keys" / "more.key").write_text("planted")
-    with pytest.raises(InterplantError, match=r"keys/more.key: is not named"):
+    with pytest.raises(UsageError, match=r"keys/more.key: is not named"):
         restore(copied, tmp_path / "new")
     (copied / "keys" / "more.key").unlink()
     (copied / "keys" / "ca.key").unlink()
-    with pytest.raises(InterplantError, match=r"keys/ca.key: is missing"):
+    with pytest.raises(UsageError, match=r"keys/ca.key: is missing"):
         restore(copied, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -236,7 +236,7 @@ def test_a_name_that_leads_elsewhere_is_refused(copied, tmp_path, name):
     content = json.loads((copied / "backup.json").read_text())
     content["files"][0]["name"] = name
     (copied / "backup.json").write_text(json.dumps(content))
-    with pytest.raises(InterplantError, match="cannot be a file of a coordinator"):
+    with pytest.raises(UsageError, match="cannot be a file of a coordinator"):
         restore(copied, tmp_path / "new")
 
 
@@ -247,7 +247,7 @@ def test_a_link_in_a_tar_is_not_followed(plain, tmp_path):
             if member.name == "federation.yaml":
                 member.type, member.linkname, member.size = tarfile.SYMTYPE, "/etc/passwd", 0
             new.addfile(member, old.extractfile(member) if member.isreg() else io.BytesIO())
-    with pytest.raises(InterplantError, match=r"federation.yaml: is missing or no plain file"):
+    with pytest.raises(UsageError, match=r"federation.yaml: is missing or no plain file"):
         restore(tmp_path / "bad.tar", tmp_path / "new")
 
 
@@ -255,10 +255,10 @@ def test_half_a_tar_is_refused(plain, tmp_path):
     back_up(plain, tmp_path / "copy.tar")
     content = (tmp_path / "copy.tar").read_bytes()
     (tmp_path / "half.tar").write_bytes(content[: len(content) // 2])
-    with pytest.raises(InterplantError, match="use another backup"):
+    with pytest.raises(UsageError, match="use another backup"):
         restore(tmp_path / "half.tar", tmp_path / "new")
     (tmp_path / "empty.tar").write_bytes(b"")
-    with pytest.raises(InterplantError, match="use another backup"):
+    with pytest.raises(UsageError, match="use another backup"):
         restore(tmp_path / "empty.tar", tmp_path / "new")
     with pytest.raises(UsageError, match="found none"):
         restore(tmp_path / "nowhere.tar", tmp_path / "new")
@@ -296,10 +296,10 @@ def test_keys_that_are_no_pair_are_not_restored(plain, tmp_path):
 
 def test_what_is_no_backup_is_refused(tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InterplantError, match=r"backup.json: is missing"):
+    with pytest.raises(UsageError, match=r"backup.json: is missing"):
         restore(tmp_path / "folder", tmp_path / "new")
     (tmp_path / "folder" / "backup.json").write_text('{"format": "other"}')
-    with pytest.raises(InterplantError, match="expected that of a backup"):
+    with pytest.raises(UsageError, match="expected that of a backup"):
         restore(tmp_path / "folder", tmp_path / "new")
 
 

@@ -1,9 +1,11 @@
 """`coordinator serve` as a person meets it: real processes."""
 
 import os
+import re
 import signal
 import socket
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
@@ -27,6 +29,15 @@ def children(module):
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
     return found
+
+
+def at_work(directory):
+    """Whether both processes have read their files: the round loop hears a polite end from then on."""
+    caught = [
+        int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{child.pid}/status").read_text())[1], 16)
+        for child in children("interplant.server.runner")
+    ]
+    return control.reload(directory) and any(mask >> (signal.SIGTERM - 1) & 1 for mask in caught)
 
 
 @pytest.fixture
@@ -57,7 +68,7 @@ def served():
 
 def test_what_dies_is_restarted_and_a_stop_ends_everything(coordinator_directory, served):
     stopping, thread, ends = served(coordinator_directory)
-    until(lambda: control.reload(coordinator_directory))
+    until(lambda: at_work(coordinator_directory))
     for module in ("interplant.server.service", "interplant.server.runner"):
         (child,) = children(module)
         os.kill(child.pid, signal.SIGKILL)
@@ -76,7 +87,7 @@ def test_what_dies_is_restarted_and_a_stop_ends_everything(coordinator_directory
 
 def test_an_automation_that_comes_while_it_serves_is_started(coordinator_directory, served, caplog):
     served(coordinator_directory)
-    until(lambda: control.reload(coordinator_directory))
+    until(lambda: at_work(coordinator_directory))
     settings = coordinator_directory.load()
     coordinator_directory.config.write_text("whim: 1\n")
     until(lambda: "until that is mended" in caplog.text)
@@ -87,6 +98,21 @@ def test_an_automation_that_comes_while_it_serves_is_started(coordinator_directo
     registry = Registry.open(coordinator_directory)
     until(lambda: registry.events("turbofan"))
     registry.close()
+
+
+def test_a_file_that_is_spoilt_while_it_serves_is_waited_for(coordinator_directory, served, caplog):
+    """The gRPC process dies just then: it comes back once the file is mended."""
+    _, _, ends = served(coordinator_directory)
+    until(lambda: at_work(coordinator_directory))
+    whole = coordinator_directory.config.read_bytes()
+    coordinator_directory.config.write_text("whim: 1\n")
+    (child,) = children("interplant.server.service")
+    os.kill(child.pid, signal.SIGKILL)
+    until(lambda: "gRPC server ended" in caplog.text.partition("signal SIGKILL")[2])
+    assert "whim" in caplog.text.partition("signal SIGKILL")[2]
+    coordinator_directory.config.write_bytes(whole)
+    until(lambda: control.reload(coordinator_directory))
+    assert ends == []
 
 
 def test_a_port_in_use_ends_it_with_one_sentence(coordinator_directory, served):
