@@ -1,6 +1,7 @@
 """What a virtual plant costs a round, and beside it Flower's own simulation.
 
-Plants that stand still do everything but train: their update is zero. With ``--flower PYTHON``, whose
+Plants that stand still do everything but train: their update is zero. The round loop then has as much to do
+as they have, and keeps one of the cores for itself. With ``--flower PYTHON``, whose
 environment has ``flwr[simulation]``, as many of Flower's virtual clients return zeros of the same size from
 its Ray backend; both are then taken from the start of a command to its end.
 
@@ -9,6 +10,7 @@ its Ray backend; both are then taken from the start of a command to its end.
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -29,6 +31,9 @@ from interplant.data.tasks import builtin
 from interplant.lab.simulate import Fleet, Simulated, simulate_fleet
 from interplant.lab.virtual import VirtualTrainer
 from interplant.privacy.ledger import Ledger
+
+PROCESSES = max(1, (os.cpu_count() or 1) - 1)
+"""That share the plants: what does not train leaves the round loop a core."""
 
 PAIR = 100, 20
 """Plants and rounds of the comparison with Flower."""
@@ -91,7 +96,7 @@ def stand_still(plants: int, rounds: int) -> Simulated:
         start.write_bytes(
             to_bytes({str(number): np.zeros(shape, np.float32) for number, shape in enumerate(SHAPES)})
         )
-        fleet = Fleet(plants, machines=1)
+        fleet = Fleet(plants, machines=1, processes=PROCESSES)
         made, _ = simulate_fleet(fleet, task(rounds), trainer=Still, start_from=start, tested=0)
         return made
 

@@ -166,6 +166,7 @@ def _key_of(signer: str) -> ec.EllipticCurvePublicKey:
     return key
 
 
+@lru_cache(maxsize=64)
 def to_json(receipt: Receipt) -> str:
     """Return the receipt as one line of JSON."""
     return json.dumps(receipt.as_dict(), sort_keys=True)
