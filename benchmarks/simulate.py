@@ -1,9 +1,9 @@
 """What a virtual plant costs a round, and beside it Flower's own simulation.
 
 Plants that stand still do everything but train: their update is zero. The round loop then has as much to do
-as they have, and keeps one of the cores for itself. With ``--flower PYTHON``, whose
-environment has ``flwr[simulation]``, as many of Flower's virtual clients return zeros of the same size from
-its Ray backend; both are then taken from the start of a command to its end.
+as they have, and keeps one of the cores for itself. With ``--flower PYTHON``, whose environment has
+``flwr[simulation]``, as many of Flower's virtual clients return zeros of the same size from its Ray backend;
+both are then taken from the start of a command to its end.
 
     python benchmarks/simulate.py --json [--plants 1000] [--rounds 5] [--flower PYTHON] [--short]
 """

@@ -1,6 +1,7 @@
 """What a plant that stands still answers: all but the training is done."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,9 @@ def still(
     account = Account.of(plant, settings, task, ledger)
     snapshot = plant.repository().open()
     receipt = account.seal(plant, settings, snapshot, task.privacy.mechanism, run, number)
-    return Trained({name: _zeros(array.shape) for name, array in weights.items()}, receipt)
+    return Trained({name: _zeros(array.shape, array.dtype) for name, array in weights.items()}, receipt)
 
 
 @cache
-def _zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    return np.zeros(shape, np.float32)
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.zeros(shape, dtype)

@@ -45,9 +45,7 @@ def run_command() -> None:
     # Until the commands are loaded nothing is half done, and an import must not end in a traceback.
     _on_end(lambda *_: _end("stopped"))
     from interplant.cli.commands import call
-    from interplant.core import processes
 
-    processes.follow_starter()
     interrupt = Interrupt()
     sys.unraisablehook = interrupt.unraisable
     _on_end(interrupt)

@@ -12,6 +12,7 @@ def keep_serving(work: Callable[[threading.Event], int]) -> int:
     from interplant.core import logs, processes
 
     stopping = threading.Event()
+    processes.follow_starter()
     processes.on_stop_signals(stopping)
     logs.setup()
     return work(stopping)

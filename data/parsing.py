@@ -201,10 +201,11 @@ def _written(text: "pd.Series[Any]", contract: Contract) -> Parsed:
         micros[own], wrong[own] = _from_pandas(found), found.isna().to_numpy()
     rest = ~own & ~missing
     if rest.any():
-        naive = _kept(pd.to_datetime(text[rest], format="ISO8601", errors="coerce"))
+        local_text = text[rest]
+        naive = _kept(pd.to_datetime(local_text, format="ISO8601", errors="coerce"))
         # 20260105 is a date in ISO 8601's short form; a number without a unit is no time, read or written.
         number = (naive == naive.dt.normalize()).to_numpy(copy=True)
-        number[number] = text[rest][number].str.isdecimal()
+        number[number] = local_text[number].str.isdecimal()
         naive = naive.mask(number)
         local = _local(naive, contract, naive.isna().to_numpy())
         micros[rest], wrong[rest], shifted[rest] = local.values, naive.isna().to_numpy(), local.shifted

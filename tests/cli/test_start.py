@@ -105,6 +105,12 @@ def test_a_fault_of_ours_is_one_line_too_and_shows_its_place_when_asked(
     assert "Traceback" in capfd.readouterr().err
 
 
+def carried_out(code: str) -> "subprocess.CompletedProcess[str]":
+    """Run some lines of Python."""
+    words = [sys.executable, "-c", code]
+    return subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+
+
 PRESSED = """
 import signal
 from interplant.cli import commands, main
@@ -122,8 +128,7 @@ main.run_command()
 
 def test_ctrl_c_is_told_as_such_where_an_error_takes_its_place() -> None:
     """What OmegaConf does when it is interrupted while it merges."""
-    words = [sys.executable, "-c", PRESSED]
-    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+    done = carried_out(PRESSED)
     assert (done.returncode, done.stderr) == (1, "interplant: stopped\n")
 
 
@@ -148,16 +153,13 @@ main.run_command()
 
 def test_ctrl_c_that_python_swallows_comes_again() -> None:
     """In the middle of an import, say, whose locks end in a callback."""
-    words = [sys.executable, "-c", SWALLOWED]
-    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=50)
+    done = carried_out(SWALLOWED)
     assert (done.returncode, done.stderr) == (1, "interplant: stopped\n")
 
 
 def test_other_errors_that_python_swallows_are_told() -> None:
     code = SWALLOWED.replace("signal.raise_signal(signal.SIGINT)", "1 / 0").replace("time.sleep(60)", "pass")
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=50
-    )
+    done = carried_out(code)
     assert done.returncode == 0
     assert "ZeroDivisionError" in done.stderr
 

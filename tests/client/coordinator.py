@@ -157,11 +157,3 @@ class Scripted(rpc.CoordinatorServicer):
         return pb.CertificateReply(
             certificate=certificates.issue(self._authority, key, "plant", "north", lifetime=HOUR)
         )
-
-
-def until(true: Callable[[], Any], seconds: float = 20.0) -> None:
-    """Wait until something is true."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)

@@ -45,7 +45,7 @@ from pathlib import Path
 Path(__file__).with_name("said").write_text(str(os.getpid()))
 time.sleep(600)
 """
-"""In place of torch: a trainer that is at work for a minute, with a start of no seconds."""
+"""In place of torch: a trainer that is at work for ten minutes, with a start of no seconds."""
 
 
 @pytest.fixture(scope="module")

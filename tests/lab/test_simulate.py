@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,8 @@ from interplant.server.rounds import QuorumError
 from interplant.server.run_folder import RunFolder
 from interplant.strategies.fedavg import FedAvg
 from interplant.strategies.registry import REGISTERED
+
+from ..waiting import until
 
 OPEN = (
     "rounds=2",
@@ -120,10 +121,8 @@ def shared() -> set[str]:
 def test_nothing_is_left_behind() -> None:
     before = shared()
     weights(Fleet(2, machines=1, processes=2), turbofan(*OPEN))
-    left, end = shared() - before, time.monotonic() + 60
-    while left & shared():  # another process's tests simulate too; what is theirs goes by itself
-        assert time.monotonic() < end, left & shared()
-        time.sleep(0.1)
+    left = shared() - before
+    until(lambda: not left & shared())  # another process's tests simulate too; what is theirs goes by itself
     assert [one for one in psutil.Process().children() if "spawn_main" in " ".join(one.cmdline())] == []
 
 

@@ -1,11 +1,9 @@
 """`coordinator serve` as a person meets it: real processes."""
 
 import os
-import re
 import signal
 import socket
 import threading
-from pathlib import Path
 
 import psutil
 import pytest
@@ -17,7 +15,7 @@ from interplant.server import control, coordinator
 from interplant.server.directory import CoordinatorDirectory
 from interplant.server.registry import Registry
 
-from ..waiting import until
+from ..waiting import catches, until
 
 
 def children(module):
@@ -33,11 +31,8 @@ def children(module):
 
 def at_work(directory):
     """Whether both processes have read their files: the round loop hears a polite end from then on."""
-    caught = [
-        int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{child.pid}/status").read_text())[1], 16)
-        for child in children("interplant.server.runner")
-    ]
-    return control.reload(directory) and any(mask >> (signal.SIGTERM - 1) & 1 for mask in caught)
+    loops = children("interplant.server.runner")
+    return control.reload(directory) and any(catches(loop.pid, signal.SIGTERM) for loop in loops)
 
 
 @pytest.fixture

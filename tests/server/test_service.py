@@ -5,7 +5,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from datetime import timedelta
 
 import grpc
@@ -16,6 +15,8 @@ from interplant.core import federation_pb2 as pb
 from interplant.core.processes import HOPELESS
 from interplant.server import control, releases
 from interplant.server.authority import write_server_certificate
+
+from ..waiting import until
 
 
 def serial_of_server(serving, caller, tmp_path):
@@ -154,11 +155,12 @@ def test_what_is_wrong_with_the_directory_is_told_in_one_sentence(coordinator, t
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_polite_end(coordinator, number):
     service = run_service(coordinator.path)
-    end = time.monotonic() + 30
-    while not control.reload(coordinator):
-        assert time.monotonic() < end
+
+    def answers():
         assert service.poll() is None
-        time.sleep(0.05)
+        return control.reload(coordinator)
+
+    until(answers)
     service.send_signal(number)
     _, errors = service.communicate(timeout=15)
     assert service.returncode == 0

@@ -38,6 +38,8 @@ from interplant.server import control
 from interplant.server.authority import Authority
 from interplant.server.packaging import package
 
+from ..waiting import catches
+
 pytestmark = pytest.mark.system
 
 SECONDS = 60.0
@@ -685,16 +687,9 @@ def until(look: Callable[[], str], wanted: str) -> str:
     return found
 
 
-def listens(child: subprocess.Popen[str]) -> bool:
-    """Whether the command has begun to catch Ctrl-C; before that it is Python's own start."""
-    status = Path(f"/proc/{child.pid}/status").read_text()
-    caught = int(re.findall(r"SigCgt:\t(\w+)", status)[0], 16)
-    return bool(caught >> (signal.SIGINT - 1) & 1)
-
-
 def interrupt(child: subprocess.Popen[str], after: float = 0.0) -> None:
     """Press Ctrl-C so many seconds after the command began."""
-    while child.poll() is None and not listens(child):
+    while child.poll() is None and not catches(child.pid, signal.SIGINT):  # it is Python's own start
         time.sleep(0.005)
     time.sleep(after)
     if child.poll() is None:
